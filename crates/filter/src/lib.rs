@@ -1,0 +1,1 @@
+//! Which packets: filter expressions in libpcap's language.

@@ -1,0 +1,3 @@
+//! A flight recorder for Kubernetes network traffic.
+
+fn main() {}

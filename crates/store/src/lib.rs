@@ -1,0 +1,1 @@
+//! Segments on disk: written, sealed, retained, recovered, read as a window.

@@ -1,0 +1,3 @@
+//! Set-up, demo, tests, benches: what a Makefile would be.
+
+fn main() {}
