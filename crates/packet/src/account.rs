@@ -1,0 +1,126 @@
+//! What is in a window and what is not, and why not.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Loss, Span};
+
+/// One node's word on one window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WindowAccount {
+    /// The node.
+    pub node: String,
+    /// The window asked for.
+    pub asked: Span,
+    /// From the oldest to just after the newest packet that the node holds; none when it holds none.
+    pub held: Option<Span>,
+    /// Packets in the window that passed the filter.
+    pub packets: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+    /// Packets that were lost within the window.
+    pub losses: Vec<LossAt>,
+    /// Stretches of the window in which nothing was, or is any more, recorded.
+    pub gaps: Vec<Gap>,
+    /// Segments that could not be read to their end.
+    pub damaged: Vec<Damage>,
+}
+
+/// A loss and whose packets were lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LossAt {
+    /// `host`, the name of a network namespace, or `namespace/pod`.
+    pub owner: String,
+    /// The loss.
+    #[serde(flatten)]
+    pub loss: Loss,
+}
+
+/// A stretch of the window that the recording does not cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// The stretch.
+    #[serde(flatten)]
+    pub span: Span,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// Why a stretch of time is not in the recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GapCause {
+    /// Before the first recording on this machine began.
+    NotStarted,
+    /// The recorder was stopped, or recording was switched off.
+    Stopped,
+    /// The recorder was killed, or the machine went down.
+    Crash,
+    /// Deleted: older than `pcapdump.maxTime`.
+    MaxTime,
+    /// Deleted to keep within `pcapdump.maxSize`.
+    MaxSize,
+    /// Deleted to keep `pcapdump.minFree` of the disk free.
+    MinFree,
+}
+
+impl GapCause {
+    /// Whether packets that were, or should have been, recorded are missing because of it. Nobody
+    /// expects packets from before the recording began or from while it was switched off.
+    pub const fn is_missing(self) -> bool {
+        match self {
+            Self::NotStarted | Self::Stopped => false,
+            Self::Crash | Self::MaxTime | Self::MaxSize | Self::MinFree => true,
+        }
+    }
+}
+
+impl fmt::Display for GapCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotStarted => "recording had not begun",
+            Self::Stopped => "recording was stopped",
+            Self::Crash => "the recorder was killed",
+            Self::MaxTime => "deleted, older than pcapdump.maxTime",
+            Self::MaxSize => "deleted to keep within pcapdump.maxSize",
+            Self::MinFree => "deleted to keep pcapdump.minFree of the disk free",
+        })
+    }
+}
+
+/// A segment that could not be read to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Damage {
+    /// The segment's file name.
+    pub segment: String,
+    /// What is wrong, and where.
+    pub reason: String,
+}
+
+impl WindowAccount {
+    /// The account of a window in which nothing was found yet.
+    pub const fn new(node: String, asked: Span) -> Self {
+        Self {
+            node,
+            asked,
+            held: None,
+            packets: 0,
+            bytes: 0,
+            losses: Vec::new(),
+            gaps: Vec::new(),
+            damaged: Vec::new(),
+        }
+    }
+
+    /// Whether everything that was, or should have been, recorded in the window is there.
+    pub fn is_complete(&self) -> bool {
+        self.losses.is_empty()
+            && self.damaged.is_empty()
+            && self.gaps.iter().all(|gap| !gap.cause.is_missing())
+    }
+}

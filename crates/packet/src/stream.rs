@@ -1,0 +1,25 @@
+//! Packets in the order of time.
+
+use crate::pcapng::PacketBlock;
+use crate::{Interface, WindowAccount};
+
+/// One node's packets, in the order of time, read one after the other.
+///
+/// A window on disk is one, and so is what another node sent of its own.
+pub trait PacketStream {
+    /// What can go wrong on the way.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Goes to the next packet; `false` at the end.
+    fn advance(&mut self) -> Result<bool, Self::Error>;
+
+    /// The packet that [`Self::advance`] went to. Its interface is an index into
+    /// [`Self::interfaces`].
+    fn packet(&self) -> PacketBlock<'_>;
+
+    /// The interfaces of the packets so far; only ever grows.
+    fn interfaces(&self) -> &[Interface];
+
+    /// After the end: what was in it and what was missing.
+    fn account(&self) -> &WindowAccount;
+}
