@@ -1,0 +1,90 @@
+//! `kuberewind config`.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+
+use crate::cli::{ChangeCommand, ConfigCommand};
+use crate::client::Client;
+use crate::config::{Effective, KEYS, Origin, Sources};
+use crate::exit::Exit;
+
+use super::settings;
+
+/// Shows settings, or changes those of the running recorder.
+pub(crate) fn config(args: &ConfigCommand) -> anyhow::Result<Exit> {
+    match &args.change {
+        Some(ChangeCommand::Set { assignments }) => change(args, assignments),
+        None if args.local => show_running(args),
+        None => show(&settings::load(&args.settings)?, args.json),
+    }
+}
+
+fn show(settings: &Effective, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print(&settings.to_json())
+    } else {
+        anstream::print!("{}", settings.to_yaml());
+        Ok(Exit::Complete)
+    }
+}
+
+fn show_running(args: &ConfigCommand) -> anyhow::Result<Exit> {
+    let dir = settings::data_dir(&args.settings)?;
+    let tree = Client::connect(&dir)?.settings()?;
+    if args.json {
+        return print(&tree);
+    }
+    let running = Effective::load(&Sources::default())?.with_changes(&tree)?;
+    show(&running, false)
+}
+
+fn change(args: &ConfigCommand, assignments: &[String]) -> anyhow::Result<Exit> {
+    if !args.local {
+        return Err(super::needs_local("change the settings of this machine's recorder"));
+    }
+    let dir = settings::data_dir(&args.settings)?;
+    let changes = changes(assignments)?;
+    let mut client = Client::connect(&dir)?;
+    let before = client.settings()?;
+    let after = client.change_settings(&changes)?;
+    let changed = differences("", &before, &after);
+    anstream::print!("{}", if changed.is_empty() { "nothing to change\n" } else { &changed });
+    Ok(Exit::Complete)
+}
+
+/// What the assignments set, as a tree.
+fn changes(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
+    let sources = Sources { set: assignments.to_vec(), ..Sources::default() };
+    let settings = Effective::load(&sources)?;
+    let mut changes = serde_json::json!({});
+    for key in KEYS.iter().filter(|key| settings.origin(key.name) == Origin::Set) {
+        let pointer = format!("/{}", key.name.replace('.', "/"));
+        let value = settings.tree().pointer(&pointer).cloned().unwrap_or_default();
+        match key.name.split_once('.') {
+            Some((section, name)) => changes[section][name] = value,
+            None => changes[key.name] = value,
+        }
+    }
+    Ok(changes)
+}
+
+/// A line for each leaf that differs: `pcapdump.maxSize: 500MB -> 2GB`.
+fn differences(path: &str, before: &serde_json::Value, after: &serde_json::Value) -> String {
+    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
+        return if before == after { String::new() } else { format!("{path}: {before} -> {after}\n") };
+    };
+    let mut out = String::new();
+    for (key, new) in new {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let old = old.get(key).unwrap_or(&serde_json::Value::Null);
+        let _ = out.write_str(&differences(&path, old, new));
+    }
+    out
+}
+
+fn print(value: &serde_json::Value) -> anyhow::Result<Exit> {
+    let text = serde_json::to_string_pretty(value).context("write JSON")?;
+    anstream::println!("{text}");
+    Ok(Exit::Complete)
+}

@@ -1,0 +1,47 @@
+//! Exit codes: the same for every command.
+
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use kuberewind_export::DestinationError;
+use kuberewind_filter::FilterError;
+use kuberewind_store::StoreError;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All of it was done.
+    Complete = 0,
+    /// It failed.
+    Failed = 1,
+    /// It was asked for wrongly: nothing was done.
+    Usage = 2,
+    /// It was done, but something that should be there is missing, and is named.
+    Incomplete = 3,
+}
+
+/// A mistake in how the command was called; the text says what and how to mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+impl Exit {
+    /// The exit code of an error.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        if error.chain().any(is_usage) { Self::Usage } else { Self::Failed }
+    }
+}
+
+fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<Usage>()
+        || cause.is::<ConfigError>()
+        || cause.is::<FilterError>()
+        || cause.downcast_ref::<DestinationError>().is_some_and(DestinationError::is_usage)
+        || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_usage)
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
