@@ -52,6 +52,9 @@ mod option {
     pub(super) const ISB_IFDROP: u16 = 5;
 }
 
+/// Where in its Enhanced Packet Block a packet's bytes start.
+pub const PACKET_DATA_AT: usize = BLOCK_OVERHEAD - 4 + PACKET_FIXED;
+
 const fn padded(len: usize) -> usize {
     len.next_multiple_of(4)
 }
