@@ -7,9 +7,6 @@ use kuberewind_packet::{Interface, NetnsId, Owner, Span, pcap};
 
 use crate::{Format, Report};
 
-/// What an option of a pcapng block can hold.
-const MAX_COMMENT: usize = 65_532;
-
 /// Writes one file, piece by piece, to the end of a buffer.
 pub(crate) struct Encoder {
     format: Format,
@@ -39,12 +36,10 @@ impl Encoder {
         let mut out = Vec::new();
         let (Format::Pcapng, Room::Bytes(room)) = (self.format, room) else { return out };
         pcapng::push_section_header(&mut out, &self.program, Some(""));
-        let left = room.saturating_sub(out.len() + pcapng::MIN_PADDING).min(MAX_COMMENT);
-        let comment = fit(report, left & !3);
+        let left = room.saturating_sub(out.len()).min(pcapng::MAX_OPTION);
+        let comment = fit(report, left);
         out.clear();
-        pcapng::push_section_header(&mut out, &self.program, comment.as_deref());
-        let padding = room - out.len();
-        pcapng::push_padding(&mut out, padding);
+        pcapng::push_section_header_in(&mut out, room, &self.program, comment.as_deref());
         out
     }
 
@@ -89,7 +84,8 @@ impl Encoder {
         self.describe(out, &interfaces);
         let dropped = dropped(&interfaces, report);
         let covered = covered(report);
-        let comment = (room == Room::None).then(|| fit(&report.to_string(), MAX_COMMENT)).flatten();
+        let comment =
+            (room == Room::None).then(|| fit(&report.to_string(), pcapng::MAX_OPTION)).flatten();
         for ((index, received), dropped) in (0..).zip(&self.received).zip(dropped) {
             let statistics = Statistics {
                 interface: index,
@@ -117,7 +113,7 @@ pub(crate) enum Room {
 impl Room {
     /// What the report of so many nodes takes, unless very much is lost.
     pub(crate) fn for_nodes(nodes: usize) -> Self {
-        Self::Bytes((8 << 10) + (nodes << 12).min(MAX_COMMENT))
+        Self::Bytes((8 << 10) + (nodes << 12).min(pcapng::MAX_OPTION))
     }
 }
 
@@ -214,7 +210,7 @@ mod tests {
                 let Block::Section(section) = &blocks[0] else { panic!("{blocks:?}") };
                 let comment = section.comment.unwrap_or_default();
                 assert!(comment == report || comment.ends_with("--report FILE"), "{comment}");
-                assert_eq!(blocks.len(), 2);
+                assert_eq!(blocks.len(), 1);
             }
         }
     }

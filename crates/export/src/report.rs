@@ -514,7 +514,7 @@ n1 has 1 damaged segment(s); n2 failed"
         for (millis, text) in [(0, "0ms"), (1, "1ms"), (1500, "1.500s"), (59_000, "59s")] {
             assert_eq!(duration_text(Duration::from_millis(millis)), text);
         }
-        assert_eq!(duration_text(Duration::from_secs(3600)), "1h");
+        assert_eq!(duration_text(Duration::from_hours(1)), "1h");
         assert_eq!(span_text(Span::ALL), "all that is held");
         assert_eq!(grouped(0), "0");
     }
