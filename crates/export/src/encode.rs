@@ -89,7 +89,7 @@ impl Encoder {
         for ((index, received), dropped) in (0..).zip(&self.received).zip(dropped) {
             let statistics = Statistics {
                 interface: index,
-                written: report.window.to,
+                written: covered.unwrap_or(report.window).to,
                 from: covered.map(|span| span.from),
                 to: covered.map(|span| span.to),
                 received: Some(*received),

@@ -8,6 +8,7 @@ use kuberewind_packet::{PacketStream, Span};
 use crate::destination::names;
 use crate::encode::{Encoder, Room};
 use crate::output::Output;
+use crate::stream::{Liveness, write_stream};
 use crate::{Destination, ExportError, FileOwner, Format, Input, Merge, NodeReport, Place, Report};
 
 /// So much is gathered before it is written.
@@ -58,13 +59,28 @@ impl Export {
     }
 }
 
-/// Merges `inputs` into one file at `destination` (not [`Place::Stdout`]: see
-/// [`crate::write_stream`]) and says what is in it. There is a file if and only if there is a report.
+/// Merges `inputs` into one file at `destination` and says what is in it. There is a file if and only
+/// if there is a report; of standard output the same is true of its last blocks.
 ///
 /// `progress` is called for every MiB or so; when it breaks, the export stops and nothing is left of
 /// it. Without a node that gave its window to the end, or when every node's window is wholly within
 /// gaps, there is no file but an error.
-pub fn write_file<S: PacketStream>(
+pub fn write<S: PacketStream>(
+    export: &Export,
+    inputs: impl IntoIterator<Item = Input<S>>,
+    destination: &Destination,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, ExportError> {
+    match &destination.place {
+        Place::Stdout => {
+            let out = std::io::stdout().lock();
+            write_stream(export, inputs, destination.format, Liveness::Whole, out, progress)
+        }
+        Place::Directory(_) | Place::File(_) => write_file(export, inputs, destination, progress),
+    }
+}
+
+fn write_file<S: PacketStream>(
     export: &Export,
     inputs: impl IntoIterator<Item = Input<S>>,
     destination: &Destination,
@@ -117,7 +133,7 @@ fn directory(place: &Place) -> &Path {
 }
 
 /// Whether some node answered for some of the window, be it that no packet passed.
-fn check_worth(report: &Report) -> Result<(), ExportError> {
+pub(crate) fn check_worth(report: &Report) -> Result<(), ExportError> {
     let failure = |node: &NodeReport| {
         node.failure.as_ref().map(|failure| format!("{}: {failure}", node.account.node))
     };

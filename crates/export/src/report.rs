@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kuberewind_packet::{Gap, GapCause, LossAt, LossCause, Span, Timestamp, WindowAccount};
+use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, Timestamp, WindowAccount};
 use serde::{Deserialize, Serialize};
 
 use crate::Format;
@@ -125,7 +125,8 @@ impl NodeReport {
             };
             lines.push(format!("{node} FAILED: {failure} ({so_far})"));
         }
-        push_shown(&mut lines, loss_lines(node, losses));
+        let losses = sum_losses(losses);
+        push_shown(&mut lines, losses.iter().map(|at| loss_line(node, at)).collect());
         push_shown(&mut lines, gaps.iter().map(|gap| gap_line(node, gap)).collect());
         let damage = |damage: &kuberewind_packet::Damage| {
             format!("{node} DAMAGED: segment {}: {}", damage.segment, damage.reason)
@@ -219,27 +220,26 @@ fn push_shown(out: &mut Vec<String>, lines: Vec<String>) {
     }
 }
 
-/// One line for each owner and cause, the worst first.
-fn loss_lines(node: &str, losses: &[LossAt]) -> Vec<String> {
-    let mut sums: BTreeMap<(&str, LossCause), (u64, Span)> = BTreeMap::new();
+/// One loss for each owner and cause, from the first to the last of them; the worst first.
+pub(crate) fn sum_losses(losses: &[LossAt]) -> Vec<LossAt> {
+    let mut sums: BTreeMap<(&str, LossCause), Loss> = BTreeMap::new();
     for LossAt { owner, loss } in losses {
-        let (packets, span) = sums
-            .entry((owner, loss.cause))
-            .or_insert((0, Span::new(Timestamp::MAX, Timestamp::MIN)));
-        *packets += loss.packets;
-        *span = Span::new(span.from.min(loss.from), span.to.max(loss.to));
+        let none = Loss { packets: 0, ..*loss };
+        let sum = sums.entry((owner, loss.cause)).or_insert(none);
+        sum.packets += loss.packets;
+        sum.from = sum.from.min(loss.from);
+        sum.to = sum.to.max(loss.to);
     }
-    let mut sums: Vec<_> = sums.into_iter().collect();
-    sums.sort_by_key(|(_, (packets, _))| std::cmp::Reverse(*packets));
-    let line = |((owner, cause), (packets, span)): ((&str, LossCause), (u64, Span))| {
-        format!(
-            "{node} LOST {} of {owner}, {}: {cause}: {}",
-            packets_text(packets),
-            span_text(span),
-            reason(cause)
-        )
-    };
-    sums.into_iter().map(line).collect()
+    let whose = |((owner, _), loss): ((&str, _), _)| LossAt { owner: owner.to_owned(), loss };
+    let mut sums: Vec<_> = sums.into_iter().map(whose).collect();
+    sums.sort_by_key(|at| std::cmp::Reverse(at.loss.packets));
+    sums
+}
+
+fn loss_line(node: &str, LossAt { owner, loss }: &LossAt) -> String {
+    let Loss { cause, packets, from, to } = *loss;
+    let (packets, span) = (packets_text(packets), span_text(Span::new(from, to)));
+    format!("{node} LOST {packets} of {owner}, {span}: {cause}: {}", reason(cause))
 }
 
 /// What happened, and the setting that mends it where there is one.
@@ -364,7 +364,7 @@ impl fmt::Display for Size {
 
 #[cfg(test)]
 mod tests {
-    use kuberewind_packet::{Damage, Loss};
+    use kuberewind_packet::Damage;
 
     use super::*;
 

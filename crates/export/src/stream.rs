@@ -6,19 +6,27 @@ use std::ops::ControlFlow;
 use kuberewind_packet::PacketStream;
 
 use crate::encode::{Encoder, Room};
-use crate::export::CHUNK;
+use crate::export::{CHUNK, check_worth};
 use crate::{Export, ExportError, Format, Input, Merge, Progress, Report};
 
-/// Merges `inputs` into `out`, as one file without an end. With `live`, what has come is written
-/// before more is waited for, so that `… --follow --dest - | tshark -r -` shows packets at once.
+/// When a reader is shown what has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Before more is waited for, so that `… --follow --dest - | tshark -r -` shows packets at once.
+    Live,
+    /// In large pieces; the window is an end in itself.
+    Whole,
+}
+
+/// Merges `inputs` into `out`, packet by packet.
 ///
-/// A reader who goes away, and `progress` when it breaks, end it quietly: the report says so in a
-/// note. In pcapng the report stands in the last blocks.
+/// A reader who goes away, and `progress` when it breaks (it is called after each write), end it
+/// quietly: the report says so in a note. In pcapng the report stands in the last blocks.
 pub fn write_stream<S: PacketStream, W: Write>(
     export: &Export,
     inputs: impl IntoIterator<Item = Input<S>>,
     format: Format,
-    live: bool,
+    liveness: Liveness,
     out: W,
     progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, ExportError> {
@@ -26,7 +34,7 @@ pub fn write_stream<S: PacketStream, W: Write>(
     let mut encoder = Encoder::new(format, &export.program);
     let mut merge = Merge::new(export.window, inputs);
     encoder.begin(&mut pipe.chunk, Room::None);
-    let copied = copy(&mut merge, &mut encoder, &mut pipe, live);
+    let copied = copy(&mut merge, &mut encoder, &mut pipe, liveness);
 
     let interfaces = merge.interfaces().to_vec();
     let mut report = export.report(merge, format);
@@ -36,6 +44,7 @@ pub fn write_stream<S: PacketStream, W: Write>(
     });
     report.file_bytes = pipe.done.bytes;
     match ended {
+        Ok(()) if liveness == Liveness::Whole => check_worth(&report)?,
         Ok(()) => {}
         Err(Stop::Asked) => report.notes.push("stopped on request".to_owned()),
         Err(Stop::ReaderGone) => report.notes.push("the reader closed the pipe".to_owned()),
@@ -55,8 +64,9 @@ fn copy<S: PacketStream, W: Write, P: FnMut(Progress) -> ControlFlow<()>>(
     merge: &mut Merge<S>,
     encoder: &mut Encoder,
     pipe: &mut Pipe<W, P>,
-    live: bool,
+    liveness: Liveness,
 ) -> Result<(), Stop> {
+    let live = liveness == Liveness::Live;
     if live {
         pipe.push()?;
     }

@@ -50,8 +50,8 @@ const MAX_INTERFACE: usize = 16 << 10;
 const MAX_INTERFACES: usize = 1 << 16;
 /// and the most bytes of their descriptions together.
 const MAX_INTERFACE_BYTES: usize = 32 << 20;
-/// The longest account that is taken: some 100,000 losses, gaps and damages.
-const MAX_ACCOUNT: usize = 16 << 20;
+/// The longest account that is taken: some 30,000 losses, gaps and damages.
+const MAX_ACCOUNT: usize = 4 << 20;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

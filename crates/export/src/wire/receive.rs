@@ -69,8 +69,8 @@ pub enum WireError {
 /// Reads what a [`super::Sender`] wrote. Packets that were handed out before an error are right;
 /// that they are all is sure only once [`PacketStream::advance`] has said `false`.
 ///
-/// Holds one frame, the interfaces and the account: at most some 50 MiB, whatever is sent to it, and
-/// 600 KiB where the sender is ours and has few interfaces.
+/// Holds one frame, the interfaces and the account: under 1 MiB where the sender is ours and has few
+/// interfaces, and about 128 MiB where somebody tries to exhaust it.
 pub struct Received<R: Read> {
     input: R,
     at: u64,

@@ -12,6 +12,7 @@ use super::{
     Coding, HASH_LEN, HEAD_LEN, Head, Kind, MAGIC, MAX_INTERFACE_BYTES, MAX_INTERFACES,
     MAX_PACKETS, PACKETS_TARGET, VERSION,
 };
+use crate::report::sum_losses;
 
 /// zstd's fastest regular level: the network, not the processor of a busy node, may be the limit.
 const LEVEL: i32 = 1;
@@ -116,7 +117,7 @@ impl<W: Write> Sender<W> {
         if self.frame.len() > HEAD_LEN {
             self.send_packets()?;
         }
-        self.send_small(Kind::Account, &serde_json::to_vec(account)?)?;
+        self.send_small(Kind::Account, &account_json(account)?)?;
         let mut end = [0; super::END_LEN];
         end[..8].copy_from_slice(&self.packets.to_le_bytes());
         end[8..].copy_from_slice(&self.bytes.to_le_bytes());
@@ -205,6 +206,16 @@ impl<W: Write> Sender<W> {
         self.packed.truncate(HEAD_LEN + len);
         Ok(if len < body.len() { Coding::Zstd } else { Coding::Plain })
     }
+}
+
+/// The account; where it is longer than a receiver takes, with its losses summed up.
+fn account_json(account: &WindowAccount) -> serde_json::Result<Vec<u8>> {
+    let json = serde_json::to_vec(account)?;
+    if json.len() <= Kind::Account.limit() {
+        return Ok(json);
+    }
+    let losses = sum_losses(&account.losses);
+    serde_json::to_vec(&WindowAccount { losses, ..account.clone() })
 }
 
 /// More than a receiver would take.

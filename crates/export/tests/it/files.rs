@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kuberewind_export::{
-    Destination, Export, ExportError, FileOwner, Format, NodeReport, Place, Report, write_file,
+    Destination, Export, ExportError, FileOwner, Format, NodeReport, Place, Report, write,
 };
 use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, MAX_CAPTURED};
 
@@ -14,7 +14,7 @@ use crate::made::{Made, Packet, WINDOW, export, packets, udp};
 fn write_to(dir: &Path, format: Format, streams: Vec<Made>) -> Result<Report, ExportError> {
     let destination = Destination { place: Place::Directory(dir.to_owned()), format };
     let inputs = streams.into_iter().map(Made::input);
-    write_file(&export(), inputs, &destination, |_| ControlFlow::Continue(()))
+    write(&export(), inputs, &destination, |_| ControlFlow::Continue(()))
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -169,7 +169,7 @@ fn a_file_that_appeared_meanwhile_is_not_overwritten() {
     std::fs::write(&path, "precious").unwrap();
     let destination = Destination { place: Place::File(path.clone()), format: Format::Pcap };
     let inputs = [Made::new("n1", packets(3, 1)).input()];
-    let error = write_file(&export(), inputs, &destination, |_| ControlFlow::Continue(()));
+    let error = write(&export(), inputs, &destination, |_| ControlFlow::Continue(()));
     assert!(matches!(error, Err(ExportError::Exists(_))), "{error:?}");
     assert_eq!(std::fs::read(path).unwrap(), b"precious");
     assert_eq!(names(dir.path()), ["mine.pcap"]);
@@ -183,7 +183,7 @@ fn a_file_belongs_to_whom_it_was_made_for() {
     let destination = Destination { place: Place::File(path.clone()), format: Format::Pcap };
     let export = Export { owner: Some(FileOwner { uid: 1000, gid: 1001 }), ..export() };
     let inputs = [Made::new("n1", packets(3, 1)).input()];
-    write_file(&export, inputs, &destination, |_| ControlFlow::Continue(())).unwrap();
+    write(&export, inputs, &destination, |_| ControlFlow::Continue(())).unwrap();
     let meta = path.metadata().unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o600, 1000, 1001));
 }
@@ -229,7 +229,7 @@ fn nodes_that_did_not_answer_are_in_the_report() {
     let place = Place::Directory(dir.path().to_owned());
     let destination = Destination { place, format: Format::Pcapng };
     let inputs = [Made::new("n1", packets(3, 1)).input()];
-    let report = write_file(&export, inputs, &destination, |_| ControlFlow::Continue(())).unwrap();
+    let report = write(&export, inputs, &destination, |_| ControlFlow::Continue(())).unwrap();
     assert!(report.to_string().contains("n9 FAILED: connection refused"), "{report}");
     assert!(!report.complete);
 }
@@ -240,7 +240,7 @@ fn an_export_that_is_stopped_leaves_nothing() {
     let destination =
         Destination { place: Place::Directory(dir.path().to_owned()), format: Format::Pcap };
     let inputs = [Made::new("n1", packets(5000, 1)).input()];
-    let error = write_file(&export(), inputs, &destination, |progress| {
+    let error = write(&export(), inputs, &destination, |progress| {
         assert!(progress.packets > 0 && progress.bytes > 1 << 20);
         ControlFlow::Break(())
     });

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use kuberewind_export::wire::{Received, Sender};
-use kuberewind_export::{Format, Input, Report, write_stream};
+use kuberewind_export::{Format, Input, Liveness, Report, write_stream};
 use kuberewind_packet::WindowAccount;
 
 use crate::made::{Made, Packet, WINDOW, export, packets};
@@ -42,7 +42,7 @@ fn a_live_reader_is_shown_each_packet_before_the_next_one_comes() {
             let exporter = thread::spawn(move || {
                 let inputs = [Input { node: "n1".into(), stream: Received::open(input).unwrap() }];
                 let go_on = |_| ControlFlow::Continue(());
-                write_stream(&export(), inputs, format, true, stdin, go_on).unwrap()
+                write_stream(&export(), inputs, format, Liveness::Live, stdin, go_on).unwrap()
             });
             // Nothing more is sent until the reader has shown what was.
             let mut count = 0;
@@ -64,7 +64,8 @@ fn a_reader_who_closes_the_pipe_ends_it_quietly() {
     drop(input);
     let inputs = [Made::new("n1", packets(5, 2)).input()];
     let go_on = |_| ControlFlow::Continue(());
-    let report = write_stream(&export(), inputs, Format::Pcap, true, output, go_on).unwrap();
+    let report =
+        write_stream(&export(), inputs, Format::Pcap, Liveness::Live, output, go_on).unwrap();
     assert_eq!(report.notes, ["the reader closed the pipe"]);
     assert!(report.is_complete());
 }
@@ -73,7 +74,8 @@ fn a_reader_who_closes_the_pipe_ends_it_quietly() {
 fn the_caller_can_stop_it() {
     let inputs = [Made::new("n1", packets(5, 2)).input()];
     let stop = |_| ControlFlow::Break(());
-    let report = write_stream(&export(), inputs, Format::Pcap, true, Vec::new(), stop).unwrap();
+    let report =
+        write_stream(&export(), inputs, Format::Pcap, Liveness::Live, Vec::new(), stop).unwrap();
     assert_eq!(report.notes, ["stopped on request"]);
 }
 
@@ -93,7 +95,8 @@ impl Write for Full {
 fn any_other_error_of_the_pipe_is_one() {
     let inputs = [Made::new("n1", packets(5, 2)).input()];
     let go_on = |_| ControlFlow::Continue(());
-    let error = write_stream(&export(), inputs, Format::Pcap, false, Full, go_on).unwrap_err();
+    let error =
+        write_stream(&export(), inputs, Format::Pcap, Liveness::Whole, Full, go_on).unwrap_err();
     assert!(error.to_string().starts_with("write packets to standard output"), "{error}");
 }
 
@@ -103,7 +106,7 @@ fn a_pipe_carries_the_same_packets_as_a_file_and_the_report_at_its_end() {
     let inputs = [Made::new("n1", packets(50, 4)).input()];
     let go_on = |_| ControlFlow::Continue(());
     let report: Report =
-        write_stream(&export(), inputs, Format::Pcapng, false, &mut out, go_on).unwrap();
+        write_stream(&export(), inputs, Format::Pcapng, Liveness::Whole, &mut out, go_on).unwrap();
     assert_eq!((report.packets, report.file_bytes, report.file), (50, out.len() as u64, None));
     let text = String::from_utf8_lossy(&out);
     assert!(text.contains("\ncomplete"), "the report is in the last blocks");

@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 
 use kuberewind_export::wire::{Received, SendError, Sender, WireError};
-use kuberewind_packet::{Gap, GapCause, MAX_CAPTURED, PacketStream, WindowAccount};
+use kuberewind_packet::{
+    Gap, GapCause, Loss, LossAt, LossCause, MAX_CAPTURED, PacketStream, WindowAccount,
+};
 use proptest::prelude::*;
 
 use crate::made::{Made, Packet, WINDOW, any_packets, packets};
@@ -243,4 +245,17 @@ fn another_version_or_another_program_is_told_apart() {
     assert!(matches!(end, Err(WireError::Version { found: 2 })));
     let (_, end) = receive(&b"HTTP/1.1 404 Not Found"[..]);
     assert!(end.unwrap_err().to_string().contains("HTTP/1.1"));
+}
+
+#[test]
+fn an_account_with_too_many_losses_arrives_summed_up() {
+    let loss = |nth: u64| LossAt {
+        owner: format!("pod-{}", nth % 100),
+        loss: Loss { cause: LossCause::Ring, packets: 1, from: WINDOW.from, to: WINDOW.to },
+    };
+    let account = WindowAccount { losses: (0..100_000).map(loss).collect(), ..account() };
+    let wire = Sender::new(Vec::new(), true).unwrap().finish(&account).unwrap();
+    let received = receive(&wire[..]).1.unwrap();
+    assert_eq!(received.losses.len(), 100);
+    assert!(received.losses.iter().all(|at| at.loss.packets == 1000));
 }
