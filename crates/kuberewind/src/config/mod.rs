@@ -10,6 +10,7 @@ mod effective;
 mod error;
 mod file;
 mod keys;
+mod listing;
 mod origin;
 mod set;
 mod setting;

@@ -37,7 +37,7 @@ pub(crate) enum Reason {
     ZeroDuration,
     /// See [`ParseByteSizeError`].
     #[error(transparent)]
-    Size(ParseByteSizeError),
+    Size(Box<ParseByteSizeError>),
     /// Not 0 to 90, or not whole.
     #[error("expected a size like 10GB, or 0% to {}%", MinFree::MOST_PERCENT)]
     Percent,
@@ -58,6 +58,12 @@ pub(crate) enum Reason {
     LogLevel,
 }
 
+impl From<ParseByteSizeError> for Reason {
+    fn from(error: ParseByteSizeError) -> Self {
+        Self::Size(Box::new(error))
+    }
+}
+
 impl Setting for bool {
     fn read(&mut self, value: &Value) -> Result<(), Reason> {
         *self = value.as_bool().ok_or(Reason::NotBool)?;
@@ -69,7 +75,7 @@ impl Setting for bool {
     }
 }
 
-/// Text that may be absent; empty is absent, for `--set` has no other way to say so in a flag.
+/// Text that may be absent; empty is absent, as in Kubeshark's defaults.
 impl Setting for Option<String> {
     fn read(&mut self, value: &Value) -> Result<(), Reason> {
         *self = Some(text(value)?).filter(|text| !text.is_empty());
@@ -114,7 +120,7 @@ impl Setting for Duration {
 
 impl Setting for ByteSize {
     fn read(&mut self, value: &Value) -> Result<(), Reason> {
-        *self = text(value)?.parse().map_err(Reason::Size)?;
+        *self = text(value)?.parse()?;
         Ok(())
     }
 
@@ -126,7 +132,7 @@ impl Setting for ByteSize {
 impl Setting for Option<ByteSize> {
     fn read(&mut self, value: &Value) -> Result<(), Reason> {
         let text = text(value)?;
-        *self = if text.is_empty() { None } else { Some(text.parse().map_err(Reason::Size)?) };
+        *self = if text.is_empty() { None } else { Some(text.parse()?) };
         Ok(())
     }
 
@@ -140,7 +146,7 @@ impl Setting for MinFree {
         let text = text(value)?;
         *self = match text.strip_suffix('%') {
             Some(percent) => Self::Percent(percent_from(percent).ok_or(Reason::Percent)?),
-            None => Self::Bytes(text.parse().map_err(Reason::Size)?),
+            None => Self::Bytes(text.parse()?),
         };
         Ok(())
     }

@@ -258,11 +258,11 @@ mod errors {
 
     #[test]
     fn a_size_needs_its_unit() {
-        for bad in ["5", "500m", "lots", "0.5", "{5MB}", "true"] {
-            let error = set_error(&format!("pcapdump.maxSize={bad}"));
-            let begin = "bad value `";
-            assert!(error.starts_with(begin) && error.contains("`pcapdump.maxSize`"), "{error}");
-        }
+        insta::assert_snapshot!(set_error("pcapdump.maxSize=5"), @"bad value `5` for `pcapdump.maxSize` in --set: `5` is not a size: it has no unit; write 5MB or 5Mi (or 5B for bytes)");
+        insta::assert_snapshot!(set_error("pcapdump.maxSize=500m"), @"bad value `500m` for `pcapdump.maxSize` in --set: `500m` is not a size: write 500MB or 500Mi");
+        insta::assert_snapshot!(set_error("pcapdump.maxSize={5MB}"), @r#"bad value `["5MB"]` for `pcapdump.maxSize` in --set: expected one value, not a list or a section"#);
+        insta::assert_snapshot!(set_error("pcapdump.minFree=12"), @"bad value `12` for `pcapdump.minFree` in --set: `12` is not a size: it has no unit; write 12MB or 12Mi (or 12B for bytes)");
+        insta::assert_snapshot!(set_error("tap.ringMemory=lots"), @"bad value `lots` for `tap.ringMemory` in --set: `lots` is not a size: write a number and a unit, like 50MB or 50Mi");
     }
 
     #[test]
@@ -562,5 +562,65 @@ mod merging {
             let place = Place::new().with("kuberewind.yaml", &text);
             let _ = Effective::load(&place.sources());
         }
+    }
+}
+
+/// `docs/configuration.md` says what the code does.
+mod documentation {
+    use super::*;
+    use crate::config::set::{Assignment, assign, parse};
+
+    const PAGE: &str = include_str!("../../../../docs/configuration.md");
+
+    fn row(key: &Key) -> String {
+        let default = match key.default() {
+            Value::Null => "none".to_owned(),
+            Value::String(text) => format!("`{text}`"),
+            value => format!("`{value}`"),
+        };
+        let live = if key.live { "yes" } else { "no" };
+        format!("| `{}` | {default} | {} | {live} | {} |\n", key.name, key.form, key.about)
+    }
+
+    #[test]
+    fn the_table_of_keys_is_the_code_s() {
+        let head = "| key | default | written as | live | meaning |\n|---|---|---|---|---|\n";
+        let table: String = KEYS.iter().map(row).collect();
+        let (_, after) = PAGE.split_once(head).unwrap();
+        let (written, _) = after.split_once("\n\n").unwrap();
+        assert!(
+            written == table.trim_end(),
+            "write this into docs/configuration.md:\n{head}{table}"
+        );
+    }
+
+    #[test]
+    fn the_values_file_can_be_used() {
+        let (_, after) = PAGE.split_once("```yaml\n").unwrap();
+        let (text, _) = after.split_once("```").unwrap();
+        let place = Place::new().with("kuberewind.yaml", text);
+        assert_eq!(place.load().config().pcapdump.max_time, Duration::from_hours(24));
+    }
+
+    #[test]
+    fn the_arguments_of_set_mean_what_the_table_says() {
+        let (_, after) = PAGE.split_once("| `--set` | sets |\n|---|---|\n").unwrap();
+        let (rows, _) = after.split_once("\n\n").unwrap();
+        for row in rows.lines() {
+            let (argument, meaning) =
+                row.trim_matches(['|', ' ']).trim_matches('`').split_once("` | `").unwrap();
+            let mut tree = json!({});
+            for Assignment { path, value } in parse(argument).unwrap() {
+                assign(&mut tree, &path, value).unwrap();
+            }
+            assert_eq!(tree, serde_json::from_str::<Value>(meaning).unwrap(), "{argument}");
+            assert!(set(&[argument]).is_ok(), "{argument}");
+        }
+    }
+
+    #[test]
+    fn the_errors_shown_are_the_errors_given() {
+        assert!(PAGE.contains(&set_error("pcapdump.maxTme=1h")));
+        assert!(PAGE.contains(&file_error("pcapdump:\n  maxTime: 1d\n")));
     }
 }
