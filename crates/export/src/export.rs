@@ -47,11 +47,13 @@ impl Export {
         Report::new(format, self.window, nodes, &self.notes)
     }
 
-    fn names(&self, place: &Place, format: Format) -> Box<dyn Iterator<Item = PathBuf>> {
+    /// The paths that the file may get, the first that is free first; none for standard output.
+    pub fn paths(&self, destination: &Destination) -> Box<dyn Iterator<Item = PathBuf>> {
+        let Destination { place, format } = destination;
         match place {
             Place::Directory(dir) => {
                 let dir = dir.clone();
-                Box::new(names(&self.id, self.window.to, format).map(move |name| dir.join(name)))
+                Box::new(names(&self.id, self.window.to, *format).map(move |name| dir.join(name)))
             }
             Place::File(path) => Box::new(std::iter::once(path.clone())),
             Place::Stdout => Box::new(std::iter::empty()),
@@ -119,7 +121,7 @@ fn write_file<S: PacketStream>(
     }
     output.rewrite_start(&encoder.head(&report.to_string(), room))?;
     report.file_bytes = output.len();
-    report.file = Some(output.publish(export.names(place, *format))?);
+    report.file = Some(output.publish(export.paths(destination))?);
     Ok(report)
 }
 

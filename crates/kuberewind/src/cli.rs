@@ -77,12 +77,15 @@ pub(crate) struct TapArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   sudo kuberewind pcapdump --local --time 5m
   sudo kuberewind pcapdump --local --since 2026-11-22T21:30:00Z --until 2026-11-22T21:35:00Z
   sudo kuberewind pcapdump --local --time 1h --filter 'host 10.0.0.7 and port 53' --dest dns.pcapng
-  sudo kuberewind pcapdump --local --follow --dest - | tshark -r -")]
+  sudo kuberewind pcapdump --local --follow --dest - | tshark -r -"
+)]
 pub(crate) struct PcapdumpArgs {
     #[command(subcommand)]
     pub(crate) switch: Option<SwitchCommand>,
@@ -123,7 +126,7 @@ pub(crate) struct ExportArgs {
     pub(crate) until: Option<String>,
     /// Where to: a directory, a file, or - for standard output [default: .]
     #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
-    pub(crate) dest: Option<String>,
+    pub(crate) dest: Option<PathBuf>,
     /// File format [default: the destination's extension, else pcap]
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatArg>,

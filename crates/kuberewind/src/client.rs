@@ -181,7 +181,9 @@ impl Read for Body {
         while self.chunk.is_empty() {
             match self.runtime.block_on(self.body.frame()) {
                 None => return Ok(0),
-                Some(Err(error)) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+                Some(Err(error)) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));
+                }
                 Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),
             }
         }

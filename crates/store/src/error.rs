@@ -54,6 +54,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the settings are wrong, rather than the state of the disk.
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::TooSmall { .. } | Self::NotAPercentage { .. })
+    }
+
     /// For `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(
         doing: &'static str,

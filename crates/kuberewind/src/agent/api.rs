@@ -1,7 +1,7 @@
 //! The agent's API: HTTP over its Unix socket, and later over loopback in a pod.
 
-use std::io::{self, BufWriter, Write};
 use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes};
@@ -64,7 +64,11 @@ impl Follows {
 
 /// The routes of the API.
 pub(crate) fn router(recorder: Arc<Recorder>) -> Router {
-    let agent = Agent { recorder, windows: Arc::new(Semaphore::new(MAX_WINDOWS)), follows: Follows::default() };
+    let agent = Agent {
+        recorder,
+        windows: Arc::new(Semaphore::new(MAX_WINDOWS)),
+        follows: Follows::default(),
+    };
     Router::new()
         .route("/v1/clock", get(clock))
         .route("/v1/status", get(status))
@@ -168,9 +172,7 @@ struct BodyWriter {
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.blocks
-            .blocking_send(Bytes::copy_from_slice(bytes))
-            .map_err(|_| hung_up())?;
+        self.blocks.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| hung_up())?;
         Ok(bytes.len())
     }
 

@@ -9,8 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::Status;
 
 /// What the text is.
-pub(crate) const CONTENT_TYPE: &str =
-    "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Cause {
@@ -28,12 +27,29 @@ pub(crate) fn encode(status: &Status) -> String {
     registry.register("lost_packets", "Packets lost, by cause", lost);
     count(&mut registry, "cut_packets", "Packets longer than 262144 bytes, cut", status.cut);
     count(&mut registry, "write_errors", "Writes that the disk refused", status.store.write_errors);
-    bytes_counter(&mut registry, "captured", "Captured bytes of the packets recorded", status.bytes);
-    gauge(&mut registry, "recording", "1 while recording, 0 after `pcapdump stop`", None, u64::from(status.recording));
+    bytes_counter(
+        &mut registry,
+        "captured",
+        "Captured bytes of the packets recorded",
+        status.bytes,
+    );
+    gauge(
+        &mut registry,
+        "recording",
+        "1 while recording, 0 after `pcapdump stop`",
+        None,
+        u64::from(status.recording),
+    );
     gauge(&mut registry, "interfaces", "Interfaces with packets", None, status.interfaces());
     gauge(&mut registry, "segments", "Files of the recording", None, status.store.segments);
     let age = status.oldest.map_or(0, |oldest| status.now.since(oldest).as_secs());
-    gauge(&mut registry, "oldest_packet_age", "Age of the oldest packet held", Some(Unit::Seconds), age);
+    gauge(
+        &mut registry,
+        "oldest_packet_age",
+        "Age of the oldest packet held",
+        Some(Unit::Seconds),
+        age,
+    );
     let sizes = [
         ("held", "Bytes that the data directory takes", status.bytes_held),
         ("max_size", "pcapdump.maxSize", status.bounds.max_size),

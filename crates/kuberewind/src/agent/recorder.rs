@@ -124,12 +124,12 @@ impl Recorder {
             }),
             watch: Mutex::new(None),
         });
-        recorder.follow_namespaces(specs);
+        recorder.follow_namespaces(specs)?;
         Ok(recorder)
     }
 
     /// Namespaces come and go; whatever is there is recorded.
-    fn follow_namespaces(self: &Arc<Self>, specs: Vec<NetnsSpec>) {
+    fn follow_namespaces(self: &Arc<Self>, specs: Vec<NetnsSpec>) -> Result<(), RecorderError> {
         let recorder = Arc::downgrade(self);
         let (known, first) = crossbeam_channel::bounded(1);
         let watch = NetnsWatch::start(specs, move |targets, problems| {
@@ -137,10 +137,10 @@ impl Recorder {
                 recorder.retarget(targets, problems);
             }
             let _ = known.try_send(());
-        });
+        })?;
         *lock(&self.watch) = Some(watch);
         let _ = first.recv();
-        let _ = self.with(|stages| stages.capture.settled_targets());
+        self.with(|stages| stages.capture.settled_targets())
     }
 
     fn retarget(&self, targets: Vec<Target>, problems: Vec<String>) {
@@ -257,7 +257,9 @@ impl Recorder {
     /// Where "all that is held" begins.
     fn oldest(&self, asked: Span) -> Result<Timestamp, RecorderError> {
         let oldest = self.with(|stages| stages.store.status().oldest)?;
-        oldest.map(|oldest| oldest.min(asked.to)).ok_or_else(|| RecorderError::Empty(self.data_dir()))
+        oldest
+            .map(|oldest| oldest.min(asked.to))
+            .ok_or_else(|| RecorderError::Empty(self.data_dir()))
     }
 
     /// Every packet stamped before `to` is on disk when this returns.

@@ -98,10 +98,7 @@ pub(crate) struct FilterStatus {
 impl FilterStatus {
     /// What a filter says of itself.
     pub(crate) fn of(filter: &CaptureFilter) -> Self {
-        Self {
-            expression: filter.expression().map(str::to_owned),
-            notes: filter.notes().to_vec(),
-        }
+        Self { expression: filter.expression().map(str::to_owned), notes: filter.notes().to_vec() }
     }
 }
 
@@ -182,7 +179,9 @@ impl Status {
         match (arrived, self.store.last_written.or(Some(self.since))) {
             (Some(arrived), Some(written)) if arrived.since(written) > STALL => {
                 let why = self.store.last_error.as_deref().unwrap_or("the writer does not answer");
-                Health::Failing(format!("packets arrive, but nothing was written since {written}: {why}"))
+                Health::Failing(format!(
+                    "packets arrive, but nothing was written since {written}: {why}"
+                ))
             }
             _ => Health::Ok,
         }

@@ -72,7 +72,11 @@ fn changes(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
 /// A line for each leaf that differs: `pcapdump.maxSize: 500MB -> 2GB`.
 fn differences(path: &str, before: &serde_json::Value, after: &serde_json::Value) -> String {
     let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
-        return if before == after { String::new() } else { format!("{path}: {before} -> {after}\n") };
+        return if before == after {
+            String::new()
+        } else {
+            format!("{path}: {before} -> {after}\n")
+        };
     };
     let mut out = String::new();
     for (key, new) in new {

@@ -45,8 +45,14 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        assert_eq!([bytes(0), bytes(999), bytes(1_234), bytes(50_000_000)], ["0B", "999B", "1.2kB", "50MB"]);
-        assert_eq!([bytes(9_960), bytes(999_600), bytes(u64::MAX)], ["10kB", "1.0MB", "18446744TB"]);
+        assert_eq!(
+            [bytes(0), bytes(999), bytes(1_234), bytes(50_000_000)],
+            ["0B", "999B", "1.2kB", "50MB"]
+        );
+        assert_eq!(
+            [bytes(9_960), bytes(999_600), bytes(u64::MAX)],
+            ["10kB", "1.0MB", "18446744TB"]
+        );
         assert_eq!([count(7), count(1_000), count(12_345_678)], ["7", "1,000", "12,345,678"]);
         assert_eq!(duration(Duration::from_millis(4_256)), "4.2s");
         assert_eq!(duration(Duration::from_millis(252_900)), "4m12s");

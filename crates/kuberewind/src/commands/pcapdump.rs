@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use kuberewind_export::wire::Received;
 use kuberewind_export::{
-    Destination, DestinationError, Export, FileOwner, Input, Place, Progress, Report, write_file,
-    write_stream,
+    Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
+    write, write_stream,
 };
 use kuberewind_filter::StoredFilter;
 use kuberewind_packet::{PacketStream, Span, Timestamp};
@@ -72,8 +72,8 @@ fn from_recorder(
     }
     let body = client.window(&query)?;
     let mut report = match destination.place {
-        Place::Stdout => to_stdout(&export, spooled(body)?, &status.node, destination)?,
-        _ => to_file(&export, Received::open(body)?, &status.node, destination)?,
+        Place::Stdout => deliver(&export, spooled(body)?, &status.node, destination)?,
+        _ => deliver(&export, Received::open(body)?, &status.node, destination)?,
     };
     report.notes.extend(advice::window(&status, span));
     Ok(report)
@@ -88,14 +88,11 @@ fn from_disk(
 ) -> anyhow::Result<Report> {
     let recording = Recording::open(dir)?;
     let span = asked.at(Timestamp::now())?.span(recording.held());
-    let keep = filter.map(|filter| -> Keep { Box::new(move |len, data| filter.matches(len, data)) });
+    let keep =
+        filter.map(|filter| -> Keep { Box::new(move |len, data| filter.matches(len, data)) });
     let window = recording.window(span, keep);
     let node = window.account().node.clone();
-    let export = job(&node, span);
-    match destination.place {
-        Place::Stdout => to_stdout(&export, window, &node, destination),
-        _ => to_file(&export, window, &node, destination),
-    }
+    deliver(&job(&node, span), window, &node, destination)
 }
 
 /// An export for the user behind `sudo`.
@@ -115,7 +112,7 @@ fn sudo_user() -> Option<FileOwner> {
     Some(FileOwner { uid: id("SUDO_UID")?, gid: id("SUDO_GID")? })
 }
 
-fn to_file<S: PacketStream>(
+fn deliver<S: PacketStream>(
     export: &Export,
     stream: S,
     node: &str,
@@ -123,23 +120,13 @@ fn to_file<S: PacketStream>(
 ) -> anyhow::Result<Report> {
     let stop = shutdown::requests()?;
     let mut bar = Bar::new();
-    let report = write_file(export, [Input { node: node.to_owned(), stream }], destination, |done| {
+    let input = [Input { node: node.to_owned(), stream }];
+    let report = write(export, input, destination, |done| {
         bar.show(done);
         if stop.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     bar.clear();
     Ok(report?)
-}
-
-fn to_stdout<S: PacketStream>(
-    export: &Export,
-    stream: S,
-    node: &str,
-    destination: &Destination,
-) -> anyhow::Result<Report> {
-    let input = [Input { node: node.to_owned(), stream }];
-    let on = |_: Progress| ControlFlow::Continue(());
-    Ok(write_stream(export, input, destination.format, false, io::stdout().lock(), on)?)
 }
 
 /// Keeps a window in a nameless file until its end mark has come: bytes on standard output cannot be
@@ -182,9 +169,9 @@ fn follow(
     let on = |_: Progress| ControlFlow::Continue(());
     let format = destination.format;
     match following_file(export, destination)? {
-        None => Ok(write_stream(export, input, format, true, io::stdout().lock(), on)?),
+        None => Ok(write_stream(export, input, format, Liveness::Live, io::stdout().lock(), on)?),
         Some((path, file)) => {
-            let mut report = write_stream(export, input, format, true, file, on)?;
+            let mut report = write_stream(export, input, format, Liveness::Live, file, on)?;
             report.file = Some(path);
             Ok(report)
         }

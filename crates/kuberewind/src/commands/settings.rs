@@ -16,7 +16,9 @@ pub(super) fn load(args: &SettingsArgs) -> anyhow::Result<Effective> {
     let mut flags = Vec::new();
     if let Some(dir) = &args.data_dir {
         let dir = std::path::absolute(dir).context("find the working directory")?;
-        let dir = dir.to_str().ok_or_else(|| Usage(format!("--data-dir {} is not UTF-8", dir.display())))?;
+        let dir = dir
+            .to_str()
+            .ok_or_else(|| Usage(format!("--data-dir {} is not UTF-8", dir.display())))?;
         flags.push(("tap.dataDir", dir.into(), "--data-dir"));
     }
     let sources =
@@ -29,7 +31,9 @@ pub(super) fn refuse_cluster_keys(settings: &Effective) -> anyhow::Result<()> {
     for key in CLUSTER_KEYS {
         let origin = settings.origin(key);
         if origin != Origin::Default {
-            let text = format!("{key} ({origin}) chooses pods and has no meaning with --local; --netns and -i choose what to record");
+            let text = format!(
+                "{key} ({origin}) chooses pods and has no meaning with --local; --netns and -i choose what to record"
+            );
             return Err(Usage(text).into());
         }
     }

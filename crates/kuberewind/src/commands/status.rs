@@ -79,7 +79,7 @@ fn summary(status: &Status) -> String {
 /// One line an interface. What a ring lost is known per namespace, not per interface.
 fn interfaces(status: &Status) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(["NAMESPACE", "INTERFACE", "PACKETS", "BYTES", "NEWEST", "LOST"]);
     for column in [2, 3, 5] {
         if let Some(column) = table.column_mut(column) {
@@ -105,7 +105,14 @@ fn interfaces(status: &Status) -> Table {
         }
         let blank = String::new;
         let all = if namespace.interfaces.is_empty() { "(no packets yet)" } else { "(all)" };
-        table.add_row([owner, all.to_owned(), blank(), blank(), blank(), causes(Some(&namespace.lost))]);
+        table.add_row([
+            owner,
+            all.to_owned(),
+            blank(),
+            blank(),
+            blank(),
+            causes(Some(&namespace.lost)),
+        ]);
     }
     table
 }

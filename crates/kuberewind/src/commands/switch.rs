@@ -25,7 +25,10 @@ pub(super) fn switch(command: SwitchCommand, args: &SettingsArgs) -> anyhow::Res
         }
         Err(error) if error.is::<NotRunning>() => {
             Switch::write(&dir, on)?;
-            anstream::println!("{error}; the next one will {}", if on { "record" } else { "not record until `pcapdump start`" });
+            anstream::println!(
+                "{error}; the next one will {}",
+                if on { "record" } else { "not record until `pcapdump start`" }
+            );
         }
         Err(error) => return Err(error),
     }

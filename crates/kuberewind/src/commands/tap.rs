@@ -57,7 +57,10 @@ fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("recording needs rights that this process does not have (run it with sudo):\n  {}", missing.join("\n  "))
+    bail!(
+        "recording needs rights that this process does not have (run it with sudo):\n  {}",
+        missing.join("\n  ")
+    )
 }
 
 fn log_to_stderr(level: tracing::Level) {
@@ -92,7 +95,11 @@ impl Screen {
     }
 
     fn greet(&mut self, status: &Status) {
-        let recording = if status.recording { "recording" } else { "not recording (`kuberewind pcapdump start --local` starts it)" };
+        let recording = if status.recording {
+            "recording"
+        } else {
+            "not recording (`kuberewind pcapdump start --local` starts it)"
+        };
         let names: Vec<_> = status.namespaces.iter().map(|n| n.owner.to_string()).collect();
         let names = if names.is_empty() { String::new() } else { format!(" {}", names.join(", ")) };
         anstream::eprintln!(
@@ -115,7 +122,9 @@ impl Screen {
 
     /// `holds 4m12s, 231MB of 500MB; 12,345 packets/s; lost 0`.
     fn line(&self, status: &Status) -> String {
-        let held = status.held().map_or_else(|| "nothing yet".to_owned(), |span| figures::duration(span.duration()));
+        let held = status
+            .held()
+            .map_or_else(|| "nothing yet".to_owned(), |span| figures::duration(span.duration()));
         let rate = status.packets.saturating_sub(self.packets) / REFRESH.as_secs();
         let health = match status.health() {
             Health::Ok if status.recording => String::new(),
@@ -134,7 +143,9 @@ impl Screen {
     fn tell_problems(&mut self, status: &Status) {
         let mut problems = status.problems.clone();
         problems.extend(status.filter.notes.iter().cloned());
-        if let Health::Failing(why) = status.health() && !self.terminal {
+        if let Health::Failing(why) = status.health()
+            && !self.terminal
+        {
             problems.push(why);
         }
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
@@ -163,5 +174,9 @@ pub(super) fn losses(status: &Status) -> String {
         .filter(|(_, packets)| **packets > 0)
         .map(|(cause, packets)| format!("{cause} {}", figures::count(*packets)))
         .collect();
-    if causes.is_empty() { format!("lost {total}") } else { format!("lost {total} ({})", causes.join(", ")) }
+    if causes.is_empty() {
+        format!("lost {total}")
+    } else {
+        format!("lost {total} ({})", causes.join(", "))
+    }
 }

@@ -70,7 +70,9 @@ impl Edge {
             return Ok(Self::Ago(ago));
         }
         text.parse().map(Self::At).map_err(|_| {
-            Usage(format!("{flag} {text}: neither a time like 2026-11-22T21:30:05Z nor how long ago, like 5m"))
+            Usage(format!(
+                "{flag} {text}: neither a time like 2026-11-22T21:30:05Z nor how long ago, like 5m"
+            ))
         })
     }
 
@@ -83,7 +85,8 @@ impl Edge {
 }
 
 fn ago(flag: &str, text: &str) -> Result<Duration, Usage> {
-    let duration = parse_duration(text).map_err(|error| Usage(format!("{flag} {text}: {error}")))?;
+    let duration =
+        parse_duration(text).map_err(|error| Usage(format!("{flag} {text}: {error}")))?;
     if duration.is_zero() {
         return Err(Usage(format!("{flag} {text}: a window of no length; try 5m")));
     }

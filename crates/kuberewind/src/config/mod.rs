@@ -23,14 +23,12 @@ use std::time::Duration;
 
 use kuberewind_packet::ByteSize;
 
-pub(crate) use duration::DurationError;
 pub(crate) use duration::format_duration;
 pub(crate) use duration::parse_duration;
 pub(crate) use effective::Effective;
 pub(crate) use effective::Sources;
 pub(crate) use error::ConfigError;
 pub(crate) use keys::KEYS;
-pub(crate) use keys::Key;
 pub(crate) use origin::Origin;
 pub(crate) use values::LogLevel;
 pub(crate) use values::MinFree;

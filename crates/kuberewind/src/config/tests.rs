@@ -457,7 +457,9 @@ mod listings {
 
     fn from_flags(config: &Config) -> Effective {
         let mut config = config.clone();
-        let flag = |key: &'static Key| (key.name, (key.place)(&mut config).show(), "--flag");
+        let flag = |key: &'static crate::config::keys::Key| {
+            (key.name, (key.place)(&mut config).show(), "--flag")
+        };
         let flags = KEYS.iter().map(flag).collect();
         Effective::load(&Sources { flags, ..Place::new().sources() }).unwrap()
     }
@@ -572,7 +574,7 @@ mod documentation {
 
     const PAGE: &str = include_str!("../../../../docs/configuration.md");
 
-    fn row(key: &Key) -> String {
+    fn row(key: &crate::config::keys::Key) -> String {
         let default = match key.default() {
             Value::Null => "none".to_owned(),
             Value::String(text) => format!("`{text}`"),
