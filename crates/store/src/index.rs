@@ -170,6 +170,8 @@ pub(crate) struct Scanned {
     pub(crate) interfaces: Vec<Interface>,
     /// Received packets of each interface.
     pub(crate) received: Vec<u64>,
+    /// What the statistics that sealing writes say was received.
+    said: Vec<Option<u64>>,
     /// Where the last block that is not padding ends.
     pub(crate) end: u64,
     /// Why reading stopped before the end of the file; the offset counts from its start.
@@ -182,6 +184,7 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
         index: Index::new(),
         interfaces: Vec::new(),
         received: Vec::new(),
+        said: Vec::new(),
         end: 0,
         stopped: None,
     };
@@ -224,6 +227,17 @@ fn moved(error: BlockError, by: u64) -> BlockError {
 }
 
 impl Scanned {
+    /// Why packets of a segment that was sealed are missing, if any are.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let all_there =
+            self.end > 0 && self.received.iter().zip(&self.said).all(|(n, said)| *said == Some(*n));
+        match &self.stopped {
+            Some(error) => Some(error.to_string()),
+            None if all_there => None,
+            None => Some(format!("cut off at byte {}", self.end)),
+        }
+    }
+
     /// Takes in the blocks of `bytes`, which stand at `start` of the file, and says how many bytes
     /// they fill.
     fn blocks(&mut self, bytes: &[u8], start: u64) -> Result<usize, BlockError> {
@@ -252,10 +266,15 @@ impl Scanned {
                 let interface = description.interface().map_err(|_| "a foreign interface")?;
                 self.interfaces.push(interface);
                 self.received.push(0);
+                self.said.push(None);
                 self.index.interfaces.push(from);
             }
             Block::Statistics(statistics) => {
-                let interface = self.interfaces.get(statistics.interface as usize);
+                let number = statistics.interface as usize;
+                if let Some(said) = self.said.get_mut(number) {
+                    *said = said.or(statistics.received);
+                }
+                let interface = self.interfaces.get(number);
                 if let (Some(interface), Some(loss)) = (interface, loss_of(statistics)) {
                     let owner = interface.owner.to_string();
                     self.index.losses.push(LossAt { owner, loss });

@@ -46,9 +46,9 @@ pub(crate) fn look(dir: &Path, name: &Name, open: bool) -> Result<Found, StoreEr
         return Ok(found(index, None));
     }
     let scanned = index::scan(&file, meta.len()).map_err(StoreError::io("read segment", &path))?;
-    // An open one is being written, or was when its recorder was killed.
-    let stopped = scanned.stopped.filter(|_| !open);
-    let damage = stopped.map(|error| Damage { segment: name.sealed(), reason: error.to_string() });
+    // An open one ends anywhere: it is being written, or was when its recorder was killed.
+    let reason = scanned.damage().filter(|_| !open);
+    let damage = reason.map(|reason| Damage { segment: name.sealed(), reason });
     Ok(found(scanned.index, damage))
 }
 

@@ -277,6 +277,11 @@ impl OpenSegment {
         self.growing.footprint()
     }
 
+    /// Whether its file is not in the directory any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.growing.path.exists()
+    }
+
     /// Bytes that sealing it adds, at most.
     pub(crate) fn seal_len(&self) -> u64 {
         self.interfaces.len() as u64 * 160 + self.index.len_hint() + 2 * PAGE as u64

@@ -58,6 +58,8 @@ pub struct Window {
     numbers: HashMap<u64, Vec<Option<u32>>>,
     known: HashMap<Interface, u32>,
     interfaces: Vec<Interface>,
+    /// How many packets had been given out when chunks were last found gone, and their span.
+    gone: Option<(u64, Span)>,
     account: WindowAccount,
 }
 
@@ -138,6 +140,7 @@ impl Window {
             numbers: HashMap::new(),
             known: HashMap::new(),
             interfaces: Vec::new(),
+            gone: None,
             account,
         }
     }
@@ -291,7 +294,14 @@ impl Window {
 
     fn note_gone(&mut self, chunk: &Chunk, behind: Option<(Timestamp, u32)>, cause: GapCause) {
         let from = behind.map_or(chunk.first, |(time, _)| time);
-        let span = Span::new(from, just_after(chunk.last)).intersect(&self.span);
+        let mut span = Span::new(from, just_after(chunk.last)).intersect(&self.span);
+        // With no packet between two chunks that are gone, one stretch is gone.
+        if let Some((packets, before)) = self.gone
+            && packets == self.account.packets
+        {
+            span = Span::new(before.from.min(span.from), before.to.max(span.to));
+        }
+        self.gone = Some((self.account.packets, span));
         let mut gaps = std::mem::take(&mut self.account.gaps);
         gaps.push(Gap { span, cause });
         self.account.gaps = in_order(gaps);

@@ -424,7 +424,7 @@ impl Writer {
             Refusal::Paused => {}
             Refusal::HeldBack(cause) => {
                 let reason = match cause {
-                    GapCause::MinFree => "pcapdump.minFree leaves no room on the disk",
+                    GapCause::MinFree => "the disk is too full: pcapdump.minFree would be broken",
                     _ => {
                         "foreign files in the data directory leave no room within pcapdump.maxSize"
                     }
@@ -528,6 +528,12 @@ impl Writer {
     /// not be deleted.
     fn look_around(&mut self) {
         self.looked_around = Instant::now();
+        if self.segment.as_ref().is_some_and(OpenSegment::is_lost) {
+            warn!("somebody deleted the open segment");
+            self.segment = None;
+            self.open_footprint = 0;
+            self.catalog.state().open = None;
+        }
         self.stuck.retain(|path| fs::remove_file(path).is_err() && path.exists());
         let state = self.catalog.state();
         let ours: std::collections::HashSet<u64> =

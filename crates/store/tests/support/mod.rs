@@ -11,7 +11,7 @@ use kuberewind_packet::{
 };
 use kuberewind_store::{Appender, Limits, MinFree, Store, StoreConfig, Window};
 
-pub fn limits(max_size: u64) -> Limits {
+pub(crate) fn limits(max_size: u64) -> Limits {
     Limits {
         max_time: Duration::from_secs(86_400),
         max_size: ByteSize::new(max_size),
@@ -19,7 +19,7 @@ pub fn limits(max_size: u64) -> Limits {
     }
 }
 
-pub fn config(dir: &Path) -> StoreConfig {
+pub(crate) fn config(dir: &Path) -> StoreConfig {
     StoreConfig {
         dir: dir.to_owned(),
         node: "n1".into(),
@@ -31,13 +31,13 @@ pub fn config(dir: &Path) -> StoreConfig {
 }
 
 /// A store with one lane, recording.
-pub fn open(config: StoreConfig) -> (Store, Appender) {
+pub(crate) fn open(config: StoreConfig) -> (Store, Appender) {
     let (store, mut appenders) = Store::open(config).unwrap();
     store.set_recording(true).unwrap();
     (store, appenders.pop().unwrap())
 }
 
-pub fn interface(name: &str) -> Interface {
+pub(crate) fn interface(name: &str) -> Interface {
     Interface {
         node: "n1".into(),
         owner: Owner::Netns("blue".into()),
@@ -46,12 +46,12 @@ pub fn interface(name: &str) -> Interface {
     }
 }
 
-pub fn put(appender: &mut Appender, slot: Slot, time: Timestamp, data: &[u8]) {
+pub(crate) fn put(appender: &mut Appender, slot: Slot, time: Timestamp, data: &[u8]) {
     appender.packet(slot, &Frame::whole(time, u32::try_from(data.len()).unwrap(), data));
 }
 
 /// As the capture thread does: asks for room first, and waits for it.
-pub fn put_patiently(appender: &mut Appender, slot: Slot, time: Timestamp, data: &[u8]) {
+pub(crate) fn put_patiently(appender: &mut Appender, slot: Slot, time: Timestamp, data: &[u8]) {
     while !appender.reserve(data.len() + 64) {
         std::thread::yield_now();
     }
@@ -59,13 +59,13 @@ pub fn put_patiently(appender: &mut Appender, slot: Slot, time: Timestamp, data:
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Got {
-    pub time: u64,
-    pub interface: String,
-    pub data: Vec<u8>,
+pub(crate) struct Got {
+    pub(crate) time: u64,
+    pub(crate) interface: String,
+    pub(crate) data: Vec<u8>,
 }
 
-pub fn read(mut window: Window) -> (Vec<Got>, WindowAccount) {
+pub(crate) fn read(mut window: Window) -> (Vec<Got>, WindowAccount) {
     let mut got = Vec::new();
     while window.advance().unwrap() {
         let packet = window.packet();
@@ -78,12 +78,12 @@ pub fn read(mut window: Window) -> (Vec<Got>, WindowAccount) {
     (got, window.account().clone())
 }
 
-pub fn read_all(store: &Store) -> (Vec<Got>, WindowAccount) {
+pub(crate) fn read_all(store: &Store) -> (Vec<Got>, WindowAccount) {
     read(store.window(Span::ALL, None))
 }
 
 /// Packets that tshark and capinfos count in a file; they must have nothing to complain about.
-pub fn judge(path: &Path) -> u64 {
+pub(crate) fn judge(path: &Path) -> u64 {
     let capinfos =
         Command::new("capinfos").args(["-T", "-M", "-r", "-c"]).arg(path).output().unwrap();
     assert!(capinfos.status.success(), "{capinfos:?}");
@@ -102,7 +102,7 @@ pub fn judge(path: &Path) -> u64 {
 }
 
 /// The files of a data directory whose names end so, in order.
-pub fn files(dir: &Path, end: &str) -> Vec<std::path::PathBuf> {
+pub(crate) fn files(dir: &Path, end: &str) -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
