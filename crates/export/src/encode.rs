@@ -56,9 +56,7 @@ impl Encoder {
         }
         self.describe(out, interfaces);
         self.received[packet.interface as usize] += 1;
-        let start = out.len();
-        out.resize(start + pcapng::packet_block_len(frame.captured_len()), 0);
-        pcapng::write_packet(&mut out[start..], packet.interface, &frame);
+        pcapng::push_packet(out, packet.interface, &frame);
     }
 
     fn describe(&mut self, out: &mut Vec<u8>, interfaces: &[Interface]) {

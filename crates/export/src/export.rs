@@ -8,6 +8,7 @@ use kuberewind_packet::{PacketStream, Span};
 use crate::destination::names;
 use crate::encode::{Encoder, Room};
 use crate::output::Output;
+use crate::report::printable;
 use crate::stream::{Liveness, write_stream};
 use crate::{Destination, ExportError, FileOwner, Format, Input, Merge, NodeReport, Place, Report};
 
@@ -137,7 +138,8 @@ fn directory(place: &Place) -> &Path {
 /// Whether some node answered for some of the window, be it that no packet passed.
 pub(crate) fn check_worth(report: &Report) -> Result<(), ExportError> {
     let failure = |node: &NodeReport| {
-        node.failure.as_ref().map(|failure| format!("{}: {failure}", node.account.node))
+        let of = |failure| printable(&format!("{}: {failure}", node.account.node));
+        node.failure.as_ref().map(of)
     };
     let failures: Vec<_> = report.nodes.iter().filter_map(failure).collect();
     if failures.len() == report.nodes.len() {
@@ -147,7 +149,7 @@ pub(crate) fn check_worth(report: &Report) -> Result<(), ExportError> {
         && report.packets == 0
     {
         let answered = report.nodes.iter().filter(|node| node.failure.is_none());
-        let nodes = answered.map(NodeReport::instead).chain(failures).collect();
+        let nodes = answered.map(|node| printable(&node.instead())).chain(failures).collect();
         return Err(ExportError::NothingHeld { window: report.window, nodes });
     }
     Ok(())

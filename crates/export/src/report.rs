@@ -103,7 +103,7 @@ impl NodeReport {
         let unknown = self.failure.is_some();
         let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
         [
-            node.clone(),
+            printable(node),
             grouped(*packets),
             Size(*bytes).to_string(),
             if unknown { "?".to_owned() } else { grouped(lost) },
@@ -177,10 +177,10 @@ impl fmt::Display for Report {
             writeln!(f)?;
         }
         for line in &details {
-            writeln!(f, "{line}")?;
+            writeln!(f, "{}", printable(line))?;
         }
         for note in &self.notes {
-            writeln!(f, "note: {note}")?;
+            writeln!(f, "note: {}", printable(note))?;
         }
         writeln!(f)?;
         if self.is_complete() {
@@ -192,8 +192,13 @@ impl fmt::Display for Report {
             more => format!("; and {more} more"),
         };
         let shown = &missing[..missing.len().min(SHOWN)];
-        write!(f, "incomplete: {}{more}", shown.join("; "))
+        write!(f, "incomplete: {}{more}", printable(&shown.join("; ")))
     }
+}
+
+/// Names and reasons come from other machines: they shall not steer the terminal or forge a line.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Columns as wide as their widest cell; counts to the right, the rest to the left.
@@ -482,6 +487,15 @@ n1 has 1 damaged segment(s); n2 failed"
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""fileBytes":0,"complete":false,"nodes":[{"node":"n1""#), "{json}");
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn no_node_steers_the_terminal_or_forges_the_last_line() {
+        let failure = "\u{1b}[2Jcut\ncomplete".to_owned();
+        let failed = NodeReport::failed("n\u{7}1".into(), Span::ALL, failure);
+        let text = report(vec![failed]).to_string();
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+        assert!(!text.lines().any(|line| line == "complete"), "{text}");
     }
 
     #[test]

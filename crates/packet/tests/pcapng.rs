@@ -18,6 +18,9 @@ fn push_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame<'_>) {
     out.resize(start + pcapng::packet_block_len(frame.captured_len()), 0xee);
     let len = pcapng::write_packet(&mut out[start..], interface, frame);
     assert_eq!(start + len, out.len());
+    let mut pushed = out[..start].to_vec();
+    pcapng::push_packet(&mut pushed, interface, frame);
+    assert_eq!(pushed, *out);
 }
 
 fn file(packets: &[(u64, Vec<u8>)]) -> Vec<u8> {

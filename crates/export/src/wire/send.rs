@@ -145,9 +145,7 @@ impl<W: Write> Sender<W> {
 
     fn push_packet(&mut self, number: u32, packet: &PacketBlock<'_>) -> io::Result<()> {
         let frame = packet.frame();
-        let start = self.frame.len();
-        self.frame.resize(start + pcapng::packet_block_len(frame.captured_len()), 0);
-        pcapng::write_packet(&mut self.frame[start..], number, &frame);
+        pcapng::push_packet(&mut self.frame, number, &frame);
         self.newest = frame.timestamp;
         self.packets += 1;
         self.bytes += u64::from(frame.captured_len());

@@ -16,6 +16,7 @@ pub use write::MAX_OPTION;
 pub use write::MIN_PADDING;
 pub use write::packet_block_len;
 pub use write::push_interface;
+pub use write::push_packet;
 pub use write::push_padding;
 pub use write::push_section_header;
 pub use write::push_section_header_in;

@@ -2,8 +2,8 @@
 
 use super::{
     BLOCK_OVERHEAD, BYTE_ORDER_MAGIC, ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS,
-    LINKTYPE_ETHERNET, NANOSECONDS, PACKET_FIXED, PADDING, SECTION_HEADER, Statistics, option,
-    padded,
+    LINKTYPE_ETHERNET, NANOSECONDS, PACKET_DATA_AT, PACKET_FIXED, PADDING, SECTION_HEADER,
+    Statistics, option, padded,
 };
 use crate::{Frame, Interface, MAX_CAPTURED, Timestamp};
 
@@ -46,6 +46,28 @@ pub fn write_packet(out: &mut [u8], interface: u32, frame: &Frame<'_>) -> usize 
     pad.fill(0);
     trailer.copy_from_slice(&(len as u32).to_le_bytes());
     len
+}
+
+/// Appends an Enhanced Packet Block; for those who collect blocks without counting bytes.
+#[expect(clippy::cast_possible_truncation, reason = "halves of a 64-bit time; a block's length")]
+pub fn push_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame<'_>) {
+    let captured = frame.captured_len();
+    let len = packet_block_len(captured) as u32;
+    let time = frame.timestamp.as_nanos();
+    let (upper, lower) = ((time >> 32) as u32, time as u32);
+    let original = frame.original_len;
+    let mut head = [0; PACKET_DATA_AT];
+    let words = [ENHANCED_PACKET, len, interface, upper, lower, captured, original];
+    for (place, word) in head.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    out.reserve(len as usize);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(frame.head);
+    out.extend_from_slice(frame.body);
+    let pad = padded(captured as usize) - captured as usize;
+    out.extend_from_slice(&[0; 3][..pad]);
+    out.extend_from_slice(&len.to_le_bytes());
 }
 
 /// Gives the Enhanced Packet Block at the start of `block` another interface number.
