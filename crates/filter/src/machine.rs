@@ -325,10 +325,7 @@ mod tests {
         assert_eq!(defect(&[]), Some(Defect::Endless { at: 0 }));
         assert_eq!(defect(&[line(0x28, 0, 0, 12)]), Some(Defect::Endless { at: 0 }));
         assert_eq!(defect(&[line(0x15, 0, 1, 1), RETURN_A]), Some(Defect::Endless { at: 0 }));
-        assert_eq!(
-            defect(&[line(0x05, 0, 0, 1), RETURN_A]),
-            Some(Defect::Endless { at: 0 })
-        );
+        assert_eq!(defect(&[line(0x05, 0, 0, 1), RETURN_A]), Some(Defect::Endless { at: 0 }));
         assert_eq!(
             defect(&[line(0x60, 0, 0, 16), RETURN_A]),
             Some(Defect::Unknown { code: 0x60, at: 0 })
