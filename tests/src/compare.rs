@@ -84,8 +84,10 @@ fn difference<'a>(
     theirs: &[Content<'a>],
 ) -> (Vec<Content<'a>>, Vec<Content<'a>>) {
     let mut counts: HashMap<Content<'a>, i64> = HashMap::new();
-    theirs.iter().for_each(|content| *counts.entry(*content).or_default() += 1);
-    ours.iter().for_each(|content| *counts.entry(*content).or_default() -= 1);
+    let theirs = theirs.iter().map(|content| (content, 1));
+    for (content, sign) in theirs.chain(ours.iter().map(|content| (content, -1))) {
+        *counts.entry(*content).or_default() += sign;
+    }
     let with = |sign: i64| {
         counts.iter().filter(move |(_, count)| count.signum() == sign).map(|(c, _)| *c).collect()
     };

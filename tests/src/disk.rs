@@ -23,6 +23,18 @@ pub struct DirUsage {
     pub larger: u64,
 }
 
+impl DirUsage {
+    /// The larger of two, by each measure.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            length: self.length.max(other.length),
+            allocated: self.allocated.max(other.allocated),
+            larger: self.larger.max(other.larger),
+        }
+    }
+}
+
 /// What all files below `dir` took at one moment, those included that process `pid` has unlinked but
 /// still holds open. Never more than was true: files come and go while they are counted, so they are
 /// counted twice, and only what was there both times, with the smaller size, is added up. Between the
@@ -80,6 +92,21 @@ fn add(metadata: &Metadata, files: &mut Files) {
     files.insert(metadata.ino(), (metadata.len(), metadata.blocks() * SECTOR));
 }
 
+/// The sealed segments of a data directory, in the order of their names.
+pub fn segments(data_dir: &Path) -> Vec<PathBuf> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(data_dir).expect("the data directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            segments.append(&mut self::segments(&path));
+        } else if path.extension().is_some_and(|extension| extension == "pcapng") {
+            segments.push(path);
+        }
+    }
+    segments.sort();
+    segments
+}
+
 /// A file system of so many bytes, unmounted when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -94,6 +121,11 @@ impl SmallDisk {
         let mut command = Command::new("mount");
         succeed(command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()));
         Self { dir }
+    }
+
+    /// Lets nobody write to it any more.
+    pub fn make_read_only(&self) {
+        succeed(Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()));
     }
 
     /// Where it is.

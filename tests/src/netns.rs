@@ -75,9 +75,9 @@ impl Drop for Netns {
 /// Two namespaces joined by a cable; each end is called `eth0`.
 #[derive(Debug)]
 pub struct VethPair {
-    /// Where traffic comes from: 10.77.0.1, fd77::1.
+    /// Where traffic comes from: `10.77.0.1`, `fd77::1`.
     pub sender: Netns,
-    /// Where it goes to, and is recorded: 10.77.0.2, fd77::2.
+    /// Where it goes to, and is recorded: `10.77.0.2`, `fd77::2`.
     pub receiver: Netns,
 }
 

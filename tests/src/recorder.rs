@@ -39,9 +39,9 @@ impl Recorder {
     pub fn spawn(data_dir: &Path, namespaces: &[&str], arguments: &[&str]) -> Self {
         let mut command = kuberewind();
         command.args(["tap", "--local", "--data-dir"]).arg(data_dir);
-        namespaces.iter().for_each(|name| {
+        for name in namespaces {
             command.args(["--netns", name]);
-        });
+        }
         let program = Program::start(command.args(arguments));
         Self { program, data_dir: data_dir.to_owned() }
     }

@@ -15,7 +15,7 @@ fn words(bytes: &[u8]) -> u64 {
     odd + pairs.map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u64>()
 }
 
-/// CRC32c (Castagnoli, RFC 9260 appendix A), reflected.
+/// `CRC32c` (Castagnoli, RFC 9260 appendix A), reflected.
 const CRC32C: [u32; 256] = crc32c_table();
 
 const fn crc32c_table() -> [u32; 256] {

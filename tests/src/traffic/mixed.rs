@@ -72,10 +72,10 @@ impl Mixed {
     fn datagram(&mut self) -> Datagram {
         let number = self.datagrams;
         self.datagrams += 1;
-        let version = self.random.pick(&[Version::V4, Version::V6]);
-        let protocol = self.random.pick(&[TCP, UDP, SCTP, ICMP]);
+        let version = self.random.pick([Version::V4, Version::V6]);
+        let protocol = self.random.pick([TCP, UDP, SCTP, ICMP]);
         Datagram {
-            tags: self.random.pick(&[Tags::None, Tags::None, Tags::Vlan, Tags::QinQ]),
+            tags: self.random.pick([Tags::None, Tags::None, Tags::Vlan, Tags::QinQ]),
             version,
             protocol: if protocol == ICMP { version.icmp() } else { protocol },
             flow: self.random.below(FLOWS),
@@ -238,7 +238,9 @@ impl Datagram {
         packet.extend(short(len).to_be_bytes());
         packet.extend([next_header, 64]);
         packet.extend(self.addresses_v6());
-        payload.iter().for_each(|piece| packet.extend(*piece));
+        for piece in payload {
+            packet.extend(*piece);
+        }
         packet
     }
 
@@ -359,8 +361,8 @@ impl Random {
         self.next().to_be_bytes()[0]
     }
 
-    const fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.next() as usize % of.len()]
+    fn pick<T: Copy, const N: usize>(&mut self, of: [T; N]) -> T {
+        of[usize::from(self.byte()) % N]
     }
 }
 
