@@ -33,6 +33,7 @@ pub use program::kuberewind;
 pub use program::output;
 pub use program::succeed;
 pub use program::target_dir;
+pub use program::use_build;
 pub use recorder::Interface;
 pub use recorder::Namespace;
 pub use recorder::Recorder;

@@ -1,7 +1,9 @@
 //! Network namespaces of our own, and the cables between them.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{output, succeed};
@@ -16,6 +18,8 @@ impl Netns {
     /// Makes one with `lo` up. Names are `kr-PID-N-what`, so that tests in parallel do not meet.
     pub fn new(what: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self::named(&format!("kr-{}-{number}-{what}", process::id()))
     }
@@ -64,6 +68,19 @@ impl Netns {
 
     /// Removes it.
     pub fn remove(self) {}
+}
+
+/// Removes what killed test programs left: namespaces named for a process that is gone.
+fn sweep() {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let pid = name.strip_prefix("kr-").and_then(|rest| rest.split('-').next());
+        let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        if pid.is_some_and(gone) {
+            output(Command::new("ip").args(["netns", "del", &name]));
+        }
+    }
 }
 
 impl Drop for Netns {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,12 +20,23 @@ pub fn target_dir() -> PathBuf {
         .to_owned()
 }
 
+static UNDER_TEST: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes [`kuberewind`] another build than the one beside the running program; to be called once.
+pub fn use_build(path: PathBuf) {
+    UNDER_TEST.set(path).expect("the build is chosen once");
+}
+
 /// `kuberewind` as it was built for the running program: beside it, or one folder up for a test.
 pub fn kuberewind() -> Command {
+    Command::new(UNDER_TEST.get_or_init(built_beside))
+}
+
+fn built_beside() -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
     let built = own.ancestors().skip(1).take(2).map(|dir| dir.join("kuberewind"));
     let path = built.into_iter().find(|path| path.is_file());
-    Command::new(path.expect("kuberewind is not built: run `cargo build -p kuberewind` first"))
+    path.expect("kuberewind is not built: run `cargo build -p kuberewind` first")
 }
 
 /// Runs to the end whatever comes of it; panics when it cannot be started.

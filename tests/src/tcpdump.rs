@@ -26,15 +26,20 @@ impl Tcpdump {
     /// Starts it and waits until it listens. Its kernel ring is 64 MiB, large enough for half a
     /// second at full load; `-U` writes each packet at once, so that the file shows how far it is.
     pub fn start(netns: &Netns, interface: &str) -> Self {
-        Self::spawn(netns.exec("tcpdump"), interface)
+        Self::spawn(netns.exec("tcpdump").arg("-U"), interface)
     }
 
-    fn spawn(mut command: Command, interface: &str) -> Self {
+    /// As [`Self::start`], but writing when its buffer is full, as tcpdump does by itself.
+    pub fn start_buffered(netns: &Netns, interface: &str) -> Self {
+        Self::spawn(&mut netns.exec("tcpdump"), interface)
+    }
+
+    fn spawn(command: &mut Command, interface: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("tcpdump.pcap");
-        command.args(["-i", interface, "-n", "-U", "-Z", "root", "-B", "65536"]);
+        command.args(["-i", interface, "-n", "-Z", "root", "-B", "65536"]);
         command.args(["--time-stamp-precision", "nano", "-w"]).arg(&file);
-        let mut program = Program::start(&mut command);
+        let mut program = Program::start(command);
         program.wait_to_say("listening on", Duration::from_secs(10));
         Self { program, file, _dir: dir }
     }

@@ -18,7 +18,7 @@ fn five_hundred_thousand_mixed_packets_are_those_that_tcpdump_has() {
     write_pcap(&pcap, Mixed::new(1, 9000).take(FRAMES as usize));
 
     let both = SideBySide::start(9000, &[]);
-    assert_eq!(both.send(&pcap, RATE), FRAMES.into());
+    assert_eq!(both.send(&pcap, RATE), u64::from(FRAMES));
     let (ours, _) = both.assert_same();
 
     let recorded = numbers(&ours);

@@ -15,6 +15,7 @@ pub use programs::udp_super_packets;
 pub use send::Flood;
 pub use send::Rate;
 pub use send::send;
+pub use send::send_again;
 pub use send::send_frame;
 pub use send::start_sending;
 pub use send::write_pcap;

@@ -48,8 +48,14 @@ pub fn write_pcap(path: &Path, frames: impl IntoIterator<Item = Vec<u8>>) -> u64
 
 /// Sends a `.pcap` from an interface; gives how many packets went out, and panics if one did not.
 pub fn send(netns: &Netns, interface: &str, pcap: &Path, rate: Rate) -> u64 {
+    send_again(netns, interface, pcap, rate, 1)
+}
+
+/// As [`send`], so many times over.
+pub fn send_again(netns: &Netns, interface: &str, pcap: &Path, rate: Rate, times: u32) -> u64 {
     let mut command = netns.exec("tcpreplay");
-    command.args(["-i", interface, &rate.argument()]).arg(pcap);
+    let times = format!("--loop={times}");
+    command.args(["-i", interface, "--preload-pcap", &times, &rate.argument()]).arg(pcap);
     let said = succeed(&mut command);
     assert_eq!(counted(&said, "Failed packets:"), 0, "{said}");
     counted(&said, "Successful packets:")
