@@ -145,3 +145,25 @@ impl Drop for SmallDisk {
         output(Command::new("umount").arg(self.dir.path()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlinked_file_counts_while_it_is_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let below = dir.path().join("below");
+        fs::create_dir(&below).expect("a directory");
+        fs::write(below.join("kept"), [1; 1000]).expect("a file");
+        fs::write(dir.path().join("gone"), [1; 5000]).expect("a file");
+        let open = fs::File::open(dir.path().join("gone")).expect("the file");
+        fs::remove_file(dir.path().join("gone")).expect("unlink it");
+        let own = Some(std::process::id());
+        assert_eq!(usage(dir.path(), own).length, 6000);
+        assert_eq!(usage(dir.path(), None).length, 1000);
+        assert!(usage(dir.path(), own).allocated >= 2 * 4096);
+        drop(open);
+        assert_eq!(usage(dir.path(), own).length, 1000);
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use kuberewind_tests::traffic::{Mixed, Rate, numbered, send, send_frame, write_pcap};
-use kuberewind_tests::{Recorder, SmallDisk, VethPair, data_dir, kuberewind, output};
+use kuberewind_tests::{Recorder, SmallDisk, VethPair, data_dir, kuberewind, output, succeed};
 
 #[test]
 fn a_wrong_setting_is_refused_by_its_name() {
@@ -87,6 +87,20 @@ fn a_full_disk_leaves_no_file_behind() {
         assert_refused(&done, 1, &["--dest", &dest], &[disk.path().to_str().unwrap()]);
         assert_eq!(disk.names(), Vec::<std::path::PathBuf>::new());
     }
+}
+
+#[test]
+fn config_shows_each_value_and_where_it_comes_from() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = kuberewind();
+    command.args(["config", "--set", "pcapdump.maxSize=2GB"]);
+    let shown = succeed(command.env("HOME", home.path()).current_dir(home.path()));
+    let origin = |key: &str| {
+        let line = shown.lines().find(|line| line.contains(key));
+        line.unwrap_or_else(|| panic!("no {key} in\n{shown}"))
+    };
+    assert!(origin("maxSize").contains("2GB") && origin("maxSize").contains("--set"), "{shown}");
+    assert!(origin("maxTime").contains("1h") && origin("maxTime").contains("default"), "{shown}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use kuberewind_tests::target_dir;
 use crate::step;
 
 const SCAPY: &str = "scapy==2.6.1";
+const NGINX: &str = "nginx-light";
 
 /// How to tell that a Debian package, or another that does the same, is there.
 enum Sign {
@@ -33,7 +34,7 @@ const PACKAGES: [(&str, Sign); 20] = [
     ("iperf3", Sign::Program("iperf3")),
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
-    ("nginx-light", Sign::Program("nginx")),
+    (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("bind9-dnsutils", Sign::Program("dig")),
     ("python3", Sign::Program("python3")),
@@ -84,7 +85,20 @@ fn install(packages: &[&str]) -> Result<()> {
         step::run(command.args(arguments))
     };
     apt(&["update"])?;
-    apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
+    apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())?;
+    quieten_nginx(packages, root)
+}
+
+/// Debian starts a server as soon as it is installed; ours runs in namespaces only.
+fn quieten_nginx(installed: &[&str], root: bool) -> Result<()> {
+    if !installed.contains(&NGINX) || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let mut command = Command::new(if root { "systemctl" } else { "sudo" });
+    if !root {
+        command.arg("systemctl");
+    }
+    step::run(command.args(["disable", "--now", "nginx"]))
 }
 
 /// scapy, in an environment of its own below cargo's target directory.
