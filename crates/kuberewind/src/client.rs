@@ -135,10 +135,13 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .context("write the request")?;
-        let response = self
-            .runtime
-            .block_on(self.requests.send_request(request))
-            .context("the recorder did not answer")?;
+        let requests = &mut self.requests;
+        let answer = async {
+            // The connection is not free for the next request the moment the last answer was read.
+            requests.ready().await?;
+            requests.send_request(request).await
+        };
+        let response = self.runtime.block_on(answer).context("the recorder did not answer")?;
         if response.status().is_success() {
             return Ok(response);
         }

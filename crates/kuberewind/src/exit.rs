@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use crate::agent::RecorderError;
 use crate::config::ConfigError;
 use kuberewind_export::DestinationError;
 use kuberewind_filter::FilterError;
-use kuberewind_store::StoreError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<ConfigError>()
         || cause.is::<FilterError>()
         || cause.downcast_ref::<DestinationError>().is_some_and(DestinationError::is_usage)
-        || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_usage)
+        || cause.downcast_ref::<RecorderError>().is_some_and(RecorderError::is_usage)
 }
 
 impl From<Exit> for ExitCode {

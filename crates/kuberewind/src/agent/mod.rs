@@ -10,6 +10,7 @@ mod switch;
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
 pub(crate) use recorder::Recorder;
+pub(crate) use recorder::RecorderError;
 pub(crate) use recorder::Source;
 pub(crate) use serve::Server;
 pub(crate) use status::Health;

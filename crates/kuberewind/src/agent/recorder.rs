@@ -55,7 +55,11 @@ pub(crate) enum RecorderError {
 impl RecorderError {
     /// Whether the asker can mend it by asking differently.
     pub(crate) const fn is_usage(&self) -> bool {
-        matches!(self, Self::Filter(_) | Self::Config(_))
+        match self {
+            Self::Filter(_) | Self::Config(_) => true,
+            Self::Store(error) => error.is_usage(),
+            _ => false,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use kuberewind_export::wire::Received;
 use kuberewind_export::{
     Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
@@ -87,6 +87,9 @@ fn from_disk(
     destination: &Destination,
 ) -> anyhow::Result<Report> {
     let recording = Recording::open(dir)?;
+    if recording.held().is_none() {
+        bail!("nothing is recorded in {}", dir.display());
+    }
     let span = asked.at(Timestamp::now())?.span(recording.held());
     let keep =
         filter.map(|filter| -> Keep { Box::new(move |len, data| filter.matches(len, data)) });
