@@ -125,7 +125,7 @@ impl Index {
         let mut trailer = [0; 4];
         file.read_exact_at(&mut trailer, file_len.checked_sub(4)?).ok()?;
         let len = u64::from(u32::from_le_bytes(trailer));
-        if len > LONGEST || len < 12 {
+        if !(12..=LONGEST).contains(&len) {
             return None;
         }
         let start = file_len.checked_sub(len)?;
@@ -203,7 +203,7 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
                 offset
             }
             Err(error) => {
-                scan.stopped = Some(moved(error, start));
+                scan.stopped = Some(moved(&error, start));
                 return Ok(scan);
             }
         };
@@ -216,9 +216,9 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the recorder's targets have 64 bits")]
-fn moved(error: BlockError, by: u64) -> BlockError {
+fn moved(error: &BlockError, by: u64) -> BlockError {
     let by = by as usize;
-    match error {
+    match *error {
         BlockError::Cut { offset } => BlockError::Cut { offset: offset + by },
         BlockError::Damaged { offset, reason } => {
             BlockError::Damaged { offset: offset + by, reason }

@@ -29,7 +29,7 @@ const SMALL: usize = 262_144;
 const MOST_LOSSES: usize = 1_000;
 
 /// `<time>-<sequence>`, such as `20261122T213005Z-0000000042`: in the order of `ls` and of writing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name {
     pub(crate) sequence: u64,
     stem: String,
