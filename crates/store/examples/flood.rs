@@ -53,6 +53,7 @@ fn flood(
     let slots: Vec<Slot> = (0..interfaces).map(|i| appender.open_interface(interface(i))).collect();
     let frame = vec![0x5a; len];
     let (start, cpu) = (Instant::now(), cpu());
+    let first = Timestamp::now().as_nanos();
     let mut stalls = 0u64;
     for i in 0..packets {
         if i % 128 == 0 {
@@ -69,7 +70,7 @@ fn flood(
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        let now = Timestamp::from_nanos(1_795_383_005_000_000_000 + i * 100);
+        let now = Timestamp::from_nanos(first + i * 100);
         let slot = slots[usize::try_from(i)? % slots.len()];
         appender.packet(slot, &Frame::whole(now, u32::try_from(len)?, &frame));
     }

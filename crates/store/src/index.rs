@@ -170,6 +170,8 @@ pub(crate) struct Scanned {
     pub(crate) interfaces: Vec<Interface>,
     /// Received packets of each interface.
     pub(crate) received: Vec<u64>,
+    /// Lost packets of each interface.
+    pub(crate) dropped: Vec<u64>,
     /// What the statistics that sealing writes say was received.
     said: Vec<Option<u64>>,
     /// Where the last block that is not padding ends.
@@ -184,6 +186,7 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
         index: Index::new(),
         interfaces: Vec::new(),
         received: Vec::new(),
+        dropped: Vec::new(),
         said: Vec::new(),
         end: 0,
         stopped: None,
@@ -266,6 +269,7 @@ impl Scanned {
                 let interface = description.interface().map_err(|_| "a foreign interface")?;
                 self.interfaces.push(interface);
                 self.received.push(0);
+                self.dropped.push(0);
                 self.said.push(None);
                 self.index.interfaces.push(from);
             }
@@ -278,6 +282,7 @@ impl Scanned {
                 if let (Some(interface), Some(loss)) = (interface, loss_of(statistics)) {
                     let owner = interface.owner.to_string();
                     self.index.losses.push(LossAt { owner, loss });
+                    self.dropped[number] += loss.packets;
                 }
             }
             Block::Section(_) if from > 0 => return Err("a second file within the first"),

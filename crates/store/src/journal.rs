@@ -256,6 +256,11 @@ fn line(event: &Event) -> Vec<u8> {
     line
 }
 
+/// When the recorder of `dir` last gave a sign of life.
+pub(crate) fn touched(dir: &Path) -> Option<Timestamp> {
+    fs::metadata(dir.join(NAME)).and_then(|meta| meta.modified()).ok().map(Timestamp::from)
+}
+
 /// What the journal of `dir` comes to; that of one that is not there is empty.
 pub(crate) fn read(dir: &Path) -> Result<History, StoreError> {
     let path = dir.join(NAME);

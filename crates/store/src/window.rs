@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use kuberewind_packet::pcapng::{self, Block, PacketBlock};
 use kuberewind_packet::{
     Damage, Gap, GapCause, Interface, PacketStream, Span, Timestamp, WindowAccount,
 };
+
+use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
 use crate::catalog::{Catalog, OpenFile, Segment, State, just_after};
@@ -169,9 +172,11 @@ impl Window {
             return;
         }
         PeekMut::pop(head);
-        if let Some(run) = self.runs[place].take()
-            && run.more
-        {
+        let Some(run) = self.runs[place].take() else { return };
+        if self.read.capacity() == 0 {
+            self.read = run.data; // its memory serves the next chunk
+        }
+        if run.more {
             let behind = run.order.last().map(|at| (at.time, at.offset));
             self.load(run.part, behind);
         }
@@ -219,6 +224,8 @@ impl Window {
             Err(error) => return Reading::Damaged(format!("cannot be opened: {error}")),
         };
         let Chunk { offset, len, .. } = part.chunk;
+        // All of it at once instead of in the steps of a cautious read-ahead.
+        let _ = fadvise(&file.file, offset, NonZeroU64::new(len.into()), Advice::WillNeed);
         self.read.resize(len as usize, 0);
         if let Err(error) = file.file.read_exact_at(&mut self.read, offset) {
             self.read.clear();

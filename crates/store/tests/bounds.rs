@@ -215,6 +215,29 @@ fn a_segment_goes_when_its_last_packet_is_too_old_and_no_window_reaches_further_
 }
 
 #[test]
+fn an_idle_recording_seals_by_age_and_forgets_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let interval = Duration::from_millis(50);
+    let (store, mut appender) = open(StoreConfig { interval, ..config(dir.path()) });
+    let slot = appender.open_interface(interface("eth0"));
+    put(&mut appender, slot, Timestamp::now(), &FRAME);
+    appender.flush();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while files(dir.path(), ".pcapng").is_empty() {
+        assert!(Instant::now() < deadline, "sealed by age");
+    }
+    assert_eq!(support::judge(&files(dir.path(), ".pcapng")[0]), 1);
+    let max_time = Duration::from_millis(800);
+    store.set_limits(Limits { max_time, ..limits(MIN) }, interval).unwrap();
+    while !files(dir.path(), ".pcapng").is_empty() {
+        assert!(Instant::now() < deadline, "forgotten by age");
+    }
+    let (got, account) = read_all(&store);
+    assert_eq!(got, []);
+    assert!(account.gaps.iter().any(|gap| gap.cause == GapCause::MaxTime), "{account:?}");
+}
+
+#[test]
 fn what_is_deleted_while_a_window_is_read_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut appender) = open(StoreConfig { limits: limits(MIN), ..config(dir.path()) });
