@@ -110,7 +110,9 @@ impl Appender {
 
     /// Goes on with an empty buffer; whether there is one.
     fn turn(&mut self) -> bool {
-        self.hand_on();
+        if self.current.is_some() {
+            self.hand_on();
+        }
         self.current = self.spare.pop().or_else(|| self.pool.take());
         self.since = Instant::now();
         self.current.is_some()
@@ -255,5 +257,121 @@ impl Drop for Appender {
         for buffer in self.current.take().into_iter().chain(self.spare.drain(..)) {
             self.pool.give(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{Receiver, bounded};
+    use kuberewind_packet::{NetnsId, Owner};
+
+    fn appender(buffers: usize) -> (Appender, Receiver<Batch>, Arc<Pool>) {
+        let (out, batches) = bounded(buffers + 4);
+        let pool = Arc::new(Pool::new(buffers));
+        let fill = Arc::new(AtomicUsize::new(BUFFER_LEN - MIN_PADDING));
+        (Appender::new(Arc::clone(&pool), fill, out), batches, pool)
+    }
+
+    fn interface(name: &str) -> Interface {
+        let (node, name) = ("n1".to_owned(), name.to_owned());
+        Interface { node, owner: Owner::Host, netns: NetnsId(1), name }
+    }
+
+    static DATA: [u8; 60_000] = [0; 60_000];
+
+    fn put(appender: &mut Appender, slot: Slot, nanos: u64) {
+        let time = Timestamp::from_nanos(nanos);
+        appender.packet(slot, &Frame::whole(time, 60_000, &DATA));
+    }
+
+    #[test]
+    fn with_every_buffer_waiting_packets_are_counted_by_interface_and_the_ring_keeps_its_own() {
+        let (mut appender, batches, pool) = appender(2);
+        let slots =
+            [appender.open_interface(interface("a")), appender.open_interface(interface("b"))];
+        for i in 0..40u64 {
+            put(&mut appender, slots[usize::from(i % 4 == 0)], i);
+        }
+        // Seventeen packets fit a buffer.
+        assert!(!appender.reserve(60_000), "the ring is to hold what comes now");
+        let waiting: Vec<Batch> = batches.try_iter().collect();
+        let packets =
+            |batch: &Batch| batch.recorded.iter().map(|recorded| recorded.packets).sum::<u64>();
+        assert_eq!(waiting.iter().map(packets).sum::<u64>(), 34);
+        for batch in waiting {
+            pool.give(batch.buffer.unwrap());
+        }
+        assert!(appender.reserve(60_000));
+        appender.flush();
+        let batch = batches.try_recv().unwrap();
+        let lost = |name: &str| {
+            let of_it = |lost: &&Lost| lost.interface.name == name;
+            batch.losses.iter().find(of_it).map(|lost| lost.loss).unwrap()
+        };
+        let time = Timestamp::from_nanos;
+        let expected = |packets, from, to| Loss {
+            cause: LossCause::Buffer,
+            packets,
+            from: time(from),
+            to: time(to),
+        };
+        assert_eq!((lost("a"), lost("b")), (expected(5, 34, 39), expected(1, 36, 36)));
+    }
+
+    #[test]
+    fn what_was_promised_fits() {
+        let (mut appender, _batches, _pool) = appender(8);
+        let slot = appender.open_interface(interface("a"));
+        for i in 0..5 {
+            put(&mut appender, slot, i);
+        }
+        assert!(appender.reserve(4_000_000));
+        for i in 0..66 {
+            put(&mut appender, slot, i);
+        }
+        assert!(appender.losses.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_comes_again_is_another_interface() {
+        let (mut appender, batches, _pool) = appender(2);
+        let a = appender.open_interface(interface("a"));
+        put(&mut appender, a, 1);
+        appender.close_interface(a);
+        let b = appender.open_interface(interface("b"));
+        assert_eq!(a, b);
+        put(&mut appender, b, 2);
+        appender.flush();
+        let batch = batches.try_recv().unwrap();
+        let names: Vec<_> =
+            batch.recorded.iter().map(|r| (&*r.interface.name, r.packets)).collect();
+        assert_eq!(names, [("a", 1), ("b", 1)]);
+    }
+
+    #[test]
+    fn a_partial_buffer_goes_when_it_has_waited_long_enough() {
+        let (mut appender, batches, _pool) = appender(2);
+        let slot = appender.open_interface(interface("a"));
+        let start = Instant::now();
+        put(&mut appender, slot, 1);
+        while batches.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(5));
+            appender.tick();
+        }
+        assert!(start.elapsed() >= PATIENCE);
+    }
+
+    #[test]
+    fn without_a_writer_packets_are_lost_and_counted() {
+        let (mut appender, batches, pool) = appender(1);
+        drop(batches);
+        let slot = appender.open_interface(interface("a"));
+        for i in 0..10 {
+            put(&mut appender, slot, i);
+            appender.flush();
+        }
+        assert_eq!(appender.losses[0].loss.packets, 10);
+        assert!(pool.take().is_some(), "its buffer comes back");
     }
 }

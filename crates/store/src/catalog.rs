@@ -23,6 +23,8 @@ pub(crate) struct Segment {
     /// Whether its file has the name of an open one.
     pub(crate) open: bool,
     pub(crate) index: Arc<Index>,
+    /// The times of its earliest and its latest packet.
+    pub(crate) times: Option<(Timestamp, Timestamp)>,
     pub(crate) footprint: u64,
     pub(crate) damage: Option<Damage>,
     /// Cloned by whoever has its file open: an unlinked file takes room until it is closed.
@@ -37,17 +39,18 @@ impl Segment {
     /// One that an earlier run left.
     pub(crate) fn found(found: Found, now: Timestamp) -> Self {
         let Found { name, open, index, footprint, damage } = found;
-        let last = index.times().map(|(_, last)| last);
+        let times = index.times();
+        let last = times.map(|(_, last)| last);
         let last = last.or_else(|| index.losses.iter().map(|lost| lost.loss.to).max());
         let age = last.map_or(Duration::ZERO, |last| now.since(last));
         let (index, lease, aged) = (Arc::new(index), Arc::new(()), Instant::now());
-        Self { name, open, index, footprint, damage, lease, age, aged }
+        Self { name, open, index, times, footprint, damage, lease, age, aged }
     }
 
     /// How old its last packet is. A jump of the wall clock makes it no older.
     pub(crate) fn age(&self, now: Timestamp) -> Duration {
         let monotonic = self.age + self.aged.elapsed();
-        match self.index.times() {
+        match self.times {
             Some((_, last)) => now.since(last).min(monotonic),
             None => monotonic,
         }
@@ -83,7 +86,7 @@ impl State {
 
     /// From the oldest packet to just after the newest.
     pub(crate) fn held(&self) -> Option<Span> {
-        let times = || self.segments().filter_map(|segment| segment.index.times());
+        let times = || self.segments().filter_map(|segment| segment.times);
         let from = times().map(|(first, _)| first).min()?;
         let last = times().map(|(_, last)| last).max()?;
         Some(Span::new(from, just_after(last)))
@@ -185,11 +188,42 @@ pub(crate) fn open_either(dir: &Path, name: &Name) -> io::Result<File> {
 
 /// The event of a segment's deletion.
 pub(crate) fn deleted(segment: &Segment, cause: GapCause) -> Option<Gap> {
-    let (first, last) = segment.index.times()?;
+    let (first, last) = segment.times?;
     Some(Gap { span: Span::new(first, just_after(last)), cause })
 }
 
 /// For a writer that has ended.
 pub(crate) fn closed(dir: &Path) -> StoreError {
     StoreError::Closed { dir: dir.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn segment(last: Timestamp, age: Duration) -> Segment {
+        let mut index = Index::new();
+        index.note(1, (last, last), 0, 100);
+        let name = Name::new(last, 1);
+        let found = Found { name, open: false, index, footprint: 0, damage: None };
+        Segment { age, ..Segment::found(found, last) }
+    }
+
+    #[test]
+    fn a_clock_stepping_forward_makes_nothing_old() {
+        let last = Timestamp::now();
+        let written_just_now = segment(last, Duration::ZERO);
+        assert!(written_just_now.age(last.saturating_add(24 * HOUR)) < HOUR);
+        let an_hour_old_at_start = segment(last, HOUR);
+        assert!(an_hour_old_at_start.age(last.saturating_add(24 * HOUR)) < 2 * HOUR);
+    }
+
+    #[test]
+    fn a_clock_stepping_back_makes_nothing_old() {
+        let last = Timestamp::now();
+        assert_eq!(segment(last, HOUR).age(last.saturating_sub(HOUR)), Duration::ZERO);
+        assert_eq!(segment(last, HOUR).age(last.saturating_add(HOUR / 2)), HOUR / 2);
+    }
 }

@@ -125,7 +125,7 @@ impl Index {
         let mut trailer = [0; 4];
         file.read_exact_at(&mut trailer, file_len.checked_sub(4)?).ok()?;
         let len = u64::from(u32::from_le_bytes(trailer));
-        if len > LONGEST || len < 12 {
+        if !(12..=LONGEST).contains(&len) {
             return None;
         }
         let start = file_len.checked_sub(len)?;
@@ -170,6 +170,8 @@ pub(crate) struct Scanned {
     pub(crate) interfaces: Vec<Interface>,
     /// Received packets of each interface.
     pub(crate) received: Vec<u64>,
+    /// Lost packets of each interface.
+    pub(crate) dropped: Vec<u64>,
     /// What the statistics that sealing writes say was received.
     said: Vec<Option<u64>>,
     /// Where the last block that is not padding ends.
@@ -184,6 +186,7 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
         index: Index::new(),
         interfaces: Vec::new(),
         received: Vec::new(),
+        dropped: Vec::new(),
         said: Vec::new(),
         end: 0,
         stopped: None,
@@ -203,7 +206,7 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
                 offset
             }
             Err(error) => {
-                scan.stopped = Some(moved(error, start));
+                scan.stopped = Some(moved(&error, start));
                 return Ok(scan);
             }
         };
@@ -216,9 +219,9 @@ pub(crate) fn scan(file: &File, file_len: u64) -> std::io::Result<Scanned> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the recorder's targets have 64 bits")]
-fn moved(error: BlockError, by: u64) -> BlockError {
+fn moved(error: &BlockError, by: u64) -> BlockError {
     let by = by as usize;
-    match error {
+    match *error {
         BlockError::Cut { offset } => BlockError::Cut { offset: offset + by },
         BlockError::Damaged { offset, reason } => {
             BlockError::Damaged { offset: offset + by, reason }
@@ -266,6 +269,7 @@ impl Scanned {
                 let interface = description.interface().map_err(|_| "a foreign interface")?;
                 self.interfaces.push(interface);
                 self.received.push(0);
+                self.dropped.push(0);
                 self.said.push(None);
                 self.index.interfaces.push(from);
             }
@@ -278,6 +282,7 @@ impl Scanned {
                 if let (Some(interface), Some(loss)) = (interface, loss_of(statistics)) {
                     let owner = interface.owner.to_string();
                     self.index.losses.push(LossAt { owner, loss });
+                    self.dropped[number] += loss.packets;
                 }
             }
             Block::Section(_) if from > 0 => return Err("a second file within the first"),

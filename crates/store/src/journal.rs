@@ -205,7 +205,7 @@ impl Journal {
         let touched = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
         let history = read(dir)?;
         let mut journal = Self { file: append(&path)?, path, len: 0 };
-        journal.rewrite(&history)?;
+        journal.rewrite(&history, touched)?;
         Ok((journal, history, touched.map(Timestamp::from)))
     }
 
@@ -213,7 +213,7 @@ impl Journal {
     pub(crate) fn note(&mut self, event: Event, history: &History) -> Result<(), StoreError> {
         let line = line(&event);
         if self.len + line.len() as u64 > Self::MOST_BYTES {
-            return self.rewrite(history);
+            return self.rewrite(history, None);
         }
         self.file.write_all(&line).map_err(StoreError::io("write journal", &self.path))?;
         self.len += line.len() as u64;
@@ -225,12 +225,19 @@ impl Journal {
         self.file.set_modified(SystemTime::now())
     }
 
-    fn rewrite(&mut self, history: &History) -> Result<(), StoreError> {
+    /// `touched` keeps the last sign of life of an earlier run.
+    fn rewrite(
+        &mut self,
+        history: &History,
+        touched: Option<SystemTime>,
+    ) -> Result<(), StoreError> {
         let new = self.path.with_file_name(NEW_NAME);
         let text: Vec<u8> = history.retell().iter().flat_map(line).collect();
         let _ = fs::remove_file(&new);
         let mut file = append(&new)?;
-        file.write_all(&text).map_err(StoreError::io("write journal", &new))?;
+        file.write_all(&text)
+            .and_then(|()| touched.map_or(Ok(()), |touched| file.set_modified(touched)))
+            .map_err(StoreError::io("write journal", &new))?;
         fs::rename(&new, &self.path).map_err(StoreError::io("replace journal", &self.path))?;
         (self.file, self.len) = (file, text.len() as u64);
         Ok(())
@@ -247,6 +254,11 @@ fn line(event: &Event) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+/// When the recorder of `dir` last gave a sign of life.
+pub(crate) fn touched(dir: &Path) -> Option<Timestamp> {
+    fs::metadata(dir.join(NAME)).and_then(|meta| meta.modified()).ok().map(Timestamp::from)
 }
 
 /// What the journal of `dir` comes to; that of one that is not there is empty.
@@ -281,7 +293,9 @@ mod tests {
 
     fn told(events: &[Event]) -> History {
         let mut history = History::default();
-        events.iter().for_each(|event| history.apply(*event));
+        for event in events {
+            history.apply(*event);
+        }
         history
     }
 
@@ -358,7 +372,7 @@ mod tests {
         for len in 0..whole.len() {
             fs::write(dir.path().join(NAME), &whole[..len]).unwrap();
             let (_, read, _) = Journal::open(dir.path()).unwrap();
-            let full_lines = whole[..=len].iter().filter(|b| **b == b'\n').count();
+            let full_lines = whole[..=len].split(|byte| *byte == b'\n').count() - 1;
             let expected = [
                 &[][..],
                 &[Event::On { at: at(5) }],

@@ -79,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     const ROOMY: Bounds =
-        Bounds { max_time: Duration::from_secs(86_400), max_bytes: 50_000_000, min_free: 0 };
+        Bounds { max_time: Duration::from_hours(24), max_bytes: 50_000_000, min_free: 0 };
 
     fn held(age: u64, bytes: u64) -> Held {
         Held { bytes, age: Duration::from_secs(age) }

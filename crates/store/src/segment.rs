@@ -29,7 +29,7 @@ const SMALL: usize = 262_144;
 const MOST_LOSSES: usize = 1_000;
 
 /// `<time>-<sequence>`, such as `20261122T213005Z-0000000042`: in the order of `ls` and of writing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name {
     pub(crate) sequence: u64,
     stem: String,
@@ -253,16 +253,10 @@ impl OpenSegment {
         name: Name,
         found: index::Scanned,
     ) -> Result<Self, StoreError> {
-        let index::Scanned { index, interfaces, received, end, .. } = found;
-        let numbers = interfaces.iter().zip(0..).map(|(i, n)| (Arc::new(i.clone()), n)).collect();
-        let dropped = |interface: &Interface| -> u64 {
-            let owner = interface.owner.to_string();
-            let of_it = index.losses.iter().filter(|lost| lost.owner == owner);
-            of_it.map(|lost| lost.loss.packets).sum()
-        };
-        let interfaces = interfaces.iter().zip(&received);
-        let interfaces =
-            interfaces.map(|(i, n)| Counted { received: *n, dropped: dropped(i) }).collect();
+        let index::Scanned { index, interfaces, received, dropped, end, .. } = found;
+        let numbers = interfaces.into_iter().map(Arc::new).zip(0..).collect();
+        let counts = received.into_iter().zip(dropped);
+        let interfaces = counts.map(|(received, dropped)| Counted { received, dropped }).collect();
         let growing = Growing::resume(dir.join(name.open()), end)?;
         Ok(Self { name, index, since: Instant::now(), growing, numbers, interfaces })
     }

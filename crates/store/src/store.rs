@@ -31,6 +31,9 @@ use crate::writer::{Command, Reply, Writer};
 const BUFFERS: usize = 32;
 const BUFFERS_PER_LANE: usize = 4;
 
+/// A recorder that was silent for so long has crashed; it gives a sign of life every second.
+const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
 /// Where and how to record.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -216,6 +219,11 @@ impl Recording {
                 Err(error) if error.is_not_found() => {} // deleted since it was listed
                 Err(error) => state.sealed.push_back(unreadable(name, open, &error)),
             }
+        }
+        let touched = journal::touched(dir).filter(|touched| now.since(*touched) > NO_SIGN_OF_LIFE);
+        if let Some(touched) = touched.filter(|_| state.history.is_on()) {
+            let newest = state.held().map_or(touched, |held| held.to);
+            state.history.apply(Event::Crashed { at: touched.max(newest).min(now) });
         }
         let node = node_of(dir, &state).unwrap_or_default();
         Ok(Self { catalog: Arc::new(Catalog::new(dir.to_owned(), node, false, state)) })

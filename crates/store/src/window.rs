@@ -7,8 +7,10 @@
 //! packets in several goes and is read as often: slower, not bigger.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use kuberewind_packet::pcapng::{self, Block, PacketBlock};
 use kuberewind_packet::{
     Damage, Gap, GapCause, Interface, PacketStream, Span, Timestamp, WindowAccount,
 };
+
+use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
 use crate::catalog::{Catalog, OpenFile, Segment, State, just_after};
@@ -45,17 +49,17 @@ pub struct Window {
     keep: Option<Keep>,
     /// Chunks whose time has not come, by first time.
     waiting: VecDeque<Part>,
-    /// Chunks that are being merged, by their part's place.
-    runs: HashMap<usize, Run>,
-    /// The next packet of each run.
-    heads: BinaryHeap<Reverse<(Timestamp, usize)>>,
-    /// The run whose packet is the current one.
-    current: Option<usize>,
+    /// Chunks that are being merged.
+    runs: Vec<Option<Run>>,
+    /// The next packet of each run; the current packet is the first's.
+    heads: BinaryHeap<Reverse<Head>>,
+    /// Whether there is a current packet.
+    begun: bool,
     /// How many bytes a run may hold.
     share: usize,
     read: Vec<u8>,
     /// Of each segment, by sequence: the window's number of each interface.
-    numbers: HashMap<u64, Vec<Option<u32>>>,
+    numbers: HashMap<u64, Arc<[Option<u32>]>>,
     known: HashMap<Interface, u32>,
     interfaces: Vec<Interface>,
     /// How many packets had been given out when chunks were last found gone, and their span.
@@ -90,6 +94,8 @@ struct View {
 struct Run {
     part: Part,
     data: Vec<u8>,
+    /// The window's number of each interface of its segment.
+    numbers: Arc<[Option<u32>]>,
     /// Its packets in order.
     order: Vec<At>,
     /// The current one.
@@ -106,6 +112,16 @@ struct At {
     offset: u32,
     /// and in the run's data.
     data: u32,
+}
+
+/// A run's next packet. Ordered by time, then by the order of writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Head {
+    time: Timestamp,
+    /// The place of its part.
+    place: usize,
+    /// Its run in `runs`.
+    run: usize,
 }
 
 /// What reading a chunk gave.
@@ -132,9 +148,9 @@ impl Window {
             span,
             keep,
             waiting,
-            runs: HashMap::new(),
+            runs: Vec::new(),
             heads: BinaryHeap::new(),
-            current: None,
+            begun: false,
             share,
             read: Vec::new(),
             numbers: HashMap::new(),
@@ -147,14 +163,20 @@ impl Window {
 
     /// Goes on behind the current packet.
     fn step(&mut self) {
-        let Some(place) = self.current.take() else { return };
-        let Some(run) = self.runs.get_mut(&place) else { return };
+        let Some(mut head) = self.heads.peek_mut() else { return };
+        let place = head.0.run;
+        let Some(run) = &mut self.runs[place] else { return };
         run.next += 1;
         if let Some(at) = run.order.get(run.next) {
-            self.heads.push(Reverse((at.time, place)));
-        } else if let Some(run) = self.runs.remove(&place)
-            && run.more
-        {
+            head.0.time = at.time; // finds its new place in the heap when dropped
+            return;
+        }
+        PeekMut::pop(head);
+        let Some(run) = self.runs[place].take() else { return };
+        if self.read.capacity() == 0 {
+            self.read = run.data; // its memory serves the next chunk
+        }
+        if run.more {
             let behind = run.order.last().map(|at| (at.time, at.offset));
             self.load(run.part, behind);
         }
@@ -163,7 +185,7 @@ impl Window {
     /// Takes in every chunk that may hold the next packet.
     fn load_due(&mut self) {
         while let Some(part) = self.waiting.front() {
-            let due = self.heads.peek().is_none_or(|Reverse((time, _))| part.chunk.first <= *time);
+            let due = self.heads.peek().is_none_or(|Reverse(head)| part.chunk.first <= head.time);
             if !due {
                 return;
             }
@@ -181,14 +203,16 @@ impl Window {
             Reading::Damaged(reason) => self.note_damage(&part, reason),
         }
         let order = self.pick(&part, behind);
-        if order.is_empty() {
-            return;
+        let Some(At { time, .. }) = order.first().copied() else { return };
+        let free = self.runs.iter().position(Option::is_none).unwrap_or(self.runs.len());
+        let head = Head { time, place: part.place, run: free };
+        let run = Some(self.run(part, order));
+        if free == self.runs.len() {
+            self.runs.push(run);
+        } else {
+            self.runs[free] = run;
         }
-        let run = self.run(part, order);
-        if let Some(at) = run.order.first() {
-            self.heads.push(Reverse((at.time, run.part.place)));
-            self.runs.insert(run.part.place, run);
-        }
+        self.heads.push(Reverse(head));
     }
 
     /// Reads a chunk's bytes into `self.read`, which is empty if it cannot be.
@@ -200,6 +224,8 @@ impl Window {
             Err(error) => return Reading::Damaged(format!("cannot be opened: {error}")),
         };
         let Chunk { offset, len, .. } = part.chunk;
+        // All of it at once instead of in the steps of a cautious read-ahead.
+        let _ = fadvise(&file.file, offset, NonZeroU64::new(len.into()), Advice::WillNeed);
         self.read.resize(len as usize, 0);
         if let Err(error) = file.file.read_exact_at(&mut self.read, offset) {
             self.read.clear();
@@ -211,18 +237,23 @@ impl Window {
 
     /// Gives the segment's interfaces their numbers in the window.
     fn number(&mut self, part: &Part, file: &OpenFile) {
-        let table = self.numbers.entry(part.segment.name.sequence).or_default();
-        for offset in
-            &part.segment.index.interfaces[table.len().min(part.segment.index.interfaces.len())..]
-        {
-            let number = read_interface(file, *offset).ok().map(|interface| {
-                *self.known.entry(interface).or_insert_with_key(|interface| {
-                    self.interfaces.push(interface.clone());
-                    u32::try_from(self.interfaces.len() - 1).unwrap_or(u32::MAX)
-                })
-            });
-            table.push(number);
+        let View { name, index } = &*part.segment;
+        if self.numbers.contains_key(&name.sequence) {
+            return;
         }
+        let number = |offset: &u64| {
+            let interface = read_interface(file, *offset).ok()?;
+            Some(*self.known.entry(interface).or_insert_with_key(|interface| {
+                self.interfaces.push(interface.clone());
+                u32::try_from(self.interfaces.len() - 1).unwrap_or(u32::MAX)
+            }))
+        };
+        let numbers = index.interfaces.iter().map(number).collect();
+        self.numbers.insert(name.sequence, numbers);
+    }
+
+    fn numbers(&self, part: &Part) -> Arc<[Option<u32>]> {
+        self.numbers.get(&part.segment.name.sequence).cloned().unwrap_or_default()
     }
 
     /// The packets in `self.read` that belong to the window, in order.
@@ -233,7 +264,7 @@ impl Window {
             0
         });
         let mut damage = None;
-        let numbers = self.numbers.get(&part.segment.name.sequence);
+        let numbers = self.numbers(part);
         for block in pcapng::Blocks::new(&self.read) {
             let (start, packet) = match block {
                 Ok((start, Block::Packet(packet))) => (start, packet),
@@ -249,8 +280,7 @@ impl Window {
                 damage = Some(format!("its index is wrong about byte {}", part.chunk.offset));
                 continue;
             }
-            let number = numbers.and_then(|numbers| numbers.get(packet.interface as usize));
-            if !matches!(number, Some(Some(_))) {
+            if !matches!(numbers.get(packet.interface as usize), Some(Some(_))) {
                 damage = Some(format!("a packet of an unknown interface {}", packet.interface));
                 continue;
             }
@@ -270,9 +300,10 @@ impl Window {
 
     /// Takes as many of the packets in `self.read` as its share allows.
     fn run(&mut self, part: Part, mut order: Vec<At>) -> Run {
+        let numbers = self.numbers(&part);
         if self.read.len() <= self.share {
             let data = std::mem::take(&mut self.read);
-            return Run { part, data, order, next: 0, more: false };
+            return Run { part, data, numbers, order, next: 0, more: false };
         }
         let mut data = Vec::new();
         let mut taken = 0;
@@ -289,7 +320,7 @@ impl Window {
         let more = taken < order.len();
         order.truncate(taken);
         order.shrink_to_fit();
-        Run { part, data, order, next: 0, more }
+        Run { part, data, numbers, order, next: 0, more }
     }
 
     fn note_gone(&mut self, chunk: &Chunk, behind: Option<(Timestamp, u32)>, cause: GapCause) {
@@ -315,12 +346,12 @@ impl Window {
     }
 
     fn here(&self) -> Option<PacketBlock<'_>> {
-        let run = self.runs.get(&self.current?)?;
+        let Reverse(head) = self.heads.peek()?;
+        let run = self.runs.get(head.run)?.as_ref()?;
         let at = run.order.get(run.next)?;
         let (block, _) = pcapng::next_block(&run.data, at.data as usize).ok()?;
         let Block::Packet(packet) = block else { return None };
-        let numbers = self.numbers.get(&run.part.segment.name.sequence)?;
-        let interface = (*numbers.get(packet.interface as usize)?)?;
+        let interface = (*run.numbers.get(packet.interface as usize)?)?;
         Some(PacketBlock { interface, ..packet })
     }
 }
@@ -329,10 +360,14 @@ impl PacketStream for Window {
     type Error = StoreError;
 
     fn advance(&mut self) -> Result<bool, StoreError> {
-        self.step();
+        if self.begun {
+            self.step();
+        }
         self.load_due();
-        let Some(Reverse((_, place))) = self.heads.pop() else { return Ok(false) };
-        self.current = Some(place);
+        self.begun = !self.heads.is_empty();
+        if !self.begun {
+            return Ok(false);
+        }
         let bytes = self.here().map_or(0, |packet| packet.data.len() as u64);
         self.account.packets += 1;
         self.account.bytes += bytes;
@@ -368,8 +403,8 @@ fn fill_in(account: &mut WindowAccount, state: &State, span: Span, cutoff: Times
     for (place, segment) in segments.iter().enumerate() {
         let Some(damage) = &segment.damage else { continue };
         // What cannot be read lies between its first packet and the next segment's last.
-        let first = segment.index.times().map_or(Timestamp::MIN, |(first, _)| first);
-        let next = segments[place + 1..].iter().find_map(|next| next.index.times());
+        let first = segment.times.map_or(Timestamp::MIN, |(first, _)| first);
+        let next = segments[place + 1..].iter().find_map(|next| next.times);
         if span.touches(first, next.map_or(Timestamp::MAX, |(_, last)| last)) {
             account.damaged.push(damage.clone());
         }

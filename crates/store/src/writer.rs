@@ -1,7 +1,8 @@
 //! The one thread that writes: buffers into segments, segments sealed, room made before.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -196,8 +197,8 @@ impl Writer {
     }
 
     fn take(&mut self, batch: Batch) {
-        for lost in batch.losses {
-            self.count_lost(&lost);
+        for lost in &batch.losses {
+            self.count_lost(lost);
         }
         if let Some(mut buffer) = batch.buffer {
             match self.write(&mut buffer, &batch.recorded) {
@@ -206,7 +207,10 @@ impl Writer {
             }
             self.pool.give(buffer);
         }
-        self.write_losses();
+        if !self.pending.is_empty() {
+            self.catalog.state().pending = pending(&self.pending);
+            self.write_losses();
+        }
     }
 
     fn write(&mut self, buffer: &mut Buffer, recorded: &[Recorded]) -> Result<(), Refusal> {
@@ -237,13 +241,12 @@ impl Writer {
 
     /// The open segment, or a new one.
     fn segment(&mut self, start: Timestamp) -> Result<&mut OpenSegment, StoreError> {
-        let segment = match self.segment.take() {
-            Some(segment) => segment,
-            None => {
-                let name = Name::new(start, self.next_sequence);
-                self.next_sequence += 1;
-                OpenSegment::create(&self.catalog.dir, name, &self.program, &self.comment)?
-            }
+        let segment = if let Some(segment) = self.segment.take() {
+            segment
+        } else {
+            let name = Name::new(start, self.next_sequence);
+            self.next_sequence += 1;
+            OpenSegment::create(&self.catalog.dir, name, &self.program, &self.comment)?
         };
         Ok(self.segment.insert(segment))
     }
@@ -260,6 +263,7 @@ impl Writer {
         state.open = Some(Segment {
             name,
             open: true,
+            times: index.times(),
             index,
             footprint,
             damage: None,
@@ -461,7 +465,6 @@ impl Writer {
         let Lost { interface, loss } = lost;
         add_loss(&mut self.pending, interface, *loss);
         let mut state = self.catalog.state();
-        state.pending = pending(&self.pending);
         if matches!(loss.cause, LossCause::Buffer | LossCause::Disk) {
             *state.counted.lost.entry(loss.cause).or_default() += loss.packets;
             let by_interface = state.lost.entry(interface.if_name()).or_default();
@@ -536,14 +539,13 @@ impl Writer {
         }
         self.stuck.retain(|path| fs::remove_file(path).is_err() && path.exists());
         let state = self.catalog.state();
-        let ours: std::collections::HashSet<u64> =
-            state.segments().map(|segment| segment.name.sequence).collect();
+        let ours: HashSet<Name> = state.segments().map(|segment| segment.name.clone()).collect();
         drop(state);
-        let open = self.segment.as_ref().map(|segment| segment.name.sequence);
+        let open = self.segment.as_ref().map(|segment| segment.name.clone());
         let is_ours = |name: &str| {
             matches!(name, journal::NAME | journal::NEW_NAME | lock::NAME)
                 || Name::parse(name)
-                    .is_some_and(|(n, _)| ours.contains(&n.sequence) || open == Some(n.sequence))
+                    .is_some_and(|(name, _)| ours.contains(&name) || open.as_ref() == Some(&name))
         };
         self.foreign = self.directory_bytes() + foreign_bytes(&self.catalog.dir, &is_ours);
         let other = self.other_bytes();
@@ -566,7 +568,7 @@ fn pending(lost: &[Lost]) -> Vec<LossAt> {
     losses.map(|lost| LossAt { owner: lost.interface.owner.to_string(), loss: lost.loss }).collect()
 }
 
-fn foreign_bytes(dir: &std::path::Path, is_ours: &dyn Fn(&str) -> bool) -> u64 {
+fn foreign_bytes(dir: &Path, is_ours: &dyn Fn(&str) -> bool) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let sizes = entries.flatten().filter_map(|entry| {
         if entry.file_name().to_str().is_some_and(is_ours) {

@@ -83,10 +83,10 @@ fn a_flood_never_exceeds_the_bound_and_fills_it() {
     appender.flush();
     store.sync().unwrap();
     let status = store.status();
-    eprintln!("most {most} of {MIN} in {looks} looks; {} bytes in packets written", status.bytes);
     assert!(most <= MIN, "{most} bytes seen");
     assert!(looks > 1_000, "only {looks} looks");
     let packet_bytes = status.packets_held * 1432;
+    eprintln!("at most {most} of {MIN} bytes in {looks} looks, {packet_bytes} of them packets");
     assert!(packet_bytes * 10 >= MIN * 9, "{packet_bytes} of {MIN} bytes are packets");
     let (got, account) = read_all(&store);
     assert_eq!(got.len() as u64, status.packets_held);
@@ -127,7 +127,7 @@ fn shrinking_the_bound_frees_at_once() {
     appender.flush();
     store.sync().unwrap();
     assert!(sum(dir.path()) > 30_000_000);
-    store.set_limits(limits(MIN), Duration::from_secs(60)).unwrap();
+    store.set_limits(limits(MIN), Duration::from_mins(1)).unwrap();
     assert!(sum(dir.path()) <= MIN);
     assert!(sum(dir.path()) >= MIN * 9 / 10 - 1_000_000, "no more than needed");
     let (_, account) = read_all(&store);
@@ -149,7 +149,7 @@ fn foreign_files_count_and_are_left_alone() {
     assert_eq!(fs::metadata(&foreign).unwrap().len(), 8_000_000);
 
     fs::write(&foreign, vec![1; 16_000_000]).unwrap();
-    store.set_limits(limits(MIN), Duration::from_secs(60)).unwrap(); // looks around
+    store.set_limits(limits(MIN), Duration::from_mins(1)).unwrap(); // looks around
     put(&mut appender, slot, Timestamp::now(), &FRAME);
     appender.flush();
     store.sync().unwrap();
@@ -169,7 +169,7 @@ fn a_full_file_system_sheds_the_oldest_and_then_holds_back() {
     store.sync().unwrap();
     let all = MinFree::Bytes(ByteSize::new(u64::MAX / 4));
     store
-        .set_limits(Limits { min_free: all, ..limits(50_000_000) }, Duration::from_secs(60))
+        .set_limits(Limits { min_free: all, ..limits(50_000_000) }, Duration::from_mins(1))
         .unwrap();
     put(&mut appender, slot, Timestamp::now(), &FRAME);
     appender.flush();
@@ -182,7 +182,7 @@ fn a_full_file_system_sheds_the_oldest_and_then_holds_back() {
     assert!(account.gaps.iter().any(|gap| gap.cause == GapCause::MinFree));
     assert_eq!(account.losses.iter().map(|lost| lost.loss.packets).sum::<u64>(), 1);
 
-    store.set_limits(limits(50_000_000), Duration::from_secs(60)).unwrap();
+    store.set_limits(limits(50_000_000), Duration::from_mins(1)).unwrap();
     put(&mut appender, slot, Timestamp::now(), &FRAME);
     appender.flush();
     store.sync().unwrap();
@@ -209,9 +209,32 @@ fn a_segment_goes_when_its_last_packet_is_too_old_and_no_window_reaches_further_
     assert_eq!(clipped.span.from, start);
     assert_eq!(store.status().segments, 1);
     // The segment is sealed; once its last packet is too old it goes.
-    store.set_limits(short(0), Duration::from_secs(60)).unwrap();
+    store.set_limits(short(0), Duration::from_mins(1)).unwrap();
     assert_eq!(store.status().segments, 0);
     assert!(files(dir.path(), ".pcapng").is_empty());
+}
+
+#[test]
+fn an_idle_recording_seals_by_age_and_forgets_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let interval = Duration::from_millis(50);
+    let (store, mut appender) = open(StoreConfig { interval, ..config(dir.path()) });
+    let slot = appender.open_interface(interface("eth0"));
+    put(&mut appender, slot, Timestamp::now(), &FRAME);
+    appender.flush();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while files(dir.path(), ".pcapng").is_empty() {
+        assert!(Instant::now() < deadline, "sealed by age");
+    }
+    assert_eq!(support::judge(&files(dir.path(), ".pcapng")[0]), 1);
+    let max_time = Duration::from_millis(800);
+    store.set_limits(Limits { max_time, ..limits(MIN) }, interval).unwrap();
+    while !files(dir.path(), ".pcapng").is_empty() {
+        assert!(Instant::now() < deadline, "forgotten by age");
+    }
+    let (got, account) = read_all(&store);
+    assert_eq!(got, []);
+    assert!(account.gaps.iter().any(|gap| gap.cause == GapCause::MaxTime), "{account:?}");
 }
 
 #[test]

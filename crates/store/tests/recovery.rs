@@ -155,18 +155,41 @@ fn losses_are_in_the_windows_that_they_touch_also_after_a_restart_or_a_kill() {
     expect(open(config(copy.path())).0.window(with, None), &[loss]);
     drop(appender);
     store.close().unwrap();
-    let sealed = files(dir.path(), ".pcapng").remove(0);
-    assert_eq!(judge(&sealed), 2);
-    let dropped: HashMap<u32, u64> = Blocks::new(&fs::read(&sealed).unwrap())
-        .filter_map(|block| match block.unwrap().1 {
-            Block::Statistics(statistics) => Some((statistics.interface, statistics.dropped?)),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(dropped.values().sum::<u64>(), 37);
+    for dir in [dir.path(), copy.path()] {
+        let sealed = files(dir, ".pcapng").remove(0);
+        assert_eq!(judge(&sealed), 2);
+        let dropped: HashMap<u32, u64> = Blocks::new(&fs::read(&sealed).unwrap())
+            .filter_map(|block| match block.unwrap().1 {
+                Block::Statistics(statistics) => Some((statistics.interface, statistics.dropped?)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(dropped.values().sum::<u64>(), 37);
+    }
     let recording = Recording::open(dir.path()).unwrap();
     expect(recording.window(with, None), &[loss]);
     expect(recording.window(without, None), &[]);
+}
+
+#[test]
+fn without_a_sign_of_life_a_reader_calls_it_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut appender) = open(config(dir.path()));
+    let slot = appender.open_interface(interface("eth0"));
+    let minute_ago = Timestamp::now().saturating_sub(Duration::from_mins(1));
+    put(&mut appender, slot, minute_ago, b"last words");
+    appender.flush();
+    store.sync().unwrap();
+    let copy = killed(dir.path());
+    let causes = || {
+        let recording = Recording::open(copy.path()).unwrap();
+        let account = read(recording.window(Span::new(minute_ago, Timestamp::now()), None)).1;
+        account.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>()
+    };
+    assert_eq!(causes(), []);
+    let journal = fs::File::options().append(true).open(copy.path().join("journal")).unwrap();
+    journal.set_modified(std::time::SystemTime::now() - Duration::from_secs(30)).unwrap();
+    assert_eq!(causes(), [GapCause::Crash]);
 }
 
 #[test]

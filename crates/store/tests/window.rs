@@ -164,7 +164,7 @@ fn lanes_are_merged() {
     let (store, mut appenders) =
         kuberewind_store::Store::open(StoreConfig { lanes: 3, ..config(dir.path()) }).unwrap();
     store.set_recording(true).unwrap();
-    let start = Timestamp::now().saturating_sub(Duration::from_secs(60)).as_nanos();
+    let start = Timestamp::now().saturating_sub(Duration::from_mins(1)).as_nanos();
     std::thread::scope(|scope| {
         for (lane, appender) in (0..).zip(&mut appenders) {
             scope.spawn(move || {

@@ -13,7 +13,7 @@ use kuberewind_store::{Appender, Limits, MinFree, Store, StoreConfig, Window};
 
 pub(crate) fn limits(max_size: u64) -> Limits {
     Limits {
-        max_time: Duration::from_secs(86_400),
+        max_time: Duration::from_hours(24),
         max_size: ByteSize::new(max_size),
         min_free: MinFree::Bytes(ByteSize::new(0)),
     }
@@ -25,7 +25,7 @@ pub(crate) fn config(dir: &Path) -> StoreConfig {
         node: "n1".into(),
         program: "kuberewind test".into(),
         limits: limits(50_000_000),
-        interval: Duration::from_secs(60),
+        interval: Duration::from_mins(1),
         lanes: 1,
     }
 }
