@@ -177,7 +177,7 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ConfigCommand {
     #[command(subcommand)]
-    pub(crate) change: Option<ChangeCommand>,
+    pub(crate) verb: Option<ConfigVerb>,
     /// The settings of the recorder that runs on this machine
     #[arg(long, global = true)]
     pub(crate) local: bool,
@@ -189,12 +189,17 @@ pub(crate) struct ConfigCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum ChangeCommand {
+pub(crate) enum ConfigVerb {
     /// Change settings of the running recorder, without a gap in the recording
     Set {
         /// As with --set: pcapdump.maxSize=2GB
         #[arg(required = true, value_name = "KEY=VALUE")]
         assignments: Vec<String>,
+    },
+    /// Explain a setting, or all of them
+    Explain {
+        /// Its name: pcapdump.maxSize
+        key: Option<String>,
     },
 }
 

@@ -87,7 +87,7 @@ impl Client {
     pub(crate) fn window(mut self, query: &WindowQuery) -> anyhow::Result<Body> {
         let query = serde_urlencoded::to_string(query).context("write the window query")?;
         let response = self.request(Method::GET, &format!("/v1/window?{query}"), Bytes::new())?;
-        Ok(Body { chunk: Bytes::new(), body: response.into_body(), runtime: self.runtime })
+        Ok(Body { chunk: Bytes::new(), incoming: response.into_body(), runtime: self.runtime })
     }
 
     /// Ends a stream that goes on.
@@ -175,14 +175,14 @@ fn collect(runtime: &Handle, response: Response<Incoming>) -> anyhow::Result<Byt
 /// The bytes of a long answer, as a blocking reader.
 pub(crate) struct Body {
     chunk: Bytes,
-    body: Incoming,
+    incoming: Incoming,
     runtime: Runtime,
 }
 
 impl Read for Body {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            match self.runtime.block_on(self.body.frame()) {
+            match self.runtime.block_on(self.incoming.frame()) {
                 None => return Ok(0),
                 Some(Err(error)) => {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, error));

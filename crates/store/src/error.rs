@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kuberewind_packet::ByteSize;
+
 use crate::limits::Limits;
 
 /// Why the recording cannot be opened, written or read.
@@ -21,13 +23,10 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// `pcapdump.maxSize` is below [`Limits::MIN_SIZE`].
-    #[error(
-        "`pcapdump.maxSize` is {asked} bytes, which is too small: set it to at least {} bytes (16MB)",
-        Limits::MIN_SIZE.bytes()
-    )]
+    #[error("`pcapdump.maxSize` is {asked}, too small to record: set it to at least {}", Limits::MIN_SIZE)]
     TooSmall {
-        /// What was set, in bytes.
-        asked: u64,
+        /// What was set.
+        asked: ByteSize,
     },
     /// `pcapdump.minFree` is not a part of a whole.
     #[error("`pcapdump.minFree` is {asked}%: set it to 0% to 99%, or to a size")]

@@ -47,7 +47,7 @@ impl Limits {
     /// Whether they make sense.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.max_size < Self::MIN_SIZE {
-            return Err(StoreError::TooSmall { asked: self.max_size.bytes() });
+            return Err(StoreError::TooSmall { asked: self.max_size });
         }
         match self.min_free {
             MinFree::Percent(asked) if asked > 99 => Err(StoreError::NotAPercentage { asked }),

@@ -16,7 +16,7 @@ struct Cause {
     cause: &'static str,
 }
 
-/// The status as OpenMetrics text: counters and gauges, no names and no addresses.
+/// The status as `OpenMetrics` text: counters and gauges, no names and no addresses.
 pub(crate) fn encode(status: &Status) -> String {
     let mut registry = Registry::with_prefix("kuberewind");
     count(&mut registry, "packets", "Packets recorded", status.packets);

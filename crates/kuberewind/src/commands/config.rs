@@ -4,17 +4,18 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
-use crate::cli::{ChangeCommand, ConfigCommand};
+use crate::cli::{ConfigCommand, ConfigVerb};
 use crate::client::Client;
-use crate::config::{Effective, KEYS, Origin, Sources};
+use crate::config::{ConfigError, Effective, KEYS, Key, Origin, Sources};
 use crate::exit::Exit;
 
 use super::settings;
 
 /// Shows settings, or changes those of the running recorder.
 pub(crate) fn config(args: &ConfigCommand) -> anyhow::Result<Exit> {
-    match &args.change {
-        Some(ChangeCommand::Set { assignments }) => change(args, assignments),
+    match &args.verb {
+        Some(ConfigVerb::Set { assignments }) => change(args, assignments),
+        Some(ConfigVerb::Explain { key }) => explain(key.as_deref()),
         None if args.local => show_running(args),
         None => show(&settings::load(&args.settings)?, args.json),
     }
@@ -39,34 +40,54 @@ fn show_running(args: &ConfigCommand) -> anyhow::Result<Exit> {
     show(&running, false)
 }
 
+/// What a key means, as `kubectl explain` does; all of them without a key.
+fn explain(name: Option<&str>) -> anyhow::Result<Exit> {
+    let keys = match name {
+        None => KEYS,
+        Some(name) => match Key::named(name) {
+            Some(key) => std::slice::from_ref(key),
+            None => {
+                let origin = Origin::Flag("config explain");
+                return Err(ConfigError::UnknownKey { key: name.to_owned(), origin }.into());
+            }
+        },
+    };
+    for key in keys {
+        let live = if key.live { "" } else { "; fixed while recording" };
+        let Key { name, form, about, .. } = key;
+        anstream::println!("{name} ({form}; default {}{live})\n    {about}", key.default());
+    }
+    Ok(Exit::Complete)
+}
+
 fn change(args: &ConfigCommand, assignments: &[String]) -> anyhow::Result<Exit> {
     if !args.local {
         return Err(super::needs_local("change the settings of this machine's recorder"));
     }
     let dir = settings::data_dir(&args.settings)?;
-    let changes = changes(assignments)?;
+    let tree = assigned(assignments)?;
     let mut client = Client::connect(&dir)?;
     let before = client.settings()?;
-    let after = client.change_settings(&changes)?;
+    let after = client.change_settings(&tree)?;
     let changed = differences("", &before, &after);
     anstream::print!("{}", if changed.is_empty() { "nothing to change\n" } else { &changed });
     Ok(Exit::Complete)
 }
 
 /// What the assignments set, as a tree.
-fn changes(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
+fn assigned(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
     let sources = Sources { set: assignments.to_vec(), ..Sources::default() };
     let settings = Effective::load(&sources)?;
-    let mut changes = serde_json::json!({});
+    let mut tree = serde_json::json!({});
     for key in KEYS.iter().filter(|key| settings.origin(key.name) == Origin::Set) {
         let pointer = format!("/{}", key.name.replace('.', "/"));
         let value = settings.tree().pointer(&pointer).cloned().unwrap_or_default();
         match key.name.split_once('.') {
-            Some((section, name)) => changes[section][name] = value,
-            None => changes[key.name] = value,
+            Some((section, name)) => tree[section][name] = value,
+            None => tree[key.name] = value,
         }
     }
-    Ok(changes)
+    Ok(tree)
 }
 
 /// A line for each leaf that differs: `pcapdump.maxSize: 500MB -> 2GB`.

@@ -29,6 +29,7 @@ pub(crate) use effective::Effective;
 pub(crate) use effective::Sources;
 pub(crate) use error::ConfigError;
 pub(crate) use keys::KEYS;
+pub(crate) use keys::Key;
 pub(crate) use origin::Origin;
 pub(crate) use values::LogLevel;
 pub(crate) use values::MinFree;

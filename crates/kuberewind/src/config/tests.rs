@@ -457,7 +457,7 @@ mod listings {
 
     fn from_flags(config: &Config) -> Effective {
         let mut config = config.clone();
-        let flag = |key: &'static crate::config::keys::Key| {
+        let flag = |key: &'static crate::config::Key| {
             (key.name, (key.place)(&mut config).show(), "--flag")
         };
         let flags = KEYS.iter().map(flag).collect();
@@ -574,7 +574,7 @@ mod documentation {
 
     const PAGE: &str = include_str!("../../../../docs/configuration.md");
 
-    fn row(key: &crate::config::keys::Key) -> String {
+    fn row(key: &crate::config::Key) -> String {
         let default = match key.default() {
             Value::Null => "none".to_owned(),
             Value::String(text) => format!("`{text}`"),
