@@ -7,6 +7,9 @@ use crate::ring::Layout;
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 
+/// So few namespaces start with a ring that need not grow: the first burst would be lost before it
+/// has grown (49 packets of a 3 MB download with 1 MiB).
+const FEW: usize = 2;
 /// More namespaces than this start with the smallest ring.
 const MANY: usize = 100;
 /// The smallest ring. It opens even beyond the budget: a namespace without one records nothing.
@@ -15,9 +18,11 @@ pub(crate) const SMALLEST: Layout = Layout { block: 128 * KIB, blocks: 2 };
 const USUAL: Layout = Layout { block: 128 * KIB, blocks: 8 };
 /// Where frames are larger than 64 KiB (BIG TCP), a block must hold the largest that is kept.
 const FOR_GIANTS: Layout = Layout { block: 512 * KIB, blocks: 4 };
+/// One TCP stream at 18 Gbit/s loses nothing with it.
+const LARGEST: Layout = Layout { block: MIB, blocks: 16 };
 /// What is added to a ring that is too small; the largest for which the budget has room.
 const ADDED: [Layout; 3] = [
-    Layout { block: MIB, blocks: 16 },
+    LARGEST,
     Layout { block: MIB, blocks: 8 },
     Layout { block: MIB, blocks: 4 },
 ];
@@ -38,7 +43,9 @@ pub(crate) const fn default_budget(namespaces: usize) -> u64 {
 /// The ring that a namespace starts with, while so many are recorded and `left` bytes of the budget
 /// are unused.
 pub(crate) fn first(namespaces: usize, gso_max: u32, left: u64) -> Layout {
-    if gso_max > USUAL_GSO_MAX {
+    if namespaces <= FEW && left >= LARGEST.bytes() as u64 {
+        LARGEST
+    } else if gso_max > USUAL_GSO_MAX {
         FOR_GIANTS
     } else if namespaces > MANY || left < USUAL.bytes() as u64 {
         SMALLEST
@@ -54,7 +61,7 @@ pub(crate) fn addition(left: u64) -> Option<Layout> {
 
 /// Whether this is less than what a ring that is too small should get.
 pub(crate) fn falls_short(added: Layout) -> bool {
-    added != ADDED[0]
+    added != LARGEST
 }
 
 /// What a namespace's ring had to carry for a while.
@@ -87,8 +94,10 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn the_first_ring_is_1_mib_and_smaller_where_there_are_many() {
-        assert_eq!(first(1, 65_536, 64 * MIB).bytes() as u64, MIB);
+    fn the_first_ring_is_1_mib_larger_where_there_are_few_and_smaller_where_there_are_many() {
+        assert_eq!(first(2, 65_536, 64 * MIB), LARGEST);
+        assert_eq!(first(2, 65_536, 16 * MIB - 1).bytes() as u64, MIB);
+        assert_eq!(first(3, 65_536, 64 * MIB).bytes() as u64, MIB);
         assert_eq!(first(100, 65_536, 64 * MIB).bytes() as u64, MIB);
         assert_eq!(first(101, 65_536, 64 * MIB).bytes() as u64, MIB / 4);
         assert_eq!(first(1, 65_536, MIB - 1).bytes() as u64, MIB / 4);
@@ -118,7 +127,7 @@ mod tests {
         assert_eq!(added(16 * MIB - 1), Some(8 * MIB));
         assert_eq!(added(4 * MIB), Some(4 * MIB));
         assert_eq!(added(4 * MIB - 1), None);
-        assert!(falls_short(ADDED[1]) && !falls_short(ADDED[0]));
+        assert!(falls_short(ADDED[1]) && !falls_short(LARGEST));
     }
 
     #[test]

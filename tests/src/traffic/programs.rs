@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Netns, Program, succeed, wait_until};
+use crate::{Netns, Program, output, succeed, wait_until};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -101,7 +101,12 @@ impl Iperf {
 
 /// Sends `count` UDP super-packets of `bytes` bytes, which the kernel is asked to cut into pieces of
 /// 1400 (`UDP_SEGMENT`): recorders see them whole.
+///
+/// Not before the neighbour is known: while it is being asked for, the kernel keeps only some packets.
 pub fn udp_super_packets(from: &Netns, address: &str, bytes: u32, count: u32) {
+    wait_until(&format!("{address} to answer"), START, || {
+        output(from.exec("ping").args(["-c1", "-W1", address])).status.success()
+    });
     let program = "import socket, sys\n\
         address, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])\n\
         family = socket.AF_INET6 if ':' in address else socket.AF_INET\n\
