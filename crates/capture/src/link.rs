@@ -51,11 +51,7 @@ fn tag(packet: &Packet<'_>) -> Option<[u8; TAG]> {
 }
 
 /// Puts a tag where it was, after the addresses. A frame cut before that stays as it is.
-fn insert_tag<'a>(
-    packet: &Packet<'a>,
-    tag: [u8; TAG],
-    head: &mut Head,
-) -> (usize, &'a [u8], u32) {
+fn insert_tag<'a>(packet: &Packet<'a>, tag: [u8; TAG], head: &mut Head) -> (usize, &'a [u8], u32) {
     let original_len = packet.original_len.saturating_add(TAG as u32);
     let Some((addresses, rest)) = packet.bytes.split_at_checked(ADDRESSES) else {
         return (0, packet.bytes, original_len);
@@ -155,8 +151,7 @@ mod tests {
 
     #[test]
     fn a_tagged_frame_cut_within_its_addresses_stays_short() {
-        let packet =
-            Packet { status: VALID, original_len: 60, ..packet(ETHERNET, &PLAIN[..11]) };
+        let packet = Packet { status: VALID, original_len: 60, ..packet(ETHERNET, &PLAIN[..11]) };
         assert_eq!(whole(&packet), (PLAIN[..11].to_vec(), 64));
     }
 

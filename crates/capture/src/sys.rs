@@ -245,7 +245,13 @@ fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Re
     // SAFETY: the pointer and the length describe `value`, which lives through the call; the kernel
     // writes at most `len` bytes, and any bytes are a value of a `Plain` type.
     check(unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast::<c_void>(), &raw mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast::<c_void>(),
+            &raw mut len,
+        )
     })?;
     Ok(value)
 }

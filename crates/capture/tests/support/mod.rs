@@ -44,6 +44,8 @@ impl Netns {
             netns.run("ip", &["addr", "add", address, "dev", "eth0"]);
             netns.run("ip", &["link", "set", "eth0", "up"]);
         }
+        // Nobody there: no answers, no complaints, only what is sent.
+        a.run("ip", &["neigh", "add", "10.77.0.3", "lladdr", "02:00:00:00:00:03", "dev", "eth0"]);
         (a, b)
     }
 
@@ -78,7 +80,8 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
     }
 }
 
@@ -125,6 +128,13 @@ pub struct Kept {
     pub bytes: Vec<u8>,
 }
 
+impl Kept {
+    /// A complaint that nobody listens; it repeats the packet that it is about.
+    fn is_icmp(&self) -> bool {
+        self.bytes.get(12..14) == Some(&[8, 0]) && self.bytes.get(23) == Some(&1)
+    }
+}
+
 #[derive(Default)]
 pub struct Everything {
     pub packets: Vec<Kept>,
@@ -143,7 +153,7 @@ impl Everything {
     /// How often each packet that holds `marker` came, by what stands behind the marker: a number.
     pub fn numbered(&self, marker: &[u8]) -> HashMap<u32, u32> {
         let mut counts = HashMap::new();
-        for packet in &self.packets {
+        for packet in self.packets.iter().filter(|kept| !kept.is_icmp()) {
             let place = packet.bytes.windows(marker.len()).position(|bytes| bytes == marker);
             let number = place
                 .and_then(|place| packet.bytes[place + marker.len()..].first_chunk().copied())
@@ -162,14 +172,15 @@ pub struct Keeper(Arc<Mutex<Everything>>);
 
 impl Keeper {
     pub fn lock(&self) -> MutexGuard<'_, Everything> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The packets that hold these bytes.
+    /// The packets that hold these bytes, without complaints about them.
     pub fn holding(&self, bytes: &[u8]) -> Vec<Kept> {
         let everything = self.lock();
         let holds = |kept: &&Kept| kept.bytes.windows(bytes.len()).any(|window| window == bytes);
-        everything.packets.iter().filter(holds).cloned().collect()
+        let sent = everything.packets.iter().filter(|kept| !kept.is_icmp());
+        sent.filter(holds).cloned().collect()
     }
 }
 
