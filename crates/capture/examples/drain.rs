@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     capture.settled_targets();
     let before = cpu_time()?;
     thread::sleep(Duration::from_secs(seconds));
-    let spent = cpu_time()? - before;
+    let spent = cpu_time()?.saturating_sub(before);
     let status = capture.status();
     capture.stop();
     let packets = counts.packets.load(Ordering::Relaxed);

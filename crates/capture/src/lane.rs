@@ -153,7 +153,7 @@ impl Source {
         match data & 0xff {
             _ if data == Self::WAKE => Self::Wake,
             0 => Self::Links(id),
-            place => Self::Ring(RingId(id, place as usize - 1)),
+            place => Self::Ring(RingId(id, usize::try_from(place - 1).unwrap_or(usize::MAX))),
         }
     }
 }
@@ -319,6 +319,9 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
             let RingId(id, place) = ring;
             let Some(recorded) = self.records.get_mut(&id) else { continue };
             let drained = recorded.drain(place, &mut self.sink);
+            if recorded.is_urgent() {
+                self.next_tick = Instant::now();
+            }
             if recorded.is_busy() {
                 self.wake_up();
             }

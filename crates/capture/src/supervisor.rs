@@ -188,7 +188,9 @@ impl Supervisor {
             Event::Opened(id, Err(error)) => self.failed(id, &error),
             Event::Grown(id, layout, grown) => self.grown(id, layout, grown),
             Event::Closed(id, layouts) => {
-                layouts.into_iter().for_each(|layout| self.budget.give_back(layout));
+                for layout in layouts {
+                    self.budget.give_back(layout);
+                }
                 self.records.remove(&id);
             }
             Event::Stop => {
@@ -225,7 +227,9 @@ impl Supervisor {
         self.records.retain(|_, record| {
             let gone = lanes[record.lane].is_dead() && record.phase != Phase::Opening;
             if gone {
-                record.rings.iter().for_each(|layout| budget.give_back(*layout));
+                for layout in &record.rings {
+                    budget.give_back(*layout);
+                }
             }
             !gone
         });

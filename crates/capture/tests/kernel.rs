@@ -15,7 +15,7 @@ use support::{Keeper, Netns, SOON, config, datagrams, frames, record, until};
 
 /// A UDP datagram from 10.77.0.1 to 10.77.0.2, from its IP header on.
 fn udp(payload: &[u8]) -> Vec<u8> {
-    let len = payload.len() as u16;
+    let len = u16::try_from(payload.len()).unwrap();
     let mut packet = vec![0x45, 0];
     packet.extend((28 + len).to_be_bytes());
     packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 77, 0, 1, 10, 77, 0, 2]);
@@ -340,7 +340,7 @@ fn a_ring_that_grows_under_load_loses_nothing_and_doubles_nothing() {
     assert_eq!(grown.namespaces[0].ring_bytes, 17 << 20, "it grew");
     let numbered = keeper.lock().numbered(b"grow");
     assert_eq!(keeper.lock().lost(), 0);
-    assert_eq!(numbered.len() as u32, COUNT);
+    assert_eq!(numbered.len(), COUNT as usize);
     assert!(numbered.values().all(|count| *count == 1), "none is double");
     assert_eq!(grown.namespaces[0].interfaces[0].packets, u64::from(COUNT));
     capture.stop();
@@ -363,9 +363,9 @@ fn what_a_full_ring_loses_is_counted_exactly_and_with_its_cause() {
         if full {
             a.python(&datagrams("10.77.0.3", "lost", COUNT, 1000));
         } else {
-            let held = keeper.lock();
+            let busy = keeper.lock();
             a.python(&datagrams("10.77.0.3", "lost", COUNT, 1000));
-            drop(held);
+            drop(busy);
         }
         let to = Timestamp::now();
         keeper.lock().full = false;
@@ -376,13 +376,13 @@ fn what_a_full_ring_loses_is_counted_exactly_and_with_its_cause() {
             everything.lost() + came as u64 == u64::from(2 * COUNT)
         });
         let everything = keeper.lock();
-        let last = &everything.losses.last().unwrap();
-        assert_eq!(last.0.name, "any");
-        assert_eq!(last.1.cause, cause);
-        assert!(last.1.to > from && last.1.from < to && last.1.from < last.1.to);
+        let (of, loss) = everything.losses.last().unwrap();
+        assert_eq!(of.name, "any");
+        assert_eq!(loss.cause, cause);
+        assert!(loss.to > from && loss.from < to && loss.from < loss.to);
         drop(everything);
-        let lost = capture.status().namespaces[0].lost.clone();
-        assert!(lost[&cause] > 0, "{lost:?}");
+        let by_cause = capture.status().namespaces[0].lost.clone();
+        assert!(by_cause[&cause] > 0, "{by_cause:?}");
         capture.stop();
     }
 }
