@@ -136,7 +136,8 @@ impl Capture {
         self.tell(Event::Survey(survey, counts));
         let deadline = Instant::now() + COUNTED_BY;
         let Ok(survey) = surveyed.recv_deadline(deadline) else { return CaptureStatus::default() };
-        let counts: Vec<_> = receive(&counted, self.lanes, deadline).into_iter().flatten().collect();
+        let counts: Vec<_> =
+            receive(&counted, self.lanes, deadline).into_iter().flatten().collect();
         let mut counts: HashMap<RecordId, Counts> = counts.into_iter().collect();
         let mut cut = 0;
         let namespaces = survey

@@ -82,9 +82,7 @@ pub(crate) struct Load {
 /// Whether the ring is too small: it lost packets, was nearly full, or soon will be.
 pub(crate) fn is_too_small(load: &Load) -> bool {
     let rate = u128::from(load.bytes) * 1000 / load.over.max(RATE_OVER).as_millis();
-    load.drops > 0
-        || load.waiting * 2 > load.blocks
-        || rate >= u128::from(BUSY_BYTES_PER_SECOND)
+    load.drops > 0 || load.waiting * 2 > load.blocks || rate >= u128::from(BUSY_BYTES_PER_SECOND)
 }
 
 #[cfg(test)]

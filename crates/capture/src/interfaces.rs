@@ -109,7 +109,8 @@ impl Interfaces {
             return None;
         }
         let label = &self.label;
-        let slot = *seen.slot.get_or_insert_with(|| sink.open_interface(label.interface(&seen.name)));
+        let slot =
+            *seen.slot.get_or_insert_with(|| sink.open_interface(label.interface(&seen.name)));
         Some((slot, seen))
     }
 

@@ -15,8 +15,8 @@ use kuberewind_packet::{Owner, PacketSink, Timestamp};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 
-use crate::recorded::{Counts, Drained, RETIRED_BY, Recorded};
 use crate::links::Links;
+use crate::recorded::{Counts, Drained, RETIRED_BY, Recorded};
 use crate::ring::Ring;
 
 /// How often losses are read, growth is judged and the sink is ticked while packets come,
@@ -81,7 +81,8 @@ impl LaneHandle {
         report: impl Fn(Report) + Send + 'static,
     ) -> io::Result<Self> {
         let (commands, inbox) = unbounded();
-        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let wake =
+            Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, EventData::new_u64(Source::WAKE), EventFlags::IN)?;
         let lane = Lane {
@@ -103,11 +104,17 @@ impl LaneHandle {
         Ok(Self { commands, wake, thread })
     }
 
+    /// Nobody obeys once the lane has ended.
     pub(crate) fn tell(&self, command: Command) {
-        // Either fails only when the lane has ended, and then there is nobody to obey.
         if self.commands.send(command).is_ok() {
+            // Fails when the lane has more wake-ups before it than can be counted.
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
+    }
+
+    /// Whether its thread is gone: it panicked.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits for the thread after [`Command::Stop`].
@@ -146,7 +153,7 @@ impl Source {
         match data & 0xff {
             _ if data == Self::WAKE => Self::Wake,
             0 => Self::Links(id),
-            place => Self::Ring(RingId(id, place as usize - 1)),
+            place => Self::Ring(RingId(id, usize::try_from(place - 1).unwrap_or(usize::MAX))),
         }
     }
 }
@@ -190,7 +197,8 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
 
     /// Waits until a ring has a block for us, somebody wakes us, or it is time for something.
     fn wait(&mut self) {
-        let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 64];
+        let mut events =
+            [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 64];
         let timeout = Timespec::try_from(self.time_to_wait()).ok();
         // Interrupted, or nothing yet: both are no event, and the loop goes round.
         let count = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).unwrap_or(0);
@@ -311,6 +319,9 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
             let RingId(id, place) = ring;
             let Some(recorded) = self.records.get_mut(&id) else { continue };
             let drained = recorded.drain(place, &mut self.sink);
+            if recorded.is_urgent() {
+                self.next_tick = Instant::now();
+            }
             if recorded.is_busy() {
                 self.wake_up();
             }
@@ -425,7 +436,9 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
     fn all_rings(&self) -> BTreeSet<RingId> {
         self.records
             .iter()
-            .flat_map(|(id, recorded)| (0..recorded.rings().count()).map(|place| RingId(*id, place)))
+            .flat_map(|(id, recorded)| {
+                (0..recorded.rings().count()).map(|place| RingId(*id, place))
+            })
             .collect()
     }
 }

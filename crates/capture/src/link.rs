@@ -15,6 +15,7 @@ const ADDRESSES: usize = 12;
 const ETHERNET_HEADER: usize = 14;
 /// A tag type and a tag.
 const TAG: usize = 4;
+const TAG_LEN: u32 = 4;
 
 const TPID_8021Q: u16 = 0x8100;
 const TYPE_IPV4: u16 = 0x0800;
@@ -51,12 +52,8 @@ fn tag(packet: &Packet<'_>) -> Option<[u8; TAG]> {
 }
 
 /// Puts a tag where it was, after the addresses. A frame cut before that stays as it is.
-fn insert_tag<'a>(
-    packet: &Packet<'a>,
-    tag: [u8; TAG],
-    head: &mut Head,
-) -> (usize, &'a [u8], u32) {
-    let original_len = packet.original_len.saturating_add(TAG as u32);
+fn insert_tag<'a>(packet: &Packet<'a>, tag: [u8; TAG], head: &mut Head) -> (usize, &'a [u8], u32) {
+    let original_len = packet.original_len.saturating_add(TAG_LEN);
     let Some((addresses, rest)) = packet.bytes.split_at_checked(ADDRESSES) else {
         return (0, packet.bytes, original_len);
     };
@@ -82,7 +79,8 @@ fn add_header<'a>(
     }
     head.0[len..len + 2].copy_from_slice(&ether_type(packet.protocol, body).to_be_bytes());
     len += 2;
-    (len, body, (packet.original_len - skipped as u32).saturating_add(len as u32))
+    let original_len = (packet.original_len as usize).saturating_sub(skipped) + len;
+    (len, body, u32::try_from(original_len).unwrap_or(u32::MAX))
 }
 
 /// By the version in the packet where it is IP, else by what the kernel calls it.
@@ -110,7 +108,7 @@ mod tests {
         Packet {
             timestamp: Timestamp::from_nanos(1),
             status: 0,
-            original_len: bytes.len() as u32,
+            original_len: u32::try_from(bytes.len()).unwrap(),
             vlan_tci: 0,
             vlan_tpid: 0,
             network: if hatype == TUN { 0 } else { 14 },
@@ -155,8 +153,7 @@ mod tests {
 
     #[test]
     fn a_tagged_frame_cut_within_its_addresses_stays_short() {
-        let packet =
-            Packet { status: VALID, original_len: 60, ..packet(ETHERNET, &PLAIN[..11]) };
+        let packet = Packet { status: VALID, original_len: 60, ..packet(ETHERNET, &PLAIN[..11]) };
         assert_eq!(whole(&packet), (PLAIN[..11].to_vec(), 64));
     }
 

@@ -1,5 +1,10 @@
 //! The interfaces of one network namespace by their index: names that appear, change and vanish.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "netlink's constants and lengths are small, but not of the types that its headers have"
+)]
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -220,7 +225,7 @@ mod tests {
         bytes.extend((32 + attributes.len() as u32).to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([0; 10]);
-        bytes.extend([family as u8, 0, 0, 0]);
+        bytes.extend([family.to_ne_bytes()[0], 0, 0, 0]);
         bytes.extend(index.to_ne_bytes());
         bytes.extend([0; 8]);
         bytes.extend(attributes);

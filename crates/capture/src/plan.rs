@@ -38,11 +38,7 @@ pub(crate) enum Step {
 /// The steps from what is held to what is desired. What is in the middle of opening, growing or
 /// closing is left until it is through; `postponed` ones failed a moment ago. Of two targets with the
 /// same namespace the first counts: it has one ring.
-pub(crate) fn plan(
-    desired: &[Target],
-    held: &[Held],
-    postponed: &BTreeSet<NetnsId>,
-) -> Vec<Step> {
+pub(crate) fn plan(desired: &[Target], held: &[Held], postponed: &BTreeSet<NetnsId>) -> Vec<Step> {
     let wanted = |netns| desired.iter().find(|target| target.netns == netns);
     let mut steps: Vec<Step> = held
         .iter()

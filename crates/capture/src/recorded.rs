@@ -160,6 +160,12 @@ impl Recorded {
         }
     }
 
+    /// Whether it will lose packets unless it asks for a further ring right now.
+    pub(crate) fn is_urgent(&self) -> bool {
+        let Load { waiting, blocks, .. } = self.load;
+        self.feeds.len() == 1 && self.asked_at.is_none() && waiting * 2 > blocks
+    }
+
     /// Whether it had packets since the last [`Self::wants_to_grow`].
     pub(crate) fn is_busy(&self) -> bool {
         self.load.bytes > 0 || self.feeds.iter().any(|feed| feed.refused)

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kuberewind_packet::{Frame, Interface, MAX_CAPTURED, NetnsId, Owner, PacketSink, Slot, Timestamp};
+use kuberewind_packet::{
+    Frame, Interface, MAX_CAPTURED, NetnsId, Owner, PacketSink, Slot, Timestamp,
+};
 use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::blocks::interface_description::{
@@ -62,8 +64,8 @@ impl<S: PacketSink> Replay<'_, S> {
         let slot = self.sink.open_interface(self.foreign("eth0"));
         self.slots.push((slot, link_type));
         while let Some(packet) = reader.next_packet() {
-            let packet =
-                packet.map_err(|e| CaptureError::ReadPcap { path: self.path.to_owned(), source: e })?;
+            let packet = packet
+                .map_err(|e| CaptureError::ReadPcap { path: self.path.to_owned(), source: e })?;
             self.give(0, packet.timestamp(), packet.orig_len(), packet.data())?;
         }
         Ok(())
@@ -89,7 +91,10 @@ impl<S: PacketSink> Replay<'_, S> {
         Ok(())
     }
 
-    fn interface(&mut self, description: &InterfaceDescriptionBlock<'_>) -> Result<(), CaptureError> {
+    fn interface(
+        &mut self,
+        description: &InterfaceDescriptionBlock<'_>,
+    ) -> Result<(), CaptureError> {
         let link_type = self.link_type(description.linktype)?;
         let (mut name, mut text) = ("eth0", "");
         for option in &description.options {
@@ -198,7 +203,9 @@ impl LinkType {
     fn to_ethernet(self, bytes: &[u8]) -> (Option<[u8; 14]>, &[u8]) {
         let (ether_type, body) = match self {
             Self::Ethernet => return (None, bytes),
-            Self::RawIp if bytes.first().is_some_and(|byte| byte >> 4 == 6) => ([0x86, 0xdd], bytes),
+            Self::RawIp if bytes.first().is_some_and(|byte| byte >> 4 == 6) => {
+                ([0x86, 0xdd], bytes)
+            }
             Self::RawIp => ([0x08, 0x00], bytes),
             Self::Cooked => match bytes.split_at_checked(16) {
                 Some((head, body)) => ([head[14], head[15]], body),

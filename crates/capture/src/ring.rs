@@ -163,7 +163,7 @@ impl<'a> Iterator for Packets<'a> {
             timestamp: Timestamp::from_parts(u32(4), u32(8)),
             status: u32(20),
             original_len: u32(16),
-            vlan_tci: u32(32) as u16,
+            vlan_tci: (u32(32) & 0xffff) as u16,
             vlan_tpid: u16(36),
             network: usize::from(u16(26)).saturating_sub(mac),
             ifindex: u32(52),

@@ -162,7 +162,11 @@ impl Supervisor {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        self.failures.values().map(|failure| failure.retry_at).filter(|at| *at > Instant::now()).min()
+        self.failures
+            .values()
+            .map(|failure| failure.retry_at)
+            .filter(|at| *at > Instant::now())
+            .min()
     }
 
     fn handle(&mut self, event: Event) {
@@ -184,7 +188,9 @@ impl Supervisor {
             Event::Opened(id, Err(error)) => self.failed(id, &error),
             Event::Grown(id, layout, grown) => self.grown(id, layout, grown),
             Event::Closed(id, layouts) => {
-                layouts.into_iter().for_each(|layout| self.budget.give_back(layout));
+                for layout in layouts {
+                    self.budget.give_back(layout);
+                }
                 self.records.remove(&id);
             }
             Event::Stop => {
@@ -211,8 +217,27 @@ impl Supervisor {
         self.desired = targets;
     }
 
+    /// Forgets the namespaces of a capture thread that panicked, with the rings that went with it;
+    /// they are opened again for another one.
+    fn bury(&mut self) {
+        if !self.lanes.iter().any(LaneHandle::is_dead) {
+            return;
+        }
+        let (lanes, budget) = (&self.lanes, &self.budget);
+        self.records.retain(|_, record| {
+            let gone = lanes[record.lane].is_dead() && record.phase != Phase::Opening;
+            if gone {
+                for layout in &record.rings {
+                    budget.give_back(*layout);
+                }
+            }
+            !gone
+        });
+    }
+
     /// Takes every step that can be taken now.
     fn reconcile(&mut self) {
+        self.bury();
         let held: Vec<Held> = self.records.values().map(Record::held).collect();
         let now = Instant::now();
         let postponed: BTreeSet<NetnsId> = self
@@ -259,16 +284,16 @@ impl Supervisor {
         self.records.insert(id, record);
         let (filter, budget) = (Arc::clone(&self.filter), Arc::clone(&self.budget));
         let namespaces = self.desired.len();
-        let work = move || {
-            Event::Opened(id, opening::open(&target, label, &filter, &budget, namespaces))
-        };
+        let work =
+            move || Event::Opened(id, opening::open(&target, label, &filter, &budget, namespaces));
         self.help("capture-open", work, |error| Event::Opened(id, Err(error)));
     }
 
     /// The lane with the fewest namespaces.
     fn quietest_lane(&self) -> usize {
         let load = |lane: &usize| self.records.values().filter(|r| r.lane == *lane).count();
-        (0..self.lanes.len()).min_by_key(load).unwrap_or(0)
+        let alive = (0..self.lanes.len()).filter(|lane| !self.lanes[*lane].is_dead());
+        alive.min_by_key(load).unwrap_or(0)
     }
 
     fn opened(&mut self, id: RecordId, opened: Opened) {
@@ -319,8 +344,7 @@ impl Supervisor {
         record.phase = Phase::Growing;
         let (target, group) = (record.target.clone(), record.group);
         let filter = Arc::clone(&self.filter);
-        let work =
-            move || Event::Grown(id, layout, opening::grow(&target, group, layout, &filter));
+        let work = move || Event::Grown(id, layout, opening::grow(&target, group, layout, &filter));
         self.help("capture-grow", work, |error| Event::Grown(id, layout, Err(error)));
     }
 

@@ -1,6 +1,12 @@
 //! The system calls that have no safe door elsewhere, as small owned types. The only unsafe code.
 
 #![expect(unsafe_code, reason = "packet sockets and their rings have no safe door elsewhere")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "C's constants and lengths are small, but not of the types that its structures have"
+)]
 
 use std::ffi::c_void;
 use std::io;
@@ -17,7 +23,7 @@ use crate::ring::Layout;
 
 /// Where `block_status` stands in a `tpacket_block_desc`.
 const BLOCK_STATUS: usize = 8;
-/// The kernel wants a frame size, from TPACKET_V2's days; in version 3 it only has to divide a block.
+/// The kernel wants a frame size, from version 2's days; in version 3 it only has to divide a block.
 const FRAME_SIZE: u32 = 2048;
 
 /// A packet socket (`AF_PACKET`, `SOCK_RAW`) of the network namespace that its opener was in.
@@ -245,7 +251,13 @@ fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Re
     // SAFETY: the pointer and the length describe `value`, which lives through the call; the kernel
     // writes at most `len` bytes, and any bytes are a value of a `Plain` type.
     check(unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast::<c_void>(), &raw mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast::<c_void>(),
+            &raw mut len,
+        )
     })?;
     Ok(value)
 }

@@ -37,7 +37,8 @@ impl NetnsWatch {
         specs: Vec<NetnsSpec>,
         mut on_change: impl FnMut(Vec<Target>, Vec<String>) + Send + 'static,
     ) -> Result<Self, CaptureError> {
-        let failed = |source| CaptureError::Start { what: "the watch over network namespaces", source };
+        let failed =
+            |source| CaptureError::Start { what: "the watch over network namespaces", source };
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| failed(error.into()))?;
         let wake = Arc::new(wake);
@@ -56,10 +57,8 @@ impl NetnsWatch {
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("netns-watch".to_owned())
-            .spawn(watch)
-            .map_err(failed)?;
+        let thread =
+            thread::Builder::new().name("netns-watch".to_owned()).spawn(watch).map_err(failed)?;
         Ok(Self { wake, thread })
     }
 
@@ -101,10 +100,8 @@ enum Woken {
 /// Waits until something may have changed.
 fn wait(stop: &OwnedFd, mounts: &Mounts, sights: &Sights) -> Woken {
     let changed = PollFlags::PRI | PollFlags::ERR;
-    let mut polled = vec![
-        PollFd::new(stop, PollFlags::IN),
-        PollFd::from_borrowed_fd(mounts.0.as_fd(), changed),
-    ];
+    let mut polled =
+        vec![PollFd::new(stop, PollFlags::IN), PollFd::from_borrowed_fd(mounts.0.as_fd(), changed)];
     polled.extend(sights.lives().map(|process| PollFd::new(process, PollFlags::IN)));
     let timeout = sights.must_look_again().then_some(LOOK_AGAIN);
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -130,6 +127,8 @@ struct Sight {
     life: Option<OwnedFd>,
     ended: bool,
     there: Option<Target>,
+    /// Why it is not there.
+    problem: Option<String>,
     /// Namespaces that lost this name and in which processes still live.
     nameless: Vec<Target>,
 }
@@ -147,17 +146,16 @@ impl Sights {
 
     /// Whether something can change without the kernel telling.
     fn must_look_again(&self) -> bool {
-        self.0.iter().any(|sight| {
-            matches!(sight.spec, NetnsSpec::Path(_)) || !sight.nameless.is_empty()
-        })
+        self.0
+            .iter()
+            .any(|sight| matches!(sight.spec, NetnsSpec::Path(_)) || !sight.nameless.is_empty())
     }
 
     fn look(&mut self) -> (Vec<Target>, Vec<String>) {
-        let mut problems = Vec::new();
-        for sight in &mut self.0 {
-            problems.extend(sight.look());
-        }
+        self.0.iter_mut().for_each(Sight::look);
         self.look_for_nameless();
+        let missing = self.0.iter().filter(|sight| sight.targets().next().is_none());
+        let problems = missing.filter_map(|sight| sight.problem.clone()).collect();
         let targets = self.0.iter().flat_map(Sight::targets).cloned();
         let mut known = BTreeSet::new();
         (targets.filter(|target| known.insert(target.netns)).collect(), problems)
@@ -191,20 +189,21 @@ fn still_leads_to(target: &Target) -> bool {
 
 impl Sight {
     fn new(spec: NetnsSpec) -> Self {
-        Self { spec, life: None, ended: false, there: None, nameless: Vec::new() }
+        Self { spec, life: None, ended: false, there: None, problem: None, nameless: Vec::new() }
     }
 
     fn targets(&self) -> impl Iterator<Item = &Target> {
         self.there.iter().chain(&self.nameless)
     }
 
-    /// Looks whether it is there; otherwise says why not.
-    fn look(&mut self) -> Option<String> {
+    /// Looks whether it is there, and if not, why.
+    fn look(&mut self) {
         if let NetnsSpec::Pid(pid) = self.spec {
             self.follow(pid);
             if self.ended {
                 self.there = None;
-                return Some(format!("network namespace {pid}: the process has ended"));
+                self.problem = Some(format!("network namespace {pid}: the process has ended"));
+                return;
             }
         }
         let found = self.spec.find();
@@ -216,12 +215,8 @@ impl Sight {
         }
         self.nameless.retain(|target| Some(target.netns) != netns);
         match found {
-            Ok(target) => {
-                self.there = Some(target);
-                None
-            }
-            Err(_) if !self.nameless.is_empty() => None,
-            Err(error) => Some(error.to_string()),
+            Ok(target) => (self.there, self.problem) = (Some(target), None),
+            Err(error) => self.problem = Some(error.to_string()),
         }
     }
 

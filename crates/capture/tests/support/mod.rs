@@ -16,14 +16,14 @@ use kuberewind_packet::{
 };
 
 /// A named network namespace, deleted when dropped.
-pub struct Netns {
-    pub name: String,
+pub(crate) struct Netns {
+    pub(crate) name: String,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cap-{}-{number}", std::process::id());
         run("ip", &["netns", "add", &name]);
@@ -36,7 +36,7 @@ impl Netns {
     }
 
     /// Two namespaces joined by a cable: 10.77.0.1 on `eth0` here, 10.77.0.2 on `eth0` there.
-    pub fn pair() -> (Self, Self) {
+    pub(crate) fn pair() -> (Self, Self) {
         let (a, b) = (Self::new(), Self::new());
         let peer = ["peer", "name", "eth0", "netns", &b.name];
         a.run("ip", &[&["link", "add", "eth0", "type", "veth"][..], &peer].concat());
@@ -44,46 +44,49 @@ impl Netns {
             netns.run("ip", &["addr", "add", address, "dev", "eth0"]);
             netns.run("ip", &["link", "set", "eth0", "up"]);
         }
+        // Nobody there: no answers, no complaints, only what is sent.
+        a.run("ip", &["neigh", "add", "10.77.0.3", "lladdr", "02:00:00:00:00:03", "dev", "eth0"]);
         (a, b)
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         let netns = NetnsId(fs::metadata(self.path()).unwrap().ino());
         Target { owner: Owner::Netns(self.name.clone()), netns, path: self.path() }
     }
 
-    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]).args(arguments);
         command
     }
 
-    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         output(&mut self.command(program, arguments))
     }
 
-    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Background {
+    pub(crate) fn spawn(&self, program: &str, arguments: &[&str]) -> Background {
         let mut command = self.command(program, arguments);
         Background(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    pub fn python(&self, script: &str) -> String {
+    pub(crate) fn python(&self, script: &str) -> String {
         self.run("python3", &["-c", script])
     }
 }
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
     }
 }
 
 /// A child process that ends with the test.
-pub struct Background(pub Child);
+pub(crate) struct Background(pub(crate) Child);
 
 impl Drop for Background {
     fn drop(&mut self) {
@@ -92,7 +95,7 @@ impl Drop for Background {
     }
 }
 
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     output(Command::new(program).args(arguments))
 }
 
@@ -104,7 +107,7 @@ fn output(command: &mut Command) -> String {
 }
 
 /// Waits for a condition.
-pub fn until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
@@ -113,37 +116,44 @@ pub fn until(what: &str, within: Duration, mut condition: impl FnMut() -> bool) 
     }
 }
 
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A packet that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    pub interface: String,
-    pub owner: Owner,
-    pub timestamp: Timestamp,
+pub(crate) struct Kept {
+    pub(crate) interface: String,
+    pub(crate) owner: Owner,
+    pub(crate) timestamp: Timestamp,
     pub original_len: u32,
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Kept {
+    /// A complaint that nobody listens; it repeats the packet that it is about.
+    fn is_icmp(&self) -> bool {
+        self.bytes.get(12..14) == Some(&[8, 0]) && self.bytes.get(23) == Some(&1)
+    }
 }
 
 #[derive(Default)]
-pub struct Everything {
-    pub packets: Vec<Kept>,
-    pub losses: Vec<(Interface, Loss)>,
-    pub open: HashMap<Slot, Interface>,
-    pub full: bool,
-    pub flushes: u32,
+pub(crate) struct Everything {
+    pub(crate) packets: Vec<Kept>,
+    pub(crate) losses: Vec<(Interface, Loss)>,
+    pub(crate) open: HashMap<Slot, Interface>,
+    pub(crate) full: bool,
+    pub(crate) flushes: u32,
     next: u32,
 }
 
 impl Everything {
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.losses.iter().map(|(_, loss)| loss.packets).sum()
     }
 
     /// How often each packet that holds `marker` came, by what stands behind the marker: a number.
-    pub fn numbered(&self, marker: &[u8]) -> HashMap<u32, u32> {
+    pub(crate) fn numbered(&self, marker: &[u8]) -> HashMap<u32, u32> {
         let mut counts = HashMap::new();
-        for packet in &self.packets {
+        for packet in self.packets.iter().filter(|kept| !kept.is_icmp()) {
             let place = packet.bytes.windows(marker.len()).position(|bytes| bytes == marker);
             let number = place
                 .and_then(|place| packet.bytes[place + marker.len()..].first_chunk().copied())
@@ -158,18 +168,19 @@ impl Everything {
 
 /// Keeps every packet in memory.
 #[derive(Clone, Default)]
-pub struct Keeper(Arc<Mutex<Everything>>);
+pub(crate) struct Keeper(Arc<Mutex<Everything>>);
 
 impl Keeper {
-    pub fn lock(&self) -> MutexGuard<'_, Everything> {
-        self.0.lock().unwrap()
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Everything> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The packets that hold these bytes.
-    pub fn holding(&self, bytes: &[u8]) -> Vec<Kept> {
+    /// The packets that hold these bytes, without complaints about them.
+    pub(crate) fn holding(&self, bytes: &[u8]) -> Vec<Kept> {
         let everything = self.lock();
         let holds = |kept: &&Kept| kept.bytes.windows(bytes.len()).any(|window| window == bytes);
-        everything.packets.iter().filter(holds).cloned().collect()
+        let sent = everything.packets.iter().filter(|kept| !kept.is_icmp());
+        sent.filter(holds).cloned().collect()
     }
 }
 
@@ -215,7 +226,7 @@ impl PacketSink for Keeper {
     }
 }
 
-pub fn config() -> CaptureConfig {
+pub(crate) fn config() -> CaptureConfig {
     CaptureConfig {
         node: "n1".to_owned(),
         filter: Arc::new(CaptureFilter::everything_on_ip(MAX_CAPTURED)),
@@ -225,7 +236,7 @@ pub fn config() -> CaptureConfig {
 }
 
 /// Records these namespaces with one thread.
-pub fn record(config: CaptureConfig, namespaces: &[&Netns]) -> (Capture, Keeper) {
+pub(crate) fn record(config: CaptureConfig, namespaces: &[&Netns]) -> (Capture, Keeper) {
     let keeper = Keeper::default();
     let capture = Capture::start(config, vec![keeper.clone()]).unwrap();
     capture.set_targets(namespaces.iter().map(|netns| netns.target()).collect());
@@ -235,7 +246,7 @@ pub fn record(config: CaptureConfig, namespaces: &[&Netns]) -> (Capture, Keeper)
 }
 
 /// Python that sends `count` UDP datagrams with a marker, a number and `padding` bytes.
-pub fn datagrams(to: &str, marker: &str, count: u32, padding: u32) -> String {
+pub(crate) fn datagrams(to: &str, marker: &str, count: u32, padding: u32) -> String {
     format!(
         "import socket\n\
          s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -245,8 +256,9 @@ pub fn datagrams(to: &str, marker: &str, count: u32, padding: u32) -> String {
 }
 
 /// Python that sends Ethernet frames, given as hexadecimal digits, on `eth0`.
-pub fn frames(frames: &[&[u8]]) -> String {
-    let hex = |frame: &&[u8]| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+pub(crate) fn frames(frames: &[&[u8]]) -> String {
+    let hex =
+        |frame: &&[u8]| frame.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let list: Vec<String> = frames.iter().map(|frame| format!("'{}'", hex(frame))).collect();
     format!(
         "import socket\n\
