@@ -21,11 +21,8 @@ const FOR_GIANTS: Layout = Layout { block: 512 * KIB, blocks: 4 };
 /// One TCP stream at 18 Gbit/s loses nothing with it.
 const LARGEST: Layout = Layout { block: MIB, blocks: 16 };
 /// What is added to a ring that is too small; the largest for which the budget has room.
-const ADDED: [Layout; 3] = [
-    LARGEST,
-    Layout { block: MIB, blocks: 8 },
-    Layout { block: MIB, blocks: 4 },
-];
+const ADDED: [Layout; 3] =
+    [LARGEST, Layout { block: MIB, blocks: 8 }, Layout { block: MIB, blocks: 4 }];
 
 /// The largest `gso_max_size` of devices whose frames fit every ring.
 pub(crate) const USUAL_GSO_MAX: u32 = 65_536;

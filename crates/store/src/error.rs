@@ -23,7 +23,10 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// `pcapdump.maxSize` is below [`Limits::MIN_SIZE`].
-    #[error("`pcapdump.maxSize` is {asked}, too small to record: set it to at least {}", Limits::MIN_SIZE)]
+    #[error(
+        "`pcapdump.maxSize` is {asked}, too small to record: set it to at least {}",
+        Limits::MIN_SIZE
+    )]
     TooSmall {
         /// What was set.
         asked: ByteSize,
