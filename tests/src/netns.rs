@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use crate::{output, succeed};
+use crate::{output, succeed, wait_until};
 
 /// A network namespace, removed when dropped.
 #[derive(Debug)]
@@ -132,6 +133,20 @@ impl VethPair {
             netns.ip(&["addr", "add", &format!("{v6}/64"), "dev", name, "nodad"]);
             netns.ip(&["link", "set", name, "up"]);
         }
-        Self { sender, receiver }
+        let pair = Self { sender, receiver };
+        pair.wait_to_carry();
+        pair
+    }
+
+    /// The kernel looks at new links once a second at most (`linkwatch`): until it has, IPv6 does not
+    /// answer its neighbours, and what is sent to them is dropped in silence.
+    fn wait_to_carry(&self) {
+        for address in Self::RECEIVER {
+            let answers = || {
+                let mut ping = self.sender.exec("ping");
+                output(ping.args(["-n", "-c", "1", "-W", "0.2", address])).status.success()
+            };
+            wait_until(&format!("{address} to answer"), Duration::from_secs(10), answers);
+        }
     }
 }
