@@ -6,14 +6,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and what it may know.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("packet", &[]),
     ("filter", &["packet"]),
     ("capture", &["filter", "packet"]),
     ("store", &["packet"]),
     ("export", &["packet"]),
     ("kuberewind", &["capture", "export", "filter", "packet", "store"]),
-    ("xtask", &[]),
+    ("tests", &["packet"]),
+    ("xtask", &["tests"]),
 ];
 
 #[test]

@@ -1,6 +1,5 @@
 //! Joins the stages: capture into the store, and the store's windows out.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -280,12 +279,11 @@ impl Recorder {
             self.with(|stages| (stages.capture.status(), stages.store.status()))?;
         let plan = lock(&self.plan);
         let config = plan.settings.config();
-        let mut losses: BTreeMap<LossCause, u64> =
-            LossCause::ALL.into_iter().map(|cause| (cause, 0)).collect();
-        let lost = capture.namespaces.iter().map(|namespace| &namespace.lost).chain([&store.lost]);
-        for (cause, packets) in lost.flatten() {
-            *losses.entry(*cause).or_default() += packets;
-        }
+        // What the rings lost was told to the store as well.
+        let lost = |cause| (cause, store.lost.get(&cause).copied().unwrap_or(0));
+        let losses = LossCause::ALL.into_iter().map(lost).collect();
+        // What a filter cannot do is no problem of the machine's.
+        let problems = capture.problems.iter().filter(|text| !plan.filter.notes().contains(text));
         Ok(Status {
             node: self.source.node.clone(),
             version: VERSION.to_owned(),
@@ -302,7 +300,7 @@ impl Recorder {
             bounds: Bounds::of(config),
             filter: FilterStatus::of(&plan.filter),
             memory: Memory::now(&capture, &store),
-            problems: plan.problems.iter().chain(&capture.problems).cloned().collect(),
+            problems: plan.problems.iter().chain(problems).cloned().collect(),
             namespaces: capture.namespaces,
             cut: capture.cut,
             store,
