@@ -29,6 +29,16 @@ pub enum FilterError {
         /// The kernel's `BPF_MAXINSNS`.
         max: usize,
     },
+    /// libpcap would take minutes or gigabytes to compile it.
+    #[error(
+        "filter `{}…` is too long, libpcap would compile it for minutes: write it shorter, e.g. \
+         `net` or `portrange` for lists",
+        expression.chars().take(60).collect::<String>()
+    )]
+    TooMuch {
+        /// What the user wrote.
+        expression: String,
+    },
     /// The program walks a chain of headers in a loop, which the kernel does not do for classic BPF.
     #[error(
         "filter `{expression}`: `protochain` cannot be used while capturing, the kernel takes no \
@@ -57,9 +67,9 @@ pub enum FilterError {
     /// The empty savefile that says "Ethernet, from a file" to libpcap cannot be made.
     #[error("make an empty capture file in memory to compile a filter: {0}")]
     Savefile(std::io::Error),
-    /// libpcap does not open that savefile.
-    #[error("open an empty capture file to compile a filter: {}", libpcap_says(.0))]
-    OpenSavefile(pcap::Error),
+    /// libpcap makes no handle to compile on, for want of memory or of `/proc`.
+    #[error("make a handle to compile a filter: {}", libpcap_says(.0))]
+    OpenHandle(pcap::Error),
     /// libpcap compiled to something that is not classic BPF.
     #[error("filter `{expression}`: {defect}")]
     Program {

@@ -42,15 +42,13 @@ fn show_running(args: &ConfigCommand) -> anyhow::Result<Exit> {
 
 /// What a key means, as `kubectl explain` does; all of them without a key.
 fn explain(name: Option<&str>) -> anyhow::Result<Exit> {
+    let unknown = |name: &str| ConfigError::UnknownKey {
+        key: name.to_owned(),
+        origin: Origin::Flag("config explain"),
+    };
     let keys = match name {
         None => KEYS,
-        Some(name) => match Key::named(name) {
-            Some(key) => std::slice::from_ref(key),
-            None => {
-                let origin = Origin::Flag("config explain");
-                return Err(ConfigError::UnknownKey { key: name.to_owned(), origin }.into());
-            }
-        },
+        Some(name) => std::slice::from_ref(Key::named(name).ok_or_else(|| unknown(name))?),
     };
     for key in keys {
         let live = if key.live { "" } else { "; fixed while recording" };
