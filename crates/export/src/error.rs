@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kuberewind_packet::Span;
 
-use crate::report::{Size, span_text};
+use crate::figures;
 
 /// Why an export gave nothing. A file under the final name is never there then.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// No room, or no quota.
-    #[error("disk full: the export takes {} in {dir}, {}", Size(*.needed), Room(*.free))]
+    #[error("disk full: the export takes {} in {dir}, {}", figures::bytes(*.needed), Room(*.free))]
     DiskFull {
         /// The directory.
         dir: PathBuf,
@@ -62,7 +62,7 @@ pub enum ExportError {
         failures: Vec<String>,
     },
     /// Nobody recorded then, or it is deleted.
-    #[error("nothing is recorded of {}: {}", span_text(*.window), .nodes.join("; "))]
+    #[error("nothing is recorded of {}: {}", figures::span(*.window), .nodes.join("; "))]
     NothingHeld {
         /// The window.
         window: Span,
@@ -79,7 +79,7 @@ struct Room(Option<u64>);
 impl std::fmt::Display for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Some(free) => write!(f, "which has {} free", Size(free)),
+            Some(free) => write!(f, "which has {} free", figures::bytes(free)),
             None => f.write_str("more than the disk quota leaves"),
         }
     }

@@ -5,6 +5,7 @@ mod destination;
 mod encode;
 mod error;
 mod export;
+pub mod figures;
 mod format;
 mod merge;
 mod output;

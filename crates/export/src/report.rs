@@ -6,10 +6,10 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, Timestamp, WindowAccount};
+use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, WindowAccount};
 use serde::{Deserialize, Serialize};
 
-use crate::Format;
+use crate::{Format, figures};
 
 /// So many lines of one kind per node are shown; all are in the JSON.
 const SHOWN: usize = 20;
@@ -70,7 +70,7 @@ impl NodeReport {
     /// What the node holds and why it is not what was asked for.
     pub(crate) fn instead(&self) -> String {
         let WindowAccount { node, held, gaps, .. } = &self.account;
-        let held = held.map_or("no packets".to_owned(), span_text);
+        let held = held.map_or("no packets".to_owned(), figures::span);
         let causes = gaps.iter().map(|gap| gap.cause).collect::<BTreeSet<_>>();
         let causes: Vec<_> = causes.iter().map(GapCause::to_string).collect();
         format!("{node} holds {held} ({})", causes.join(", "))
@@ -85,12 +85,12 @@ impl NodeReport {
         }
         let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
         if !losses.is_empty() {
-            missing.push(format!("{node} lost {} while recording", packets_text(lost)));
+            missing.push(format!("{node} lost {} while recording", figures::packets(lost)));
         }
         let gone = gaps.iter().filter(|gap| gap.cause.is_missing());
         let gone: Duration = gone.map(|gap| gap.span.duration()).sum();
         if !gone.is_zero() {
-            missing.push(format!("{node} lacks {}", duration_text(gone)));
+            missing.push(format!("{node} lacks {}", figures::duration(gone)));
         }
         if !damaged.is_empty() {
             missing.push(format!("{node} has {} damaged segment(s)", damaged.len()));
@@ -104,11 +104,11 @@ impl NodeReport {
         let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
         [
             printable(node),
-            grouped(*packets),
-            Size(*bytes).to_string(),
-            if unknown { "?".to_owned() } else { grouped(lost) },
+            figures::count(*packets),
+            figures::bytes(*bytes),
+            if unknown { "?".to_owned() } else { figures::count(lost) },
             match held {
-                Some(held) => span_text(*held),
+                Some(held) => figures::span(*held),
                 None if unknown => "?".to_owned(),
                 None => "nothing".to_owned(),
             },
@@ -121,7 +121,7 @@ impl NodeReport {
         if let Some(failure) = &self.failure {
             let so_far = match packets {
                 0 => "none of its packets are in the file".to_owned(),
-                _ => format!("its first {} are in the file", packets_text(*packets)),
+                _ => format!("its first {} are in the file", figures::packets(*packets)),
             };
             lines.push(format!("{node} FAILED: {failure} ({so_far})"));
         }
@@ -166,10 +166,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            writeln!(f, "file     {} ({})", file.display(), Size(self.file_bytes))?;
+            writeln!(f, "file     {} ({})", file.display(), figures::bytes(self.file_bytes))?;
         }
-        writeln!(f, "window   {}", span_text(self.window))?;
-        writeln!(f, "packets  {} ({})", grouped(self.packets), Size(self.bytes))?;
+        writeln!(f, "window   {}", figures::span(self.window))?;
+        writeln!(f, "packets  {} ({})", figures::count(self.packets), figures::bytes(self.bytes))?;
         writeln!(f)?;
         f.write_str(&table(&self.nodes))?;
         let details: Vec<_> = self.nodes.iter().flat_map(NodeReport::details).collect();
@@ -243,7 +243,7 @@ pub(crate) fn sum_losses(losses: &[LossAt]) -> Vec<LossAt> {
 
 fn loss_line(node: &str, LossAt { owner, loss }: &LossAt) -> String {
     let Loss { cause, packets, from, to } = *loss;
-    let (packets, span) = (packets_text(packets), span_text(Span::new(from, to)));
+    let (packets, span) = (figures::packets(packets), figures::span(Span::new(from, to)));
     format!("{node} LOST {packets} of {owner}, {span}: {cause}: {}", reason(cause))
 }
 
@@ -261,7 +261,7 @@ const fn reason(cause: LossCause) -> &'static str {
 
 fn gap_line(node: &str, gap: &Gap) -> String {
     let word = if gap.cause.is_missing() { "MISSING" } else { "note: not recorded" };
-    format!("{node} {word}: {}: {}", span_text(gap.span), gap.cause)
+    format!("{node} {word}: {}: {}", figures::span(gap.span), gap.cause)
 }
 
 /// Whether nothing of `window` lies outside the gaps.
@@ -288,88 +288,9 @@ pub(crate) fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// `2026-11-22 21:25:05.000 to 21:30:05.000 UTC (5m)`; open ends are called so.
-pub(crate) fn span_text(span: Span) -> String {
-    let Span { from, to } = span;
-    match (from == Timestamp::MIN, to == Timestamp::MAX) {
-        (true, true) => "all that is held".to_owned(),
-        (true, false) => format!("all up to {} UTC", instant(to)),
-        (false, true) => format!("all from {} UTC", instant(from)),
-        (false, false) => {
-            let (first, last) = (instant(from), instant(to));
-            let last = match (first.split_once(' '), last.split_once(' ')) {
-                (Some((day, _)), Some((same, time))) if day == same => time,
-                _ => &last,
-            };
-            format!("{first} to {last} UTC ({})", duration_text(span.duration()))
-        }
-    }
-}
-
-/// `2026-11-22 21:30:05.120`.
-fn instant(time: Timestamp) -> String {
-    let millis = time.subsec_nanos() / 1_000_000;
-    let whole = Timestamp::from_nanos(time.as_nanos() - u64::from(time.subsec_nanos()));
-    format!("{}.{millis:03}", whole.to_string().trim_end_matches('Z').replace('T', " "))
-}
-
-/// As Go writes it, to the millisecond below a minute and to the second above.
-fn duration_text(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    match (hours, minutes) {
-        (0, 0) if duration.subsec_millis() == 0 && seconds > 0 => format!("{seconds}s"),
-        (0, 0) if seconds > 0 => format!("{seconds}.{:03}s", duration.subsec_millis()),
-        (0, 0) => format!("{}ms", duration.as_micros().div_ceil(1000)),
-        _ => {
-            let parts = [(hours, 'h'), (minutes, 'm'), (seconds % 60, 's')];
-            let parts = parts.into_iter().filter(|(count, _)| *count > 0);
-            parts.fold(String::new(), |mut out, (count, unit)| {
-                let _ = write!(out, "{count}{unit}");
-                out
-            })
-        }
-    }
-}
-
-fn packets_text(count: u64) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{} packet{s}", grouped(count))
-}
-
-/// `1,234,567`.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Bytes for people, in powers of ten as disks are sold.
-pub(crate) struct Size(pub(crate) u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB")];
-        let units = units.into_iter().chain([(1000, "kB")]);
-        match units.into_iter().find(|(unit, _)| self.0 >= *unit) {
-            Some((unit, name)) => {
-                let tenths = self.0 / (unit / 10);
-                write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
-            }
-            None => write!(f, "{} B", self.0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use kuberewind_packet::Damage;
+    use kuberewind_packet::{Damage, Timestamp};
 
     use super::*;
 
@@ -409,12 +330,12 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "\
-file     web-1-20261122T213005Z.pcapng (101.2 MB)
+file     web-1-20261122T213005Z.pcapng (101MB)
 window   2026-11-22 21:25:05.000 to 21:30:05.000 UTC (5m)
-packets  1,234,567 (98.7 MB)
+packets  1,234,567 (98.7MB)
 
-node     packets    bytes  lost  holds
-web-1  1,234,567  98.7 MB     0  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+node     packets   bytes  lost  holds
+web-1  1,234,567  98.7MB     0  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
 
 complete"
         );
@@ -445,11 +366,11 @@ complete"
             report.to_string(),
             "\
 window   2026-11-22 21:25:05.000 to 21:30:05.000 UTC (5m)
-packets  1,234,567 (98.7 MB)
+packets  1,234,567 (98.7MB)
 
-node    packets    bytes  lost  holds
-n1    1,234,567  98.7 MB    13  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
-n2            0      0 B     ?  ?
+node    packets   bytes  lost  holds
+n1    1,234,567  98.7MB    13  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+n2            0      0B     ?  ?
 
 n1 LOST 12 packets of shop/cart-7, 2026-11-22 21:26:01.100 to 21:26:02.300 UTC (1.200s): \
 ring: packets came faster than they were read
@@ -517,19 +438,5 @@ n1 has 1 damaged segment(s); n2 failed"
         assert!(!covers(&[gap("10:31:00", "12:00:00"), gap("09:00:00", "10:30:00")], window));
         assert!(!covers(&[gap("09:00:00", "10:59:00")], window));
         assert!(!covers(&[], window));
-    }
-
-    #[test]
-    fn figures_are_short() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_299_999, "1.2 MB")] {
-            assert_eq!(Size(bytes).to_string(), text);
-        }
-        assert_eq!(Size(u64::MAX).to_string(), "18446744.0 TB");
-        for (millis, text) in [(0, "0ms"), (1, "1ms"), (1500, "1.500s"), (59_000, "59s")] {
-            assert_eq!(duration_text(Duration::from_millis(millis)), text);
-        }
-        assert_eq!(duration_text(Duration::from_hours(1)), "1h");
-        assert_eq!(span_text(Span::ALL), "all that is held");
-        assert_eq!(grouped(0), "0");
     }
 }

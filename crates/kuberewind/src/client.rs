@@ -46,6 +46,9 @@ impl Client {
         let stream = match runtime.block_on(UnixStream::connect(&socket)) {
             Ok(stream) => stream,
             Err(error) if is_absent(&error) => bail!(NotRunning { dir: dir.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                bail!("connect to {}: permission denied; run it with sudo", socket.display())
+            }
             Err(error) => {
                 return Err(error).with_context(|| format!("connect to {}", socket.display()));
             }
@@ -70,7 +73,7 @@ impl Client {
         self.send(Method::PUT, "/v1/recording", &body)
     }
 
-    /// The agent's settings as a value tree.
+    /// The agent's settings and where each came from (`Effective::to_json`).
     pub(crate) fn settings(&mut self) -> anyhow::Result<serde_json::Value> {
         self.get("/v1/settings")
     }

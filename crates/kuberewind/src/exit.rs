@@ -32,6 +32,19 @@ impl Exit {
     }
 }
 
+/// An error and its causes in one line, each said once: many an error's text ends with its cause.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Usage>()
         || cause.is::<ConfigError>()
@@ -43,5 +56,18 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let disk = std::io::Error::other("the disk is tired");
+        let error =
+            anyhow::Error::new(disk).context("write x: the disk is tired").context("export");
+        assert_eq!(one_line(&error), "export: write x: the disk is tired");
     }
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match run(&cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            anstream::eprintln!("kuberewind: {error:#}");
+            anstream::eprintln!("kuberewind: {}", exit::one_line(&error));
             Exit::of(&error).into()
         }
     }
@@ -36,7 +36,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Tap(args) => commands::tap(args),
         Command::Pcapdump(args) => commands::pcapdump(args),
         Command::Status(args) => commands::status(args),
-        Command::Config(args) => commands::config(args),
+        Command::Config(args) => commands::configuration(args),
         Command::Completion(args) => commands::completion(args),
         Command::Man(args) => commands::man(args),
     }

@@ -171,9 +171,9 @@ impl Recorder {
         self.config(|config| config.tap.data_dir.clone())
     }
 
-    /// The settings in force, as a value tree.
+    /// The settings in force and where each came from.
     pub(crate) fn settings(&self) -> serde_json::Value {
-        lock(&self.plan).settings.tree().clone()
+        lock(&self.plan).settings.to_json()
     }
 
     /// Lays a value tree over the settings. All of it is checked before any of it holds.
@@ -193,7 +193,7 @@ impl Recorder {
         })??;
         plan.filter = filter;
         plan.settings = settings;
-        Ok(plan.settings.tree().clone())
+        Ok(plan.settings.to_json())
     }
 
     /// Switches recording on or off, also for recorders to come.

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use kuberewind_export::figures;
 use kuberewind_packet::Span;
 
 use crate::agent::Status;
-
-use super::figures;
 
 /// From here on `pcapdump.maxSize` is what limits the recording.
 const FULL: f64 = 0.9;
@@ -80,7 +79,7 @@ mod tests {
         };
         assert_eq!(
             advice(41, 300, 499_000_000).unwrap(),
-            "n1 holds 41s of 5m (97 Mbit/s; 5m needs 3.7GB: --set pcapdump.maxSize=5.0GB)"
+            "n1 holds 41s of 5m (97 Mbit/s; 5m needs 3.7GB: --set pcapdump.maxSize=5GB)"
         );
         assert_eq!(advice(41, 300, 40_000_000), None);
         assert_eq!(advice(300, 300, 499_000_000), None);

@@ -4,40 +4,35 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
-use crate::cli::{ConfigCommand, ConfigVerb};
+use crate::cli::{ConfigCommand, ConfigVerb, SettingsArgs};
 use crate::client::Client;
-use crate::config::{ConfigError, Effective, KEYS, Key, Origin, Sources};
+use crate::config::{self, ConfigError, Effective, KEYS, Key, Origin, Sources};
 use crate::exit::Exit;
 
 use super::settings;
 
 /// Shows settings, or changes those of the running recorder.
-pub(crate) fn config(args: &ConfigCommand) -> anyhow::Result<Exit> {
+pub(crate) fn configuration(args: &ConfigCommand) -> anyhow::Result<Exit> {
     match &args.verb {
         Some(ConfigVerb::Set { assignments }) => change(args, assignments),
         Some(ConfigVerb::Explain { key }) => explain(key.as_deref()),
-        None if args.local => show_running(args),
-        None => show(&settings::load(&args.settings)?, args.json),
+        None if args.local => show(&running(&args.settings)?, args.json),
+        None => show(&settings::load(&args.settings)?.to_json(), args.json),
     }
 }
 
-fn show(settings: &Effective, json: bool) -> anyhow::Result<Exit> {
-    if json {
-        print(&settings.to_json())
+fn show(settings: &serde_json::Value, json: bool) -> anyhow::Result<Exit> {
+    let text = if json {
+        serde_json::to_string_pretty(settings).context("write JSON")? + "\n"
     } else {
-        anstream::print!("{}", settings.to_yaml());
-        Ok(Exit::Complete)
-    }
+        config::listing(settings)
+    };
+    anstream::print!("{text}");
+    Ok(Exit::Complete)
 }
 
-fn show_running(args: &ConfigCommand) -> anyhow::Result<Exit> {
-    let dir = settings::data_dir(&args.settings)?;
-    let tree = Client::connect(&dir)?.settings()?;
-    if args.json {
-        return print(&tree);
-    }
-    let running = Effective::load(&Sources::default())?.with_changes(&tree)?;
-    show(&running, false)
+fn running(args: &SettingsArgs) -> anyhow::Result<serde_json::Value> {
+    Client::connect(&settings::data_dir(args)?)?.settings()
 }
 
 /// What a key means, as `kubectl explain` does; all of them without a key.
@@ -67,7 +62,7 @@ fn change(args: &ConfigCommand, assignments: &[String]) -> anyhow::Result<Exit> 
     let mut client = Client::connect(&dir)?;
     let before = client.settings()?;
     let after = client.change_settings(&tree)?;
-    let changed = differences("", &before, &after);
+    let changed = differences("", &before["values"], &after["values"]);
     anstream::print!("{}", if changed.is_empty() { "nothing to change\n" } else { &changed });
     Ok(Exit::Complete)
 }
@@ -104,10 +99,4 @@ fn differences(path: &str, before: &serde_json::Value, after: &serde_json::Value
         let _ = out.write_str(&differences(&path, old, new));
     }
     out
-}
-
-fn print(value: &serde_json::Value) -> anyhow::Result<Exit> {
-    let text = serde_json::to_string_pretty(value).context("write JSON")?;
-    anstream::println!("{text}");
-    Ok(Exit::Complete)
 }

@@ -3,7 +3,6 @@
 mod advice;
 mod completion;
 mod config;
-mod figures;
 mod pcapdump;
 mod progress;
 mod settings;
@@ -15,7 +14,7 @@ mod window;
 
 pub(crate) use completion::completion;
 pub(crate) use completion::man;
-pub(crate) use config::config;
+pub(crate) use config::configuration;
 pub(crate) use pcapdump::pcapdump;
 pub(crate) use status::status;
 pub(crate) use tap::tap;

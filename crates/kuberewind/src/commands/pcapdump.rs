@@ -86,9 +86,14 @@ fn from_disk(
     dir: &Path,
     destination: &Destination,
 ) -> anyhow::Result<Report> {
+    let nothing =
+        || format!("nothing is recorded in {}; `kuberewind tap --local` records", dir.display());
+    if !dir.try_exists().unwrap_or(true) {
+        bail!(nothing());
+    }
     let recording = Recording::open(dir)?;
     if recording.held().is_none() {
-        bail!("nothing is recorded in {}", dir.display());
+        bail!(nothing());
     }
     let span = asked.at(Timestamp::now())?.span(recording.held());
     let keep =

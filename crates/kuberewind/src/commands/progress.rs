@@ -3,9 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use kuberewind_export::Progress;
-
-use super::figures;
+use kuberewind_export::{Progress, figures};
 
 /// Redrawn at most this often.
 const REFRESH: Duration = Duration::from_millis(100);

@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
+use kuberewind_export::figures;
 use kuberewind_packet::LossCause;
 
 use crate::agent::{Health, Status};
@@ -9,7 +10,7 @@ use crate::cli::StatusArgs;
 use crate::client::Client;
 use crate::exit::Exit;
 
-use super::{advice, figures, settings, tap};
+use super::{advice, settings, tap};
 
 /// Shows what the recorder says of itself. Exit codes: 0 recording, 3 not recording, 1 not running.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {

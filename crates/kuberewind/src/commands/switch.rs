@@ -23,7 +23,7 @@ pub(super) fn switch(command: SwitchCommand, args: &SettingsArgs) -> anyhow::Res
             client.set_recording(on)?;
             anstream::println!("recording {}", if on { "started" } else { "stopped" });
         }
-        Err(error) if error.is::<NotRunning>() => {
+        Err(error) if error.is::<NotRunning>() && dir.is_dir() => {
             Switch::write(&dir, on)?;
             anstream::println!(
                 "{error}; the next one will {}",

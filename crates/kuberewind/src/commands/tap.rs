@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, select, tick};
 use kuberewind_capture::{NetnsSpec, missing_rights};
+use kuberewind_export::figures;
 
 use crate::agent::{Health, Recorder, Server, Source, Status};
 use crate::cli::TapArgs;
 use crate::exit::Exit;
 
-use super::{figures, settings, shutdown};
+use super::{settings, shutdown};
 
 /// How often the live line is drawn anew.
 const REFRESH: Duration = Duration::from_secs(1);

@@ -124,23 +124,6 @@ impl Effective {
         &self.tree
     }
 
-    /// A values file that gives these values again, each with its origin as a comment.
-    pub(crate) fn to_yaml(&self) -> String {
-        let mut text = String::new();
-        let mut section = "";
-        for key in KEYS {
-            let (outer, name) = key.name.split_once('.').unwrap_or(("", key.name));
-            if outer != section && !outer.is_empty() {
-                section = outer;
-                let _ = writeln!(text, "{outer}:");
-            }
-            let indent = if outer.is_empty() { "" } else { "  " };
-            let value = yaml(self.value(key));
-            let _ = writeln!(text, "{indent}{name}: {value} # {}", self.origin(key.name));
-        }
-        text
-    }
-
     /// `{"values": …, "origins": {"pcapdump.maxTime": "--set", …}}`; `values` alone is a values file.
     pub(crate) fn to_json(&self) -> Value {
         let origins: Map<String, Value> = KEYS
@@ -153,6 +136,25 @@ impl Effective {
     fn value(&self, key: &Key) -> &Value {
         key.fields().fold(&self.tree, |tree, name| &tree[name])
     }
+}
+
+/// What [`Effective::to_json`] gave, here or in another process, as a values file that gives these
+/// values again, each with its origin as a comment.
+pub(crate) fn listing(settings: &Value) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for key in KEYS {
+        let (outer, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if outer != section && !outer.is_empty() {
+            section = outer;
+            let _ = writeln!(text, "{outer}:");
+        }
+        let indent = if outer.is_empty() { "" } else { "  " };
+        let value = yaml(key.fields().fold(&settings["values"], |tree, name| &tree[name]));
+        let origin = settings["origins"][key.name].as_str().unwrap_or("unknown");
+        let _ = writeln!(text, "{indent}{name}: {value} # {origin}");
+    }
+    text
 }
 
 /// What was set, by key, not yet read.

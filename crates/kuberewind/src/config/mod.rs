@@ -27,6 +27,7 @@ pub(crate) use duration::format_duration;
 pub(crate) use duration::parse_duration;
 pub(crate) use effective::Effective;
 pub(crate) use effective::Sources;
+pub(crate) use effective::listing;
 pub(crate) use error::ConfigError;
 pub(crate) use keys::KEYS;
 pub(crate) use keys::Key;

@@ -364,7 +364,8 @@ mod listings {
             .with("kuberewind.yaml", "pcapdump:\n  maxTime: 90m\ntap:\n  regex: '^cart: #1'\n");
         let set = vec!["tap.namespaces={shop,on}".into()];
         let effective = Effective::load(&Sources { set, ..place.sources() }).unwrap();
-        let text = effective.to_yaml().replace(&format!("{}/", place.dir.path().display()), "");
+        let text =
+            listing(&effective.to_json()).replace(&format!("{}/", place.dir.path().display()), "");
         insta::assert_snapshot!(text, @r#"
         tap:
           bpfOverride: null # default
@@ -435,14 +436,16 @@ mod listings {
         for text in texts {
             let mut config = Config::default();
             config.tap.regex = Some(text.to_owned());
-            let listing = from_flags(&config).to_yaml();
+            let listing = listing(&from_flags(&config).to_json());
             assert_eq!(reread(&listing), config, "{listing}");
             assert!(listing.contains("  regex: \""), "{listing}");
         }
         for text in ["a", "1h", "12%", "5GB", "cart-7.x", "tcp port 80"] {
             let mut config = Config::default();
             config.tap.regex = Some(text.to_owned());
-            assert!(from_flags(&config).to_yaml().contains(&format!("  regex: {text} #")));
+            assert!(
+                listing(&from_flags(&config).to_json()).contains(&format!("  regex: {text} #"))
+            );
         }
     }
 
@@ -490,7 +493,7 @@ mod listings {
             config.pcapdump.min_free = MinFree::Percent(percent);
             let effective = from_flags(&config);
             prop_assert_eq!(effective.config(), &config);
-            prop_assert_eq!(&reread(&effective.to_yaml()), &config);
+            prop_assert_eq!(&reread(&listing(&effective.to_json())), &config);
             prop_assert_eq!(&reread(&effective.to_json()["values"].to_string()), &config);
         }
     }
