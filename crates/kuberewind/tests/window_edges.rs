@@ -24,8 +24,9 @@ fn number(packet: &PacketBlock<'_>) -> u64 {
 /// Times within the hour, not in order, some of them equal: as rings give them.
 fn times(start: Timestamp) -> Vec<Timestamp> {
     let step = HOUR / PACKETS;
-    let back =
-        |number: u64| number.wrapping_mul(0x9e37_79b9) % 5 * step * u64::from(number % 3 == 0);
+    let back = |number: u64| {
+        number.wrapping_mul(0x9e37_79b9) % 5 * step * u64::from(number.is_multiple_of(3))
+    };
     let time = |number: u64| start.as_nanos() + (number * step).saturating_sub(back(number));
     (0..PACKETS).map(|number| Timestamp::from_nanos(time(number))).collect()
 }
