@@ -139,6 +139,8 @@ impl Capture {
         let counts: Vec<_> =
             receive(&counted, self.lanes, deadline).into_iter().flatten().collect();
         let mut counts: HashMap<RecordId, Counts> = counts.into_iter().collect();
+        let mut problems = survey.problems;
+        problems.extend(lacking(counts.values()));
         let mut cut = 0;
         let namespaces = survey
             .records
@@ -150,7 +152,7 @@ impl Capture {
             })
             .collect();
         let (ring_bytes, ring_budget) = (survey.ring_bytes, survey.ring_budget);
-        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems: survey.problems }
+        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems }
     }
 
     /// Reads every ring to its end, flushes the sinks and closes everything: about 0.3 s.
@@ -171,6 +173,16 @@ impl Capture {
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
     }
+}
+
+/// A line for each interface that was asked for and is in none of the namespaces.
+fn lacking<'a>(counts: impl Iterator<Item = &'a Counts>) -> impl Iterator<Item = String> {
+    let everywhere = counts.map(|counts| counts.lacking.clone()).reduce(|mut all, other| {
+        all.retain(|name| other.contains(name));
+        all
+    });
+    let line = |name| format!("interface {name} is not there; it is recorded once it appears");
+    everywhere.into_iter().flatten().map(line)
 }
 
 impl Drop for Capture {

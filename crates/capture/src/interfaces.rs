@@ -232,6 +232,12 @@ impl Interfaces {
         self.label.owner = owner;
     }
 
+    /// The names of those that are to be recorded and are not there.
+    pub(crate) fn lacking(&self) -> Vec<String> {
+        let there = |wanted: &&String| self.names.values().any(|name| name == *wanted);
+        self.label.only.iter().filter(|wanted| !there(wanted)).cloned().collect()
+    }
+
     pub(crate) fn status(&self) -> Vec<InterfaceStatus> {
         let recorded = self.seen.iter().filter(|seen| seen.packets > 0);
         let mut interfaces: Vec<_> = recorded

@@ -65,6 +65,7 @@ pub(crate) struct Recorded {
 pub(crate) struct Counts {
     pub(crate) lost: BTreeMap<LossCause, u64>,
     pub(crate) interfaces: Vec<InterfaceStatus>,
+    pub(crate) lacking: Vec<String>,
     pub(crate) cut: u64,
 }
 
@@ -226,7 +227,12 @@ impl Recorded {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        Counts { lost: self.lost.clone(), interfaces: self.interfaces.status(), cut: self.cut }
+        Counts {
+            lost: self.lost.clone(),
+            interfaces: self.interfaces.status(),
+            lacking: self.interfaces.lacking(),
+            cut: self.cut,
+        }
     }
 }
 

@@ -211,8 +211,10 @@ fn interfaces_may_appear_be_renamed_and_vanish() {
 #[test]
 fn only_the_interfaces_asked_for_are_recorded() {
     let (a, b) = Netns::pair();
-    let config = CaptureConfig { interfaces: vec!["lo".to_owned()], ..config() };
-    let (capture, keeper) = record(config, &[&b]);
+    let interfaces = vec!["lo".to_owned(), "late".to_owned()];
+    let (capture, keeper) = record(CaptureConfig { interfaces, ..config() }, &[&b]);
+    let problems = capture.status().problems;
+    assert_eq!(problems, ["interface late is not there; it is recorded once it appears"]);
     a.python(&datagrams("10.77.0.2", "wanted", 1, 0));
     b.python(&datagrams("127.0.0.1", "wanted", 1, 0));
     capture.settle(Timestamp::now()).unwrap();

@@ -23,7 +23,7 @@ pub struct StoreStatus {
     pub packets: u64,
     /// Their captured bytes.
     pub bytes: u64,
-    /// Packets lost here since the store was opened: `buffer` and `disk`.
+    /// Packets lost since the store was opened: what capture told, and what was lost here.
     pub lost: BTreeMap<LossCause, u64>,
     /// The same by interface; those without a loss are left out.
     pub interfaces: Vec<InterfaceLoss>,

@@ -465,11 +465,9 @@ impl Writer {
         let Lost { interface, loss } = lost;
         add_loss(&mut self.pending, interface, *loss);
         let mut state = self.catalog.state();
-        if matches!(loss.cause, LossCause::Buffer | LossCause::Disk) {
-            *state.counted.lost.entry(loss.cause).or_default() += loss.packets;
-            let by_interface = state.lost.entry(interface.if_name()).or_default();
-            *by_interface.entry(loss.cause).or_default() += loss.packets;
-        }
+        *state.counted.lost.entry(loss.cause).or_default() += loss.packets;
+        let by_interface = state.lost.entry(interface.if_name()).or_default();
+        *by_interface.entry(loss.cause).or_default() += loss.packets;
     }
 
     /// Writes losses down, beside the packets that were not lost.
