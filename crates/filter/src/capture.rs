@@ -42,19 +42,21 @@ impl CaptureFilter {
     /// [`FilterError::NotPermitted`] without `CAP_NET_RAW`; [`FilterError::Expression`] with
     /// libpcap's message; [`FilterError::TooLong`] and [`FilterError::Loop`] if the kernel would refuse it.
     pub fn compile(expression: &str, snaplen: u32) -> Result<Self, FilterError> {
-        let ethernet = libpcap::live_ethernet(expression)?;
+        Self::new(expression, snaplen, &libpcap::live_ethernet(expression)?)
+    }
+
+    /// Whether [`Self::compile`] would take the expression, without the right that it needs.
+    ///
+    /// # Errors
+    /// As [`Self::compile`], but for the handle.
+    pub fn check(expression: &str) -> Result<(), FilterError> {
+        Self::new(expression, MAX_CAPTURED, &libpcap::dead_ethernet(expression)?).map(drop)
+    }
+
+    fn new(expression: &str, snaplen: u32, ethernet: &[Instruction]) -> Result<Self, FilterError> {
         let (raw, notes) = raw_part(expression)?;
-        let joined = join::join(&ethernet, &raw);
-        if joined.len() > BPF_MAXINSNS {
-            return Err(FilterError::TooLong {
-                expression: expression.to_owned(),
-                instructions: joined.len(),
-                max: BPF_MAXINSNS,
-            });
-        }
-        if joined.iter().any(|line| line.jumps_back()) {
-            return Err(FilterError::Loop { expression: expression.to_owned() });
-        }
+        let joined = join::join(ethernet, &raw);
+        runs_in_kernel(expression, &joined)?;
         let snaplen = bounded(snaplen);
         let program = joined.into_iter().map(|line| line.with_snaplen(snaplen)).collect();
         Ok(Self { expression: Some(expression.to_owned()), program, notes })
@@ -93,6 +95,20 @@ fn raw_part(expression: &str) -> Result<(Vec<Instruction>, Vec<String>), FilterE
         }
         Err(error) => Err(error),
     }
+}
+
+fn runs_in_kernel(expression: &str, program: &[Instruction]) -> Result<(), FilterError> {
+    if program.iter().any(|line| line.jumps_back()) {
+        return Err(FilterError::Loop { expression: expression.to_owned() });
+    }
+    if program.len() > BPF_MAXINSNS {
+        return Err(FilterError::TooLong {
+            expression: expression.to_owned(),
+            instructions: program.len(),
+            max: BPF_MAXINSNS,
+        });
+    }
+    Ok(())
 }
 
 fn bounded(snaplen: u32) -> u32 {

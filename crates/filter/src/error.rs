@@ -16,10 +16,21 @@ pub enum FilterError {
         /// libpcap's message.
         reason: pcap::Error,
     },
+    /// libpcap would need minutes for it.
+    #[error(
+        "the filter is {bytes} bytes long, and compiling more than {max} takes too long: write it \
+         shorter, e.g. `net` or `portrange` for lists"
+    )]
+    TooMuchText {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is compiled.
+        max: usize,
+    },
     /// Joined for all kinds of devices the program is longer than the kernel takes.
     #[error(
-        "filter `{expression}` needs {instructions} instructions for Ethernet and raw IP together, \
-         and the kernel takes {max}: write it shorter, e.g. `net` or `portrange` for lists"
+        "the filter needs {instructions} instructions for Ethernet and raw IP together, and the \
+         kernel takes {max}: write it shorter, e.g. `net` or `portrange` for lists"
     )]
     TooLong {
         /// What the user wrote.
@@ -57,9 +68,9 @@ pub enum FilterError {
     /// The empty savefile that says "Ethernet, from a file" to libpcap cannot be made.
     #[error("make an empty capture file in memory to compile a filter: {0}")]
     Savefile(std::io::Error),
-    /// libpcap does not open that savefile.
-    #[error("open an empty capture file to compile a filter: {}", libpcap_says(.0))]
-    OpenSavefile(pcap::Error),
+    /// libpcap makes no handle to compile on, for want of memory or of `/proc`.
+    #[error("make a handle to compile a filter: {}", libpcap_says(.0))]
+    OpenHandle(pcap::Error),
     /// libpcap compiled to something that is not classic BPF.
     #[error("filter `{expression}`: {defect}")]
     Program {
