@@ -1,3 +1,40 @@
 //! Set-up, demo, tests, benches: what a Makefile would be.
 
-fn main() {}
+mod bench;
+mod demo;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup           install what building and testing need, where it is missing
+  test            set up, then format, lints, and every test
+  demo            set up, build, record real traffic on this machine, and show what was captured
+  bench capture   CPU time per packet beside tcpdump [--rounds N] [--packets N] [--pps N]
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["setup"] => setup::run(),
+        ["test"] => test::run(),
+        ["demo"] => demo::run(),
+        ["bench", "capture", ref options @ ..] => bench::run(options),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,37 @@
 //! Bytes out of the kernel: network namespaces, capture rings, replay of a file.
+//!
+//! Linux 4.12 or later. One packet socket with a ring for each network namespace; a few threads read
+//! them all and give each packet, as a borrowed Ethernet frame, to a
+//! [`PacketSink`](kuberewind_packet::PacketSink).
+
+mod capture;
+mod error;
+mod growth;
+mod interfaces;
+mod lane;
+mod link;
+mod links;
+mod namespaces;
+mod opening;
+mod plan;
+mod recorded;
+mod replay;
+mod rights;
+mod ring;
+mod seam;
+mod status;
+mod supervisor;
+mod sys;
+mod watch;
+
+pub use capture::Capture;
+pub use capture::CaptureConfig;
+pub use error::CaptureError;
+pub use namespaces::NetnsSpec;
+pub use namespaces::Target;
+pub use replay::replay;
+pub use rights::missing_rights;
+pub use status::CaptureStatus;
+pub use status::InterfaceStatus;
+pub use status::NamespaceStatus;
+pub use watch::NetnsWatch;

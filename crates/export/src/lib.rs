@@ -1,1 +1,31 @@
 //! How a window leaves a node and becomes one file: wire format, merge, completeness report.
+#![forbid(unsafe_code)]
+
+mod destination;
+mod encode;
+mod error;
+mod export;
+pub mod figures;
+mod format;
+mod merge;
+mod output;
+mod report;
+mod stream;
+pub mod wire;
+
+pub use destination::Destination;
+pub use destination::DestinationError;
+pub use destination::Place;
+pub use error::ExportError;
+pub use export::Export;
+pub use export::Progress;
+pub use export::write;
+pub use format::Format;
+pub use format::ParseFormatError;
+pub use merge::Input;
+pub use merge::Merge;
+pub use output::FileOwner;
+pub use report::NodeReport;
+pub use report::Report;
+pub use stream::Liveness;
+pub use stream::write_stream;

@@ -40,6 +40,16 @@ pub enum FilterError {
         /// The kernel's `BPF_MAXINSNS`.
         max: usize,
     },
+    /// libpcap would take minutes or gigabytes to compile it.
+    #[error(
+        "filter `{}…` is too long, libpcap would compile it for minutes: write it shorter, e.g. \
+         `net` or `portrange` for lists",
+        expression.chars().take(60).collect::<String>()
+    )]
+    TooMuch {
+        /// What the user wrote.
+        expression: String,
+    },
     /// The program walks a chain of headers in a loop, which the kernel does not do for classic BPF.
     #[error(
         "filter `{expression}`: `protochain` cannot be used while capturing, the kernel takes no \

@@ -1,3 +1,43 @@
 //! A flight recorder for Kubernetes network traffic.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod agent;
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod exit;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+/// kuberewind's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What writes the files, as they name it.
+const PROGRAM: &str = concat!("kuberewind ", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            anstream::eprintln!("kuberewind: {}", exit::one_line(&error));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Tap(args) => commands::tap(args),
+        Command::Pcapdump(args) => commands::pcapdump(args),
+        Command::Status(args) => commands::status(args),
+        Command::Config(args) => commands::configuration(args),
+        Command::Completion(args) => commands::completion(args),
+        Command::Man(args) => commands::man(args),
+    }
+}

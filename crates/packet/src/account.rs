@@ -117,6 +117,28 @@ impl WindowAccount {
         }
     }
 
+    /// The account of a window and of the one that began where it ended.
+    #[must_use]
+    pub fn then(mut self, next: &Self) -> Self {
+        self.asked.to = next.asked.to;
+        self.held = match (self.held, next.held) {
+            (Some(ours), Some(theirs)) => {
+                Some(Span::new(ours.from.min(theirs.from), ours.to.max(theirs.to)))
+            }
+            (ours, theirs) => ours.or(theirs),
+        };
+        self.packets += next.packets;
+        self.bytes += next.bytes;
+        self.losses.extend(next.losses.iter().cloned());
+        self.gaps.extend(&next.gaps);
+        for damage in &next.damaged {
+            if !self.damaged.contains(damage) {
+                self.damaged.push(damage.clone());
+            }
+        }
+        self
+    }
+
     /// Whether everything that was, or should have been, recorded in the window is there.
     pub fn is_complete(&self) -> bool {
         self.losses.is_empty()

@@ -72,16 +72,23 @@ pub struct InterfaceError {
     if_description: String,
 }
 
+impl Owner {
+    /// pcapng's `if_name` of an interface of this owner.
+    pub fn if_name(&self, interface: &str) -> String {
+        match self {
+            Self::Host => interface.to_owned(),
+            owner => format!("{owner}/{interface}"),
+        }
+    }
+}
+
 impl Interface {
     /// libpcap's name for "every interface": carries the losses that are known per ring only.
     pub const ANY: &'static str = "any";
 
     /// pcapng's `if_name`.
     pub fn if_name(&self) -> String {
-        match &self.owner {
-            Owner::Host => self.name.clone(),
-            owner => format!("{owner}/{}", self.name),
-        }
+        self.owner.if_name(&self.name)
     }
 
     /// pcapng's `if_description`.

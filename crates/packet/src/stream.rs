@@ -17,6 +17,12 @@ pub trait PacketStream {
     /// [`Self::interfaces`].
     fn packet(&self) -> PacketBlock<'_>;
 
+    /// Whether the next packet is here already, so that [`Self::advance`] will not wait for it. A
+    /// live reader is shown what it has got when this says no.
+    fn has_next_at_hand(&self) -> bool {
+        false
+    }
+
     /// The interfaces of the packets so far; only ever grows.
     fn interfaces(&self) -> &[Interface];
 

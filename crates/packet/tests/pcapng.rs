@@ -18,6 +18,9 @@ fn push_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame<'_>) {
     out.resize(start + pcapng::packet_block_len(frame.captured_len()), 0xee);
     let len = pcapng::write_packet(&mut out[start..], interface, frame);
     assert_eq!(start + len, out.len());
+    let mut pushed = out[..start].to_vec();
+    pcapng::push_packet(&mut pushed, interface, frame);
+    assert_eq!(pushed, *out);
 }
 
 fn file(packets: &[(u64, Vec<u8>)]) -> Vec<u8> {
@@ -48,6 +51,20 @@ fn statistics() -> Statistics<'static> {
 
 fn packets() -> impl Strategy<Value = Vec<(u64, Vec<u8>)>> {
     prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..200)), 0..12)
+}
+
+#[test]
+fn a_section_header_fills_its_room_and_no_more() {
+    for len in (200..400).step_by(4).chain([65_536, 65_600, 200_000]) {
+        for comment in [None, Some("node=n1"), Some("twenty bytes of text")] {
+            let mut out = vec![1, 2, 3, 4];
+            pcapng::push_section_header_in(&mut out, len, "kuberewind", comment);
+            assert_eq!(out.len(), 4 + len);
+            let (block, end) = pcapng::next_block(&out[4..], 0).unwrap();
+            let header = pcapng::SectionHeader { program: Some("kuberewind"), comment };
+            assert_eq!((block, end), (Block::Section(header), len));
+        }
+    }
 }
 
 proptest! {

@@ -1,1 +1,38 @@
 //! Segments on disk: written, sealed, retained, recovered, read as a window.
+//!
+//! ```text
+//! capture thread --packets--> Appender --whole buffers--> writer --segments--> disk
+//!                                                           |                    |
+//!                                                        Catalog ------------> Window --packets in order--> export
+//! ```
+//!
+//! What is in the directory: `<time>-<sequence>.pcapng`, sealed segments; `….pcapng.open`, the one
+//! that is being written; `journal`, when recording was on and what was deleted; `lock`.
+
+mod appender;
+mod buffer;
+mod catalog;
+mod error;
+mod index;
+mod journal;
+mod limits;
+mod lock;
+mod recover;
+mod retention;
+mod segment;
+mod status;
+mod store;
+mod window;
+mod writer;
+
+pub use appender::Appender;
+pub use error::StoreError;
+pub use limits::Limits;
+pub use limits::MinFree;
+pub use status::InterfaceLoss;
+pub use status::StoreStatus;
+pub use store::Recording;
+pub use store::Store;
+pub use store::StoreConfig;
+pub use window::Keep;
+pub use window::Window;

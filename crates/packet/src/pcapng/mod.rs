@@ -12,11 +12,14 @@ pub use read::PacketBlock;
 pub use read::SectionHeader;
 pub use read::Statistics;
 pub use read::next_block;
+pub use write::MAX_OPTION;
 pub use write::MIN_PADDING;
 pub use write::packet_block_len;
 pub use write::push_interface;
+pub use write::push_packet;
 pub use write::push_padding;
 pub use write::push_section_header;
+pub use write::push_section_header_in;
 pub use write::push_statistics;
 pub use write::set_interface;
 pub use write::write_packet;
@@ -42,6 +45,8 @@ const PACKET_FIXED: usize = 20;
 mod option {
     pub(super) const END: u16 = 0;
     pub(super) const COMMENT: u16 = 1;
+    /// From the range for local use, which readers skip.
+    pub(super) const FILLER: u16 = 0x8001;
     pub(super) const SHB_USERAPPL: u16 = 4;
     pub(super) const IF_NAME: u16 = 2;
     pub(super) const IF_DESCRIPTION: u16 = 3;
@@ -51,6 +56,9 @@ mod option {
     pub(super) const ISB_IFRECV: u16 = 4;
     pub(super) const ISB_IFDROP: u16 = 5;
 }
+
+/// Where in its Enhanced Packet Block a packet's bytes start.
+pub const PACKET_DATA_AT: usize = BLOCK_OVERHEAD - 4 + PACKET_FIXED;
 
 const fn padded(len: usize) -> usize {
     len.next_multiple_of(4)

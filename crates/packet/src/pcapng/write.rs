@@ -2,8 +2,8 @@
 
 use super::{
     BLOCK_OVERHEAD, BYTE_ORDER_MAGIC, ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS,
-    LINKTYPE_ETHERNET, NANOSECONDS, PACKET_FIXED, PADDING, SECTION_HEADER, Statistics, option,
-    padded,
+    LINKTYPE_ETHERNET, NANOSECONDS, PACKET_DATA_AT, PACKET_FIXED, PADDING, SECTION_HEADER,
+    Statistics, option, padded,
 };
 use crate::{Frame, Interface, MAX_CAPTURED, Timestamp};
 
@@ -48,6 +48,28 @@ pub fn write_packet(out: &mut [u8], interface: u32, frame: &Frame<'_>) -> usize 
     len
 }
 
+/// Appends an Enhanced Packet Block; for those who collect blocks without counting bytes.
+#[expect(clippy::cast_possible_truncation, reason = "halves of a 64-bit time; a block's length")]
+pub fn push_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame<'_>) {
+    let captured = frame.captured_len();
+    let len = packet_block_len(captured) as u32;
+    let time = frame.timestamp.as_nanos();
+    let (upper, lower) = ((time >> 32) as u32, time as u32);
+    let original = frame.original_len;
+    let mut head = [0; PACKET_DATA_AT];
+    let words = [ENHANCED_PACKET, len, interface, upper, lower, captured, original];
+    for (place, word) in head.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    out.reserve(len as usize);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(frame.head);
+    out.extend_from_slice(frame.body);
+    let pad = padded(captured as usize) - captured as usize;
+    out.extend_from_slice(&[0; 3][..pad]);
+    out.extend_from_slice(&len.to_le_bytes());
+}
+
 /// Gives the Enhanced Packet Block at the start of `block` another interface number.
 pub fn set_interface(block: &mut [u8], interface: u32) {
     block[8..12].copy_from_slice(&interface.to_le_bytes());
@@ -55,6 +77,17 @@ pub fn set_interface(block: &mut [u8], interface: u32) {
 
 /// Appends a Section Header Block that names the writing program and, where given, has a comment.
 pub fn push_section_header(out: &mut Vec<u8>, program: &str, comment: Option<&str>) {
+    push_section_header_in(out, 0, program, comment);
+}
+
+/// As [`push_section_header`], in at least `len` bytes (a multiple of 4): such a header can be
+/// written again, in the same place, once more is known.
+///
+/// It is filled with options for local use. [`push_padding`] would not do here: at a block that it
+/// does not know, Wireshark stops looking for the file's interfaces, and mergecap then refuses it.
+pub fn push_section_header_in(out: &mut Vec<u8>, len: usize, program: &str, comment: Option<&str>) {
+    const BEHIND_OPTIONS: usize = 8;
+    let end = out.len() + len;
     push_block(out, SECTION_HEADER, |out| {
         out.extend(BYTE_ORDER_MAGIC.to_le_bytes());
         out.extend(1u16.to_le_bytes());
@@ -64,6 +97,9 @@ pub fn push_section_header(out: &mut Vec<u8>, program: &str, comment: Option<&st
             push_option(out, option::COMMENT, comment.as_bytes());
         }
         push_option(out, option::SHB_USERAPPL, program.as_bytes());
+        while let Some(fill @ 4..) = end.checked_sub(out.len() + BEHIND_OPTIONS) {
+            push_option(out, option::FILLER, &vec![0; (fill - 4).min(MAX_OPTION)]);
+        }
         push_end(out);
     });
 }
@@ -136,10 +172,13 @@ fn push_block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     out[start + 4..start + 8].copy_from_slice(&len);
 }
 
+/// The longest value of an option that needs no padding.
+pub const MAX_OPTION: usize = u16::MAX as usize & !3;
+
 /// Longer values than an option can hold are cut: names and comments, never packets.
 #[expect(clippy::cast_possible_truncation, reason = "cut to what 16 bits hold")]
 fn push_option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
-    let value = &value[..value.len().min(usize::from(u16::MAX) & !3)];
+    let value = &value[..value.len().min(MAX_OPTION)];
     out.extend(code.to_le_bytes());
     out.extend((value.len() as u16).to_le_bytes());
     out.extend(value);

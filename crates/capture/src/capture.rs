@@ -1,0 +1,200 @@
+//! The door: starts the threads, and answers what is asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use kuberewind_filter::CaptureFilter;
+use kuberewind_packet::{ByteSize, PacketSink, Timestamp};
+
+use crate::error::CaptureError;
+use crate::lane::{LaneHandle, RecordId};
+use crate::namespaces::Target;
+use crate::recorded::{Counts, RETIRED_BY};
+use crate::status::{CaptureStatus, NamespaceStatus};
+use crate::supervisor::{Event, Supervisor, Surveyed};
+use crate::sys::{self, ArrivalStamps};
+
+/// The longest wait for the rings to be read.
+const SETTLED_BY: Duration = Duration::from_secs(10);
+/// The longest wait for a count; a lane answers within milliseconds.
+const COUNTED_BY: Duration = Duration::from_secs(1);
+
+/// What to record, and with how much memory.
+#[derive(Clone, Debug)]
+pub struct CaptureConfig {
+    /// This machine's name, for the interfaces.
+    pub node: String,
+    /// Which packets.
+    pub filter: Arc<CaptureFilter>,
+    /// `tap.ringMemory`: what all rings may take. None: 64 MiB and 256 KiB for each namespace.
+    pub ring_memory: Option<ByteSize>,
+    /// The names of the interfaces to record, in every namespace; empty for all.
+    pub interfaces: Vec<String>,
+}
+
+/// Packets on their way from the kernel to the sinks.
+#[derive(Debug)]
+pub struct Capture {
+    /// anyone --events--> supervisor; unbounded: they are few, and nobody may block on them.
+    events: Sender<Event>,
+    supervisor: Option<JoinHandle<()>>,
+    lanes: usize,
+    _stamps: ArrivalStamps,
+}
+
+impl Capture {
+    /// Starts one capture thread for each sink. Records nothing until [`Self::set_targets`].
+    ///
+    /// Fails when the kernel refuses the filter, or threads cannot be had.
+    pub fn start<S: PacketSink + 'static>(
+        config: CaptureConfig,
+        sinks: Vec<S>,
+    ) -> Result<Self, CaptureError> {
+        let start = |what| move |source| CaptureError::Start { what, source };
+        let instructions = config.filter.program().len();
+        sys::try_filter(config.filter.program())
+            .map_err(|source| CaptureError::FilterRefused { instructions, source })?;
+        let stamps = ArrivalStamps::hold().map_err(start("time stamps on arrival"))?;
+        let (events, inbox) = unbounded();
+        let mut lanes = Vec::with_capacity(sinks.len());
+        for (number, sink) in sinks.into_iter().enumerate() {
+            let events: Sender<Event> = events.clone();
+            let report = move |report| drop(events.send(Event::Lane(report)));
+            let lane = LaneHandle::start(number, sink, report);
+            lanes.push(lane.map_err(start("a capture thread"))?);
+        }
+        let count = lanes.len();
+        let supervisor = Supervisor::new(
+            (config.node.into(), config.interfaces.into()),
+            config.ring_memory,
+            config.filter,
+            lanes,
+            (events.clone(), inbox),
+        );
+        let supervisor = supervisor.start().map_err(start("the capture supervisor"))?;
+        Ok(Self { events, supervisor: Some(supervisor), lanes: count, _stamps: stamps })
+    }
+
+    /// Opens and closes rings, off the capture threads, until exactly these are recorded. One that
+    /// cannot be opened is a problem in [`Self::status`], and is tried again.
+    pub fn set_targets(&self, targets: Vec<Target>) {
+        self.tell(Event::Targets(targets));
+    }
+
+    /// Waits until what [`Self::set_targets`] asked for is recorded or has failed.
+    pub fn settled_targets(&self) {
+        let (answer, settled) = bounded(1);
+        self.tell(Event::AwaitTargets(answer));
+        // An error says that the capture has ended: nothing more will open.
+        let _ = settled.recv();
+    }
+
+    /// Filters by this from now on: on every ring, without losing a packet that both filters take.
+    pub fn set_filter(&self, filter: Arc<CaptureFilter>) -> Result<(), CaptureError> {
+        let (answer, done) = bounded(1);
+        self.tell(Event::Filter(filter, answer));
+        done.recv().unwrap_or(Err(CaptureError::Ended))
+    }
+
+    /// Waits until every packet stamped before `to` has been given to its sink, and the sinks were
+    /// flushed: at least 200 ms after `to`, since the kernel hands over a partly filled block only
+    /// once it is 100 ms old.
+    pub fn settle(&self, to: Timestamp) -> Result<(), CaptureError> {
+        let began = Instant::now();
+        let deadline = began + SETTLED_BY;
+        let retired = to.saturating_add(RETIRED_BY);
+        loop {
+            let left = retired.since(Timestamp::now());
+            if left.is_zero() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(CaptureError::Unsettled { to, waited: began.elapsed() });
+            }
+            // In small steps: the wall clock may be set meanwhile.
+            thread::sleep(left.min(RETIRED_BY));
+        }
+        let (answer, read) = bounded(self.lanes);
+        self.tell(Event::Settle(answer));
+        let answers = receive(&read, self.lanes, deadline);
+        if answers.len() == self.lanes {
+            return Ok(());
+        }
+        if Instant::now() < deadline {
+            return Err(CaptureError::Ended);
+        }
+        Err(CaptureError::Unsettled { to, waited: began.elapsed() })
+    }
+
+    /// What is recorded, what was lost, and what is wrong.
+    pub fn status(&self) -> CaptureStatus {
+        let (survey, surveyed) = bounded(1);
+        let (counts, counted) = bounded(self.lanes);
+        self.tell(Event::Survey(survey, counts));
+        let deadline = Instant::now() + COUNTED_BY;
+        let Ok(survey) = surveyed.recv_deadline(deadline) else { return CaptureStatus::default() };
+        let counts: Vec<_> =
+            receive(&counted, self.lanes, deadline).into_iter().flatten().collect();
+        let mut counts: HashMap<RecordId, Counts> = counts.into_iter().collect();
+        let mut cut = 0;
+        let namespaces = survey
+            .records
+            .into_iter()
+            .map(|record| {
+                let counts = counts.remove(&record.id);
+                cut += counts.as_ref().map_or(0, |counts| counts.cut);
+                namespace_status(record, counts)
+            })
+            .collect();
+        let (ring_bytes, ring_budget) = (survey.ring_bytes, survey.ring_budget);
+        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems: survey.problems }
+    }
+
+    /// Reads every ring to its end, flushes the sinks and closes everything: about 0.3 s.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.tell(Event::Stop);
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.join().is_err()
+        {
+            tracing::error!("the capture supervisor panicked");
+        }
+    }
+
+    /// Fails only when the supervisor has ended; then the answer, if any is awaited, never comes.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if self.supervisor.is_some() {
+            self.end();
+        }
+    }
+}
+
+/// Up to `count` answers, fewer when the deadline passes or nobody is left to answer.
+fn receive<T>(answers: &Receiver<T>, count: usize, deadline: Instant) -> Vec<T> {
+    (0..count).map_while(|_| answers.recv_deadline(deadline).ok()).collect()
+}
+
+fn namespace_status(record: Surveyed, counts: Option<Counts>) -> NamespaceStatus {
+    let (lost, interfaces) =
+        counts.map(|counts| (counts.lost, counts.interfaces)).unwrap_or_default();
+    NamespaceStatus {
+        owner: record.target.owner,
+        netns: record.target.netns,
+        since: record.since,
+        ring_bytes: record.ring_bytes,
+        lost,
+        interfaces,
+    }
+}

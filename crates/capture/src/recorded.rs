@@ -1,0 +1,278 @@
+//! One recorded network namespace, as a capture thread sees it: its rings and its interfaces.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kuberewind_packet::{Frame, Loss, LossCause, MAX_CAPTURED, PacketSink, Timestamp};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::growth::{self, Load};
+use crate::interfaces::{Interfaces, Label};
+use crate::link::{self, Head};
+use crate::links::{LinkEvent, Links};
+use crate::ring::{Block, RETIRE_MILLIS, Ring};
+use crate::seam::Seam;
+use crate::status::InterfaceStatus;
+
+/// Every block that holds a packet has been handed over after this time: the retire time, and as much
+/// again for a timer that had just run.
+pub(crate) const RETIRED_BY: Duration = Duration::from_millis(2 * RETIRE_MILLIS as u64);
+/// A ring that may not grow asks again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Room that the kernel's headers take in a block, at most.
+const BLOCK_OVERHEAD: u32 = 256;
+
+/// One ring of a namespace.
+#[derive(Debug)]
+struct Feed {
+    ring: Ring,
+    /// Until when its losses are known.
+    losses_known: Timestamp,
+    /// The sink had no room for a block since then.
+    refused: bool,
+}
+
+/// How far a ring was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Nothing is left.
+    Empty,
+    /// As many blocks as the ring has: whatever was in it at the start has been read.
+    Around,
+    /// The sink has no room.
+    Refused,
+}
+
+/// A network namespace that is recorded.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    feeds: Vec<Feed>,
+    interfaces: Interfaces,
+    seam: Option<Seam>,
+    load: Load,
+    load_since: Instant,
+    asked_at: Option<Instant>,
+    /// `tap.ringMemory` did not allow what the ring needs.
+    short: bool,
+    lost: BTreeMap<LossCause, u64>,
+    cut: u64,
+    /// No packet from later than this is waited for.
+    pub(crate) leaving: Option<Instant>,
+}
+
+/// What was counted in a namespace.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    pub(crate) lost: BTreeMap<LossCause, u64>,
+    pub(crate) interfaces: Vec<InterfaceStatus>,
+    pub(crate) cut: u64,
+}
+
+impl Recorded {
+    pub(crate) fn new(ring: Ring, label: Label, links: Links, known: Vec<LinkEvent>) -> Self {
+        Self {
+            feeds: vec![Feed::new(ring)],
+            interfaces: Interfaces::new(label, links, known),
+            seam: None,
+            load: Load::default(),
+            load_since: Instant::now(),
+            asked_at: None,
+            short: false,
+            lost: BTreeMap::new(),
+            cut: 0,
+            leaving: None,
+        }
+    }
+
+    pub(crate) fn interfaces(&mut self) -> &mut Interfaces {
+        &mut self.interfaces
+    }
+
+    pub(crate) fn rings(&self) -> impl Iterator<Item = &Ring> {
+        self.feeds.iter().map(|feed| &feed.ring)
+    }
+
+    /// Takes packets from one of its rings for as long as there are some and the sink has room.
+    pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> Drained {
+        let Some(feed) = self.feeds.get_mut(place) else { return Drained::Empty };
+        let layout = feed.ring.layout();
+        for taken in 1..=layout.blocks {
+            let Some(block) = feed.ring.front() else {
+                if self.feeds.len() > 1 {
+                    self.relieve(place);
+                }
+                return Drained::Empty;
+            };
+            if !sink.reserve(block.used()) {
+                feed.refused = true;
+                return Drained::Refused;
+            }
+            self.load.bytes += block.used() as u64;
+            if taken * self.load.blocks.max(1) > self.load.waiting * layout.blocks {
+                (self.load.waiting, self.load.blocks) = (taken, layout.blocks);
+            }
+            let limit = MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD);
+            self.cut += match &mut self.seam {
+                None => give(&block, limit, &mut self.interfaces, sink, |_| false),
+                Some(seam) => give(&block, limit, &mut self.interfaces, sink, |packet| {
+                    seam.is_double(place, packet)
+                }),
+            };
+            feed.ring.release();
+        }
+        Drained::Around
+    }
+
+    /// A ring of a group that was nearly full gets packets again only once somebody has polled it.
+    fn relieve(&self, place: usize) {
+        let socket = self.feeds[place].ring.socket();
+        let mut polled = [PollFd::new(socket.as_ref(), PollFlags::IN)];
+        // An error here would be one of memory; the packets then stay with the other ring.
+        let _ = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    }
+
+    /// Asks the kernel what its rings lost and tells the sink.
+    pub(crate) fn note_losses<S: PacketSink>(&mut self, sink: &mut S, now: Timestamp) {
+        for place in 0..self.feeds.len() {
+            let feed = &mut self.feeds[place];
+            // A packet socket has no reason to refuse; what it counted then comes with the next call.
+            let Ok(counted) = feed.ring.socket().take_statistics() else { continue };
+            let from = feed.losses_known.min(now);
+            let refused = std::mem::replace(&mut feed.refused, false);
+            feed.losses_known = now;
+            let cause = match () {
+                () if refused => LossCause::Buffer,
+                () if self.short => LossCause::RingMemory,
+                () => LossCause::Ring,
+            };
+            if !refused {
+                self.load.drops += u64::from(counted.drops);
+            }
+            self.lose(sink, Loss { cause, packets: counted.drops.into(), from, to: now });
+        }
+    }
+
+    fn lose<S: PacketSink>(&mut self, sink: &mut S, loss: Loss) {
+        if loss.packets > 0 {
+            *self.lost.entry(loss.cause).or_default() += loss.packets;
+            let any = self.interfaces.any(sink);
+            sink.loss(any, loss);
+        }
+    }
+
+    /// Whether it will lose packets unless it asks for a further ring right now.
+    pub(crate) fn is_urgent(&self) -> bool {
+        let Load { waiting, blocks, .. } = self.load;
+        self.feeds.len() == 1 && self.asked_at.is_none() && waiting * 2 > blocks
+    }
+
+    /// Whether it had packets since the last [`Self::wants_to_grow`].
+    pub(crate) fn is_busy(&self) -> bool {
+        self.load.bytes > 0 || self.feeds.iter().any(|feed| feed.refused)
+    }
+
+    /// Judges what its ring had to carry since the last call; `true` when it asks for a further one,
+    /// which it does once.
+    pub(crate) fn wants_to_grow(&mut self) -> bool {
+        let over = self.load_since.elapsed();
+        let load = Load { over, ..std::mem::take(&mut self.load) };
+        self.load_since = Instant::now();
+        let asked = self.asked_at.is_some_and(|at| !self.short || at.elapsed() < ASK_AGAIN);
+        let grown = self.feeds.len() > 1;
+        if grown || asked || self.leaving.is_some() || !growth::is_too_small(&load) {
+            return false;
+        }
+        self.asked_at = Some(Instant::now());
+        self.seam = Some(Seam::begin(Timestamp::now()));
+        true
+    }
+
+    /// A further ring had joined by `joined`; `short` when it should have been larger.
+    pub(crate) fn grow(&mut self, ring: Ring, joined: Timestamp, short: bool) {
+        self.short = short;
+        self.feeds.push(Feed::new(ring));
+        if let Some(seam) = &mut self.seam {
+            seam.joined(joined);
+        }
+    }
+
+    /// There is no further ring.
+    pub(crate) fn stay_short(&mut self) {
+        self.short = true;
+        self.seam = None;
+    }
+
+    /// Lets go of the seam once every packet from its time has been read.
+    pub(crate) fn close_seam(&mut self, now: Timestamp) {
+        let ended = self.seam.as_ref().and_then(Seam::ended);
+        let retired = ended.is_some_and(|ended| now.since(ended) > RETIRED_BY);
+        if retired && self.feeds.iter().all(|feed| feed.ring.front().is_none()) {
+            self.seam = None;
+        }
+    }
+
+    /// The last words: what was lost, and what nobody took.
+    pub(crate) fn finish<S: PacketSink>(mut self, sink: &mut S) -> (Vec<Ring>, Links) {
+        let now = Timestamp::now();
+        self.note_losses(sink, now);
+        for place in 0..self.feeds.len() {
+            let (from, packets) = self.feeds[place].leave_rest();
+            let cause = LossCause::Buffer;
+            self.lose(sink, Loss { cause, packets, from: from.unwrap_or(now), to: now });
+        }
+        self.interfaces.close(sink);
+        let rings = self.feeds.into_iter().map(|feed| feed.ring).collect();
+        (rings, self.interfaces.into_links())
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { lost: self.lost.clone(), interfaces: self.interfaces.status(), cut: self.cut }
+    }
+}
+
+impl Feed {
+    fn new(ring: Ring) -> Self {
+        Self { ring, losses_known: Timestamp::now(), refused: false }
+    }
+
+    /// How many packets are left in the ring, and from when on.
+    fn leave_rest(&mut self) -> (Option<Timestamp>, u64) {
+        let mut first = None;
+        let mut packets = 0;
+        for _ in 0..self.ring.layout().blocks {
+            let Some(block) = self.ring.front() else { break };
+            first = first.or(block.packets().next().map(|packet| packet.timestamp));
+            packets += block.packets().count() as u64;
+            self.ring.release();
+        }
+        (first, packets)
+    }
+}
+
+/// Gives a block's packets to the sink; how many of them were cut at `limit`.
+fn give<S: PacketSink>(
+    block: &Block<'_>,
+    limit: u32,
+    interfaces: &mut Interfaces,
+    sink: &mut S,
+    mut skip: impl FnMut(&crate::ring::Packet<'_>) -> bool,
+) -> u64 {
+    let mut head = Head::default();
+    let mut cut = 0;
+    for packet in block.packets() {
+        if skip(&packet) {
+            continue;
+        }
+        let Some((slot, seen)) = interfaces.of(packet.ifindex, sink) else { continue };
+        let frame = link::frame(&packet, &mut head);
+        cut += u64::from(is_cut(&frame, limit));
+        seen.count(&frame);
+        sink.packet(slot, &frame);
+    }
+    cut
+}
+
+#[inline]
+fn is_cut(frame: &Frame<'_>, limit: u32) -> bool {
+    frame.captured_len() < frame.original_len && frame.captured_len() >= limit
+}

@@ -1,0 +1,181 @@
+//! A capture ring: the blocks that the kernel fills, and the packets in them.
+
+use std::io;
+use std::sync::Arc;
+
+use kuberewind_filter::Instruction;
+use kuberewind_packet::Timestamp;
+
+use crate::sys::{PacketSocket, RingMap};
+
+/// A partly filled block is handed over once it is this old.
+pub(crate) const RETIRE_MILLIS: u32 = 100;
+
+/// How a ring is cut into blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Bytes in a block.
+    pub(crate) block: u32,
+    /// Number of blocks.
+    pub(crate) blocks: u32,
+}
+
+impl Layout {
+    pub(crate) const fn bytes(self) -> usize {
+        self.block as usize * self.blocks as usize
+    }
+}
+
+/// A program that takes nothing: `ret 0`.
+const NOTHING: [Instruction; 1] = [Instruction { code: 0x06, jt: 0, jf: 0, k: 0 }];
+
+/// The ring of one packet socket, with the place that has been read up to.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    socket: Arc<PacketSocket>,
+    map: RingMap,
+    layout: Layout,
+    next: u32,
+}
+
+impl Ring {
+    /// Opens a ring on the network namespace that this thread is in; it fills from now on. Also
+    /// returns the number of its fan-out group, through which it can grow.
+    ///
+    /// In this order no packet comes before the filter or is missed after the binding.
+    pub(crate) fn open(layout: Layout, program: &[Instruction]) -> io::Result<(Self, u16)> {
+        let ring = Self::new(layout, program)?;
+        let group = ring.socket.found_group()?;
+        Ok((ring, group))
+    }
+
+    /// Opens a further ring of the namespace that this thread is in: it takes the packets for which
+    /// the group's other rings have no room. A live ring cannot be resized, and one ring replaced by
+    /// another loses or doubles what comes in between.
+    ///
+    /// Only a bound socket can join, and a bound socket gets packets: so it takes nothing until it
+    /// has joined.
+    pub(crate) fn join(layout: Layout, program: &[Instruction], group: u16) -> io::Result<Self> {
+        let ring = Self::new(layout, &NOTHING)?;
+        ring.socket.join_group(group)?;
+        ring.socket.attach(program)?;
+        Ok(ring)
+    }
+
+    fn new(layout: Layout, program: &[Instruction]) -> io::Result<Self> {
+        let socket = PacketSocket::open()?;
+        socket.attach(program)?;
+        let map = socket.map_ring(layout, RETIRE_MILLIS)?;
+        socket.bind_everywhere()?;
+        Ok(Self { socket: Arc::new(socket), map, layout, next: 0 })
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<PacketSocket> {
+        &self.socket
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The oldest block that the kernel has handed over.
+    pub(crate) fn front(&self) -> Option<Block<'_>> {
+        self.map.block(self.next).map(|bytes| Block { bytes })
+    }
+
+    /// Hands the block that is in front back to the kernel.
+    pub(crate) fn release(&mut self) {
+        self.map.release(self.next);
+        self.next = (self.next + 1) % self.layout.blocks;
+    }
+}
+
+/// A block full of packets (`tpacket_block_desc`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Block<'a> {
+    /// How many of its bytes the kernel used.
+    pub(crate) fn used(&self) -> usize {
+        u32_at(self.bytes, 20).unwrap_or(0) as usize
+    }
+
+    /// Its packets, in the order in which they came.
+    pub(crate) fn packets(&self) -> Packets<'a> {
+        Packets {
+            block: self.bytes,
+            left: u32_at(self.bytes, 12).unwrap_or(0),
+            offset: u32_at(self.bytes, 16).unwrap_or(0) as usize,
+        }
+    }
+}
+
+/// The packets of a block.
+#[derive(Debug)]
+pub(crate) struct Packets<'a> {
+    block: &'a [u8],
+    left: u32,
+    offset: usize,
+}
+
+/// One packet as it lies in the ring (`tpacket3_hdr`, then `sockaddr_ll`, then the bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packet<'a> {
+    /// When it arrived.
+    pub(crate) timestamp: Timestamp,
+    /// `TP_STATUS_…`
+    pub(crate) status: u32,
+    /// Its length on the wire.
+    pub(crate) original_len: u32,
+    /// The tag that the kernel or the card took out: the four fields of an 802.1Q tag after its type.
+    pub(crate) vlan_tci: u16,
+    /// That tag's type, where `status` says that it is known.
+    pub(crate) vlan_tpid: u16,
+    /// Where in `bytes` the network header begins.
+    pub(crate) network: usize,
+    /// The interface.
+    pub(crate) ifindex: u32,
+    /// The kind of device, `ARPHRD_…`.
+    pub(crate) hatype: u16,
+    /// `ETH_P_…`
+    pub(crate) protocol: u16,
+    /// What was captured.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Bytes of a `tpacket3_hdr` and of the part of a `sockaddr_ll` that is read.
+const PACKET_HEADER: usize = 48 + 12;
+
+impl<'a> Iterator for Packets<'a> {
+    type Item = Packet<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Packet<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let at = self.block.get(self.offset..)?;
+        let head: &[u8; PACKET_HEADER] = at.first_chunk()?;
+        let u16 = |i: usize| u16::from_ne_bytes([head[i], head[i + 1]]);
+        let u32 = |i: usize| u32::from_ne_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
+        let mac = usize::from(u16(24));
+        let packet = Packet {
+            timestamp: Timestamp::from_parts(u32(4), u32(8)),
+            status: u32(20),
+            original_len: u32(16),
+            vlan_tci: (u32(32) & 0xffff) as u16,
+            vlan_tpid: u16(36),
+            network: usize::from(u16(26)).saturating_sub(mac),
+            ifindex: u32(52),
+            hatype: u16(56),
+            protocol: u16::from_be(u16(50)),
+            bytes: at.get(mac..mac + u32(12) as usize)?,
+        };
+        self.offset += u32(0) as usize;
+        Some(packet)
+    }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}

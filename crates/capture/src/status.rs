@@ -1,0 +1,55 @@
+//! What is recorded, what was lost, and what is wrong.
+
+use std::collections::BTreeMap;
+
+use kuberewind_packet::{LossCause, NetnsId, Owner, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The state of a [`crate::Capture`].
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct CaptureStatus {
+    /// The network namespaces that are recorded.
+    pub namespaces: Vec<NamespaceStatus>,
+    /// Bytes that all rings take.
+    pub ring_bytes: u64,
+    /// Bytes that they may take (`tap.ringMemory`).
+    pub ring_budget: u64,
+    /// Frames that were longer than is kept, [`kuberewind_packet::MAX_CAPTURED`], or than a block of
+    /// their ring.
+    pub cut: u64,
+    /// What is not recorded and why, each a line.
+    pub problems: Vec<String>,
+}
+
+/// One network namespace.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceStatus {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Which it is.
+    pub netns: NetnsId,
+    /// Since when it is recorded.
+    pub since: Timestamp,
+    /// Bytes that its rings take.
+    pub ring_bytes: u64,
+    /// Packets lost before they were read, by cause.
+    pub lost: BTreeMap<LossCause, u64>,
+    /// The interfaces of which packets were recorded, by name.
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// One interface.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// The kernel's name for it.
+    pub name: String,
+    /// Packets recorded.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the newest came.
+    pub newest: Option<Timestamp>,
+}

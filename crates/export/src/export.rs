@@ -1,0 +1,156 @@
+//! A window of one or many nodes, into one file.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use kuberewind_packet::{PacketStream, Span};
+
+use crate::destination::names;
+use crate::encode::{Encoder, Room};
+use crate::output::Output;
+use crate::report::printable;
+use crate::stream::{Liveness, write_stream};
+use crate::{Destination, ExportError, FileOwner, Format, Input, Merge, NodeReport, Place, Report};
+
+/// So much is gathered before it is written.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// What is exported, and for whom.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// The window asked for; its end is part of the file's name.
+    pub window: Span,
+    /// Whose packets: the start of the file's name.
+    pub id: String,
+    /// The writing program with its version, as pcapng names it.
+    pub program: String,
+    /// To whom the file is given.
+    pub owner: Option<FileOwner>,
+    /// Nodes that gave no stream at all, and why.
+    pub unreachable: Vec<NodeReport>,
+    /// What else the report should say.
+    pub notes: Vec<String>,
+}
+
+/// How far an export is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Packets so far.
+    pub packets: u64,
+    /// Bytes of the file so far.
+    pub bytes: u64,
+}
+
+impl Export {
+    /// The report of what `merge` gave.
+    pub(crate) fn report<S: PacketStream>(&self, merge: Merge<S>, format: Format) -> Report {
+        let nodes = merge.finish().into_iter().chain(self.unreachable.iter().cloned()).collect();
+        Report::new(format, self.window, nodes, &self.notes)
+    }
+
+    /// The paths that the file may get, the first that is free first; none for standard output.
+    pub fn paths(&self, destination: &Destination) -> Box<dyn Iterator<Item = PathBuf>> {
+        let Destination { place, format } = destination;
+        match place {
+            Place::Directory(dir) => {
+                let dir = dir.clone();
+                Box::new(names(&self.id, self.window.to, *format).map(move |name| dir.join(name)))
+            }
+            Place::File(path) => Box::new(std::iter::once(path.clone())),
+            Place::Stdout => Box::new(std::iter::empty()),
+        }
+    }
+}
+
+/// Merges `inputs` into one file at `destination` and says what is in it. There is a file if and only
+/// if there is a report; of standard output the same is true of its last blocks.
+///
+/// `progress` is called for every MiB or so; when it breaks, the export stops and nothing is left of
+/// it. Without a node that gave its window to the end, or when every node's window is wholly within
+/// gaps, there is no file but an error.
+pub fn write<S: PacketStream>(
+    export: &Export,
+    inputs: impl IntoIterator<Item = Input<S>>,
+    destination: &Destination,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, ExportError> {
+    match &destination.place {
+        Place::Stdout => {
+            let out = std::io::stdout().lock();
+            write_stream(export, inputs, destination.format, Liveness::Whole, out, progress)
+        }
+        Place::Directory(_) | Place::File(_) => write_file(export, inputs, destination, progress),
+    }
+}
+
+fn write_file<S: PacketStream>(
+    export: &Export,
+    inputs: impl IntoIterator<Item = Input<S>>,
+    destination: &Destination,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, ExportError> {
+    let Destination { place, format } = destination;
+    let inputs: Vec<_> = inputs.into_iter().collect();
+    let room = Room::for_nodes(inputs.len() + export.unreachable.len());
+    let mut output = Output::create(directory(place))?;
+    let mut encoder = Encoder::new(*format, &export.program);
+    let mut merge = Merge::new(export.window, inputs);
+    let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
+    let mut done = Progress::default();
+
+    encoder.begin(&mut chunk, room);
+    while merge.advance() {
+        encoder.packet(&mut chunk, merge.interfaces(), &merge.packet());
+        done.packets += 1;
+        if chunk.len() >= CHUNK {
+            output.append(&chunk)?;
+            chunk.clear();
+            done.bytes = output.len();
+            if progress(done).is_break() {
+                return Err(ExportError::Stopped);
+            }
+        }
+    }
+
+    let interfaces = merge.interfaces().to_vec();
+    let mut report = export.report(merge, *format);
+    check_worth(&report)?;
+    encoder.end(&mut chunk, &interfaces, &report, room);
+    output.append(&chunk)?;
+    if let Some(Err(error)) = export.owner.map(|owner| output.give_to(owner)) {
+        report.notes.push(format!("the file stays root's: change its owner: {error}"));
+    }
+    output.rewrite_start(&encoder.head(&report.to_string(), room))?;
+    report.file_bytes = output.len();
+    report.file = Some(output.publish(export.paths(destination))?);
+    Ok(report)
+}
+
+fn directory(place: &Place) -> &Path {
+    let dir = match place {
+        Place::Directory(dir) => dir,
+        Place::File(path) => path.parent().unwrap_or(Path::new("")),
+        Place::Stdout => Path::new(""),
+    };
+    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
+}
+
+/// Whether some node answered for some of the window, be it that no packet passed.
+pub(crate) fn check_worth(report: &Report) -> Result<(), ExportError> {
+    let failure = |node: &NodeReport| {
+        let of = |failure| printable(&format!("{}: {failure}", node.account.node));
+        node.failure.as_ref().map(of)
+    };
+    let failures: Vec<_> = report.nodes.iter().filter_map(failure).collect();
+    if failures.len() == report.nodes.len() {
+        return Err(ExportError::NoNode { failures });
+    }
+    if report.nodes.iter().all(|node| node.failure.is_some() || node.holds_nothing())
+        && report.packets == 0
+    {
+        let answered = report.nodes.iter().filter(|node| node.failure.is_none());
+        let nodes = answered.map(|node| printable(&node.instead())).chain(failures).collect();
+        return Err(ExportError::NothingHeld { window: report.window, nodes });
+    }
+    Ok(())
+}

@@ -1,0 +1,442 @@
+//! What is in the file and what is not, said so that it is understood at three in the morning.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, WindowAccount};
+use serde::{Deserialize, Serialize};
+
+use crate::{Format, figures};
+
+/// So many lines of one kind per node are shown; all are in the JSON.
+const SHOWN: usize = 20;
+
+/// An export's completeness report. As JSON it is `--report FILE`; as text it is shown on the screen
+/// and kept in pcapng files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The file; none for standard output.
+    pub file: Option<PathBuf>,
+    /// Its format.
+    pub format: Format,
+    /// The window asked for.
+    pub window: Span,
+    /// Packets in the file.
+    pub packets: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Whether nothing is missing that was, or should have been, recorded.
+    pub complete: bool,
+    /// Each node's word.
+    pub nodes: Vec<NodeReport>,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// What one node gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// Its account; the counts are those of its packets in the file.
+    #[serde(flatten)]
+    pub account: WindowAccount,
+    /// Why it did not answer, or not to the end: what it holds and lost is then unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl NodeReport {
+    /// A node that gave nothing.
+    pub fn failed(node: String, asked: Span, failure: String) -> Self {
+        Self { account: WindowAccount::new(node, asked), failure: Some(failure) }
+    }
+
+    /// Whether everything that was, or should have been, recorded is there.
+    pub fn is_complete(&self) -> bool {
+        self.failure.is_none() && self.account.is_complete()
+    }
+
+    /// Whether the node recorded nothing in the window, or has it no more.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.account.packets == 0 && covers(&self.account.gaps, self.account.asked)
+    }
+
+    /// What the node holds and why it is not what was asked for.
+    pub(crate) fn instead(&self) -> String {
+        let WindowAccount { node, held, gaps, .. } = &self.account;
+        let held = held.map_or("no packets".to_owned(), figures::span);
+        let causes = gaps.iter().map(|gap| gap.cause).collect::<BTreeSet<_>>();
+        let causes: Vec<_> = causes.iter().map(GapCause::to_string).collect();
+        format!("{node} holds {held} ({})", causes.join(", "))
+    }
+
+    /// What is missing, in a few words.
+    fn missing(&self) -> Vec<String> {
+        let WindowAccount { node, losses, gaps, damaged, .. } = &self.account;
+        let mut missing = Vec::new();
+        if self.failure.is_some() {
+            missing.push(format!("{node} failed"));
+        }
+        let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
+        if !losses.is_empty() {
+            missing.push(format!("{node} lost {} while recording", figures::packets(lost)));
+        }
+        let gone = gaps.iter().filter(|gap| gap.cause.is_missing());
+        let gone: Duration = gone.map(|gap| gap.span.duration()).sum();
+        if !gone.is_zero() {
+            missing.push(format!("{node} lacks {}", figures::duration(gone)));
+        }
+        if !damaged.is_empty() {
+            missing.push(format!("{node} has {} damaged segment(s)", damaged.len()));
+        }
+        missing
+    }
+
+    fn row(&self) -> [String; 5] {
+        let WindowAccount { node, held, packets, bytes, losses, .. } = &self.account;
+        let unknown = self.failure.is_some();
+        let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
+        [
+            printable(node),
+            figures::count(*packets),
+            figures::bytes(*bytes),
+            if unknown { "?".to_owned() } else { figures::count(lost) },
+            match held {
+                Some(held) => figures::span(*held),
+                None if unknown => "?".to_owned(),
+                None => "nothing".to_owned(),
+            },
+        ]
+    }
+
+    fn details(&self) -> Vec<String> {
+        let WindowAccount { node, losses, gaps, damaged, packets, .. } = &self.account;
+        let mut lines = Vec::new();
+        if let Some(failure) = &self.failure {
+            let so_far = match packets {
+                0 => "none of its packets are in the file".to_owned(),
+                _ => format!("its first {} are in the file", figures::packets(*packets)),
+            };
+            lines.push(format!("{node} FAILED: {failure} ({so_far})"));
+        }
+        let losses = sum_losses(losses);
+        push_shown(&mut lines, losses.iter().map(|at| loss_line(node, at)).collect());
+        push_shown(&mut lines, gaps.iter().map(|gap| gap_line(node, gap)).collect());
+        let damage = |damage: &kuberewind_packet::Damage| {
+            format!("{node} DAMAGED: segment {}: {}", damage.segment, damage.reason)
+        };
+        push_shown(&mut lines, damaged.iter().map(damage).collect());
+        lines
+    }
+}
+
+impl Report {
+    /// The report of a file that is not written yet.
+    pub(crate) fn new(
+        format: Format,
+        window: Span,
+        nodes: Vec<NodeReport>,
+        remarks: &[String],
+    ) -> Self {
+        Self {
+            file: None,
+            format,
+            window,
+            packets: nodes.iter().map(|node| node.account.packets).sum(),
+            bytes: nodes.iter().map(|node| node.account.bytes).sum(),
+            file_bytes: 0,
+            complete: nodes.iter().all(NodeReport::is_complete),
+            nodes,
+            notes: remarks.to_vec(),
+        }
+    }
+
+    /// Whether nothing is missing that was, or should have been, recorded.
+    pub fn is_complete(&self) -> bool {
+        self.nodes.iter().all(NodeReport::is_complete)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            writeln!(f, "file     {} ({})", file.display(), figures::bytes(self.file_bytes))?;
+        }
+        writeln!(f, "window   {}", figures::span(self.window))?;
+        writeln!(f, "packets  {} ({})", figures::count(self.packets), figures::bytes(self.bytes))?;
+        writeln!(f)?;
+        f.write_str(&table(&self.nodes))?;
+        let details: Vec<_> = self.nodes.iter().flat_map(NodeReport::details).collect();
+        if !details.is_empty() || !self.notes.is_empty() {
+            writeln!(f)?;
+        }
+        for line in &details {
+            writeln!(f, "{}", printable(line))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {}", printable(note))?;
+        }
+        writeln!(f)?;
+        if self.is_complete() {
+            return f.write_str("complete");
+        }
+        let missing: Vec<_> = self.nodes.iter().flat_map(NodeReport::missing).collect();
+        let more = match missing.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let shown = &missing[..missing.len().min(SHOWN)];
+        write!(f, "incomplete: {}{more}", printable(&shown.join("; ")))
+    }
+}
+
+/// Names and reasons come from other machines: they shall not steer the terminal or forge a line.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// Columns as wide as their widest cell; counts to the right, the rest to the left.
+fn table(nodes: &[NodeReport]) -> String {
+    let head = ["node", "packets", "bytes", "lost", "holds"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(nodes.iter().map(NodeReport::row)).collect();
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..4).map(width).collect();
+    rows.iter().fold(String::new(), |mut out, [node, packets, bytes, lost, holds]| {
+        let [n, p, b, l] = widths[..] else { return out };
+        let _ = writeln!(out, "{node:n$}  {packets:>p$}  {bytes:>b$}  {lost:>l$}  {holds}");
+        out
+    })
+}
+
+/// The first lines of many, and how many more there are.
+fn push_shown(out: &mut Vec<String>, lines: Vec<String>) {
+    let more = lines.len().saturating_sub(SHOWN);
+    out.extend(lines.into_iter().take(SHOWN));
+    if more > 0 {
+        out.push(format!("… and {more} more like these"));
+    }
+}
+
+/// One loss for each owner and cause, from the first to the last of them; the worst first.
+pub(crate) fn sum_losses(losses: &[LossAt]) -> Vec<LossAt> {
+    let mut sums: BTreeMap<(&str, LossCause), Loss> = BTreeMap::new();
+    for LossAt { owner, loss } in losses {
+        let none = Loss { packets: 0, ..*loss };
+        let sum = sums.entry((owner, loss.cause)).or_insert(none);
+        sum.packets += loss.packets;
+        sum.from = sum.from.min(loss.from);
+        sum.to = sum.to.max(loss.to);
+    }
+    let whose = |((owner, _), loss): ((&str, _), _)| LossAt { owner: owner.to_owned(), loss };
+    let mut sums: Vec<_> = sums.into_iter().map(whose).collect();
+    sums.sort_by_key(|at| std::cmp::Reverse(at.loss.packets));
+    sums
+}
+
+fn loss_line(node: &str, LossAt { owner, loss }: &LossAt) -> String {
+    let Loss { cause, packets, from, to } = *loss;
+    let (packets, span) = (figures::packets(packets), figures::span(Span::new(from, to)));
+    format!("{node} LOST {packets} of {owner}, {span}: {cause}: {}", reason(cause))
+}
+
+/// What happened, and the setting that mends it where there is one.
+const fn reason(cause: LossCause) -> &'static str {
+    match cause {
+        LossCause::Ring => "packets came faster than they were read",
+        LossCause::RingMemory => {
+            "packets came faster than they were read, and tap.ringMemory was used up: raise it"
+        }
+        LossCause::Buffer => "the disk was slower than the packets",
+        LossCause::Disk => "the disk refused to write",
+    }
+}
+
+fn gap_line(node: &str, gap: &Gap) -> String {
+    let word = if gap.cause.is_missing() { "MISSING" } else { "note: not recorded" };
+    format!("{node} {word}: {}: {}", figures::span(gap.span), gap.cause)
+}
+
+/// Whether nothing of `window` lies outside the gaps.
+fn covers(gaps: &[Gap], window: Span) -> bool {
+    let mut gaps: Vec<_> = gaps.iter().map(|gap| gap.span).collect();
+    gaps.sort_by_key(|gap| gap.from);
+    let covered = gaps.iter().fold(window.from, |covered, gap| {
+        if gap.from <= covered { covered.max(gap.to) } else { covered }
+    });
+    covered >= window.to
+}
+
+/// An error and what it comes from, on one line.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use kuberewind_packet::{Damage, Timestamp};
+
+    use super::*;
+
+    fn at(time: &str) -> Timestamp {
+        format!("2026-11-22T{time}Z").parse().unwrap()
+    }
+
+    fn span(from: &str, to: &str) -> Span {
+        Span::new(at(from), at(to))
+    }
+
+    fn whole(node: &str) -> NodeReport {
+        let account = WindowAccount {
+            held: Some(span("20:30:00", "21:30:05")),
+            packets: 1_234_567,
+            bytes: 98_700_000,
+            ..WindowAccount::new(node.into(), span("21:25:05", "21:30:05"))
+        };
+        NodeReport { account, failure: None }
+    }
+
+    fn report(nodes: Vec<NodeReport>) -> Report {
+        Report::new(Format::Pcapng, span("21:25:05", "21:30:05"), nodes, &[])
+    }
+
+    fn loss(owner: &str, cause: LossCause, packets: u64, from: &str, to: &str) -> LossAt {
+        LossAt { owner: owner.into(), loss: Loss { cause, packets, from: at(from), to: at(to) } }
+    }
+
+    #[test]
+    fn a_whole_window_is_called_complete() {
+        let report = Report {
+            file: Some("web-1-20261122T213005Z.pcapng".into()),
+            file_bytes: 101_200_000,
+            ..report(vec![whole("web-1")])
+        };
+        assert_eq!(
+            report.to_string(),
+            "\
+file     web-1-20261122T213005Z.pcapng (101MB)
+window   2026-11-22 21:25:05.000 to 21:30:05.000 UTC (5m)
+packets  1,234,567 (98.7MB)
+
+node     packets   bytes  lost  holds
+web-1  1,234,567  98.7MB     0  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+
+complete"
+        );
+        assert!(report.is_complete() && report.complete);
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named_with_owner_cause_and_time() {
+        let mut torn = whole("n1");
+        torn.account.losses = vec![
+            loss("shop/cart-7", LossCause::Ring, 10, "21:26:01.1", "21:26:02"),
+            loss("host", LossCause::Disk, 1, "21:26:05", "21:26:05.2"),
+            loss("shop/cart-7", LossCause::Ring, 2, "21:26:02", "21:26:02.3"),
+        ];
+        torn.account.gaps = vec![
+            Gap { span: span("21:25:05", "21:25:41"), cause: GapCause::MaxSize },
+            Gap { span: span("21:27:00", "21:28:10"), cause: GapCause::Stopped },
+        ];
+        torn.account.damaged =
+            vec![Damage { segment: "seg-1.pcapng".into(), reason: "damaged block".into() }];
+        let failed = NodeReport::failed(
+            "n2".into(),
+            span("21:25:05", "21:30:05"),
+            "connection refused".into(),
+        );
+        let report = report(vec![torn, failed]);
+        assert_eq!(
+            report.to_string(),
+            "\
+window   2026-11-22 21:25:05.000 to 21:30:05.000 UTC (5m)
+packets  1,234,567 (98.7MB)
+
+node    packets   bytes  lost  holds
+n1    1,234,567  98.7MB    13  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+n2            0      0B     ?  ?
+
+n1 LOST 12 packets of shop/cart-7, 2026-11-22 21:26:01.100 to 21:26:02.300 UTC (1.200s): \
+ring: packets came faster than they were read
+n1 LOST 1 packet of host, 2026-11-22 21:26:05.000 to 21:26:05.200 UTC (200ms): \
+disk: the disk refused to write
+n1 MISSING: 2026-11-22 21:25:05.000 to 21:25:41.000 UTC (36s): \
+deleted to keep within pcapdump.maxSize
+n1 note: not recorded: 2026-11-22 21:27:00.000 to 21:28:10.000 UTC (1m10s): \
+recording was stopped
+n1 DAMAGED: segment seg-1.pcapng: damaged block
+n2 FAILED: connection refused (none of its packets are in the file)
+
+incomplete: n1 lost 13 packets while recording; n1 lacks 36s; \
+n1 has 1 damaged segment(s); n2 failed"
+        );
+        assert!(!report.is_complete() && !report.complete);
+    }
+
+    #[test]
+    fn a_window_from_before_recording_began_is_clipped_not_incomplete() {
+        let mut node = whole("n1");
+        node.account.gaps =
+            vec![Gap { span: span("21:25:05", "21:26:00"), cause: GapCause::NotStarted }];
+        let text = report(vec![node]).to_string();
+        assert!(text.contains("recording had not begun"), "{text}");
+        assert!(text.ends_with("\ncomplete"), "{text}");
+    }
+
+    #[test]
+    fn json_is_read_back_as_it_was_written() {
+        let mut node = whole("n1");
+        node.account.losses = vec![loss("host", LossCause::Buffer, 3, "21:26:00", "21:26:01")];
+        node.failure = Some("cut".into());
+        let report = report(vec![node, whole("n2")]);
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.contains(r#""fileBytes":0,"complete":false,"nodes":[{"node":"n1""#), "{json}");
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn no_node_steers_the_terminal_or_forges_the_last_line() {
+        let failure = "\u{1b}[2Jcut\ncomplete".to_owned();
+        let failed = NodeReport::failed("n\u{7}1".into(), Span::ALL, failure);
+        let text = report(vec![failed]).to_string();
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+        assert!(!text.lines().any(|line| line == "complete"), "{text}");
+    }
+
+    #[test]
+    fn long_lists_are_cut_on_screen() {
+        let mut node = whole("n1");
+        node.account.losses = (0..500)
+            .map(|n| loss(&format!("ns/{n}"), LossCause::Ring, 1, "21:26:00", "21:26:01"))
+            .collect();
+        let text = report(vec![node]).to_string();
+        assert!(text.contains("… and 480 more like these"), "{text}");
+        assert!(text.lines().count() < 40);
+    }
+
+    #[test]
+    fn gaps_cover_a_window_only_together() {
+        let gap = |from, to| Gap { span: span(from, to), cause: GapCause::Stopped };
+        let window = span("10:00:00", "11:00:00");
+        assert!(covers(&[gap("10:30:00", "12:00:00"), gap("09:00:00", "10:30:00")], window));
+        assert!(!covers(&[gap("10:31:00", "12:00:00"), gap("09:00:00", "10:30:00")], window));
+        assert!(!covers(&[gap("09:00:00", "10:59:00")], window));
+        assert!(!covers(&[], window));
+    }
+}

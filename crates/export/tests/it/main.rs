@@ -1,0 +1,7 @@
+//! The way of a window from a node into a file, judged by the tools that users open it with.
+
+mod files;
+mod made;
+mod merge;
+mod stream;
+mod wire;

@@ -1,0 +1,247 @@
+//! The agent's API: HTTP over its Unix socket, and later over loopback in a pod.
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, put};
+use axum::{Json, Router};
+use kuberewind_filter::StoredFilter;
+use kuberewind_packet::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::recorder::{Recorder, RecorderError};
+use super::{Health, Status, WindowQuery, metrics};
+
+/// Windows that may leave at the same time; each holds a few chunks in memory.
+const MAX_WINDOWS: usize = 4;
+
+/// Blocks of a window between the reader's thread and the socket; when full the reader waits.
+const BODY_QUEUE: usize = 4;
+
+/// What is handed to the socket at once.
+const BLOCK: usize = 256 << 10;
+
+/// The agent's clock: the end of a window is taken from it, never from the asking machine.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Clock {
+    pub(crate) now: Timestamp,
+}
+
+/// What `PUT /v1/recording` takes and answers.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Recording {
+    pub(crate) recording: bool,
+}
+
+/// Why a request was not served, in words for the user.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ApiFailure {
+    pub(crate) error: String,
+}
+
+#[derive(Clone)]
+struct Agent {
+    recorder: Arc<Recorder>,
+    windows: Arc<Semaphore>,
+    follows: Follows,
+}
+
+/// The streams that go on until they are told to end, by the number that the asker chose.
+#[derive(Clone, Default)]
+struct Follows(Arc<Mutex<HashSet<u64>>>);
+
+impl Follows {
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The routes of the API.
+pub(crate) fn router(recorder: Arc<Recorder>) -> Router {
+    let agent = Agent {
+        recorder,
+        windows: Arc::new(Semaphore::new(MAX_WINDOWS)),
+        follows: Follows::default(),
+    };
+    Router::new()
+        .route("/v1/clock", get(clock))
+        .route("/v1/status", get(status))
+        .route("/v1/recording", put(set_recording))
+        .route("/v1/settings", get(settings).patch(change_settings))
+        .route("/v1/window", get(window))
+        .route("/v1/follow/{ticket}", delete(end_follow))
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .with_state(agent)
+}
+
+async fn clock() -> Json<Clock> {
+    Json(Clock { now: Timestamp::now() })
+}
+
+async fn status(State(agent): State<Agent>) -> Result<Json<Status>, Failure> {
+    Ok(Json(agent.recorder.status()?))
+}
+
+async fn set_recording(
+    State(agent): State<Agent>,
+    Json(Recording { recording }): Json<Recording>,
+) -> Result<Json<()>, Failure> {
+    blocking(move || agent.recorder.set_recording(recording)).await?;
+    Ok(Json(()))
+}
+
+async fn settings(State(agent): State<Agent>) -> Json<serde_json::Value> {
+    Json(agent.recorder.settings())
+}
+
+async fn change_settings(
+    State(agent): State<Agent>,
+    Json(changes): Json<serde_json::Value>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    Ok(Json(blocking(move || agent.recorder.change_settings(&changes)).await?))
+}
+
+async fn metrics_text(State(agent): State<Agent>) -> Result<Response, Failure> {
+    let text = metrics::encode(&agent.recorder.status()?);
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn healthz(State(agent): State<Agent>) -> Result<Response, Failure> {
+    Ok(match agent.recorder.status()?.health() {
+        Health::Ok => "ok\n".into_response(),
+        Health::Failing(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
+    })
+}
+
+/// Sends the window once it is settled. What goes wrong before the first byte is an answer in words;
+/// what goes wrong after it ends the stream without its end mark, which the other side takes for what
+/// it is.
+async fn window(
+    State(agent): State<Agent>,
+    Query(query): Query<WindowQuery>,
+) -> Result<Response, Failure> {
+    let filter = query.filter.as_deref().map(StoredFilter::compile).transpose();
+    let filter = filter.map_err(RecorderError::from)?;
+    let Ok(permit) = agent.windows.clone().acquire_owned().await else {
+        return Err(Failure::stopping());
+    };
+    let (blocks, mut body) = mpsc::channel(BODY_QUEUE);
+    let sending = tokio::task::spawn_blocking(move || {
+        let out = BufWriter::with_capacity(BLOCK, BodyWriter { blocks });
+        let ticket = query.follow;
+        agent.follows.lock().extend(ticket);
+        let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
+        let sent = agent.recorder.send(&query, filter, goes_on, out);
+        ticket.map(|ticket| agent.follows.lock().remove(&ticket));
+        drop(permit);
+        sent
+    });
+    let Some(first) = body.recv().await else {
+        return Err(match sending.await {
+            Ok(Err(error)) => error.into(),
+            _ => Failure::stopping(),
+        });
+    };
+    tokio::spawn(async {
+        if let Ok(Err(error)) = sending.await {
+            tracing::debug!("window not sent to its end: {error}");
+        }
+    });
+    Ok(Body::from_stream(Blocks { first: Some(first), rest: body }).into_response())
+}
+
+/// Lets a stream that goes on end in good order.
+async fn end_follow(State(agent): State<Agent>, Path(ticket): Path<u64>) -> Json<()> {
+    agent.follows.lock().remove(&ticket);
+    Json(())
+}
+
+/// reader's thread --blocks--> socket; when full the reader waits: the disk is patient.
+struct BodyWriter {
+    blocks: mpsc::Sender<Bytes>,
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.blocks.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| hung_up())?;
+        Ok(bytes.len())
+    }
+
+    /// Nothing is kept back here; but who follows a quiet network is to be let go when he hangs up.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.blocks.is_closed() { Err(hung_up()) } else { Ok(()) }
+    }
+}
+
+fn hung_up() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the other side hung up")
+}
+
+/// The blocks as axum wants them.
+struct Blocks {
+    first: Option<Bytes>,
+    rest: mpsc::Receiver<Bytes>,
+}
+
+impl futures_core::Stream for Blocks {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        match self.first.take() {
+            Some(first) => std::task::Poll::Ready(Some(Ok(first))),
+            None => self.rest.poll_recv(context).map(|block| block.map(Ok)),
+        }
+    }
+}
+
+/// Runs what waits for threads or the disk away from the socket's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RecorderError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Failure::from),
+        Err(_) => Err(Failure::stopping()),
+    }
+}
+
+/// An answer that is not a success.
+struct Failure {
+    status: StatusCode,
+    message: String,
+}
+
+impl Failure {
+    fn stopping() -> Self {
+        let message = "the recorder is stopping".to_owned();
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message }
+    }
+}
+
+impl From<RecorderError> for Failure {
+    fn from(error: RecorderError) -> Self {
+        let status = if error.is_usage() {
+            StatusCode::BAD_REQUEST
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        Self { status, message: error.to_string() }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(ApiFailure { error: self.message })).into_response()
+    }
+}

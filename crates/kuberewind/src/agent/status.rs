@@ -1,0 +1,189 @@
+//! What the agent says of itself: the shape of `kuberewind status --json`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kuberewind_capture::{CaptureStatus, NamespaceStatus};
+use kuberewind_filter::CaptureFilter;
+use kuberewind_packet::{LossCause, Span, Timestamp};
+use kuberewind_store::StoreStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, format_duration};
+
+/// Nothing was written for so long although packets arrived: something is stuck.
+const STALL: Duration = Duration::from_secs(10);
+
+/// The whole of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// The machine.
+    pub(crate) node: String,
+    /// kuberewind's version.
+    pub(crate) version: String,
+    /// Whether packets are being recorded; false after `pcapdump stop`.
+    pub(crate) recording: bool,
+    /// When this recorder started.
+    pub(crate) since: Timestamp,
+    /// The agent's clock.
+    pub(crate) now: Timestamp,
+    /// Where the recording lies.
+    pub(crate) data_dir: PathBuf,
+    /// Packets recorded since the start.
+    pub(crate) packets: u64,
+    /// Their captured bytes.
+    pub(crate) bytes: u64,
+    /// Packets longer than any reader takes, cut to what readers take.
+    pub(crate) cut: u64,
+    /// Packets lost since the start, by cause; every cause is named.
+    pub(crate) losses: BTreeMap<LossCause, u64>,
+    /// Oldest packet held.
+    pub(crate) oldest: Option<Timestamp>,
+    /// Newest packet held.
+    pub(crate) newest: Option<Timestamp>,
+    /// Bytes that the data directory takes, all told.
+    pub(crate) bytes_held: u64,
+    /// The bounds that hold.
+    pub(crate) bounds: Bounds,
+    /// What the filter is and where it cannot apply.
+    pub(crate) filter: FilterStatus,
+    /// Memory set aside.
+    pub(crate) memory: Memory,
+    /// What is recorded, by network namespace.
+    pub(crate) namespaces: Vec<NamespaceStatus>,
+    /// What cannot be recorded, and why.
+    pub(crate) problems: Vec<String>,
+    /// The segments.
+    pub(crate) store: StoreStatus,
+}
+
+/// The limits of the recording.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Bounds {
+    /// As `pcapdump.maxTime`.
+    pub(crate) max_time: String,
+    /// `pcapdump.maxSize` in bytes.
+    pub(crate) max_size: u64,
+    /// As `pcapdump.minFree`.
+    pub(crate) min_free: String,
+    /// As `pcapdump.timeInterval`.
+    pub(crate) time_interval: String,
+}
+
+impl Bounds {
+    /// Those of the settings.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            max_time: format_duration(config.pcapdump.max_time),
+            max_size: config.pcapdump.max_size.bytes(),
+            min_free: config.pcapdump.min_free.to_string(),
+            time_interval: format_duration(config.pcapdump.time_interval),
+        }
+    }
+}
+
+/// The filter in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FilterStatus {
+    /// In libpcap's language; none = everything that runs on IP.
+    pub(crate) expression: Option<String>,
+    /// Where it does not apply.
+    pub(crate) notes: Vec<String>,
+}
+
+impl FilterStatus {
+    /// What a filter says of itself.
+    pub(crate) fn of(filter: &CaptureFilter) -> Self {
+        Self { expression: filter.expression().map(str::to_owned), notes: filter.notes().to_vec() }
+    }
+}
+
+/// Memory that the recorder holds, in bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Memory {
+    /// The kernel's capture rings. They count as resident, but not against a container's limit.
+    pub(crate) rings: u64,
+    /// What the rings may grow to.
+    pub(crate) ring_budget: u64,
+    /// Buffers between capture and disk.
+    pub(crate) buffers: u64,
+    /// All that is resident now.
+    pub(crate) resident: u64,
+}
+
+impl Memory {
+    /// As it is now.
+    pub(crate) fn now(capture: &CaptureStatus, store: &StoreStatus) -> Self {
+        Self {
+            rings: capture.ring_bytes,
+            ring_budget: capture.ring_budget,
+            buffers: store.buffer_bytes,
+            resident: resident().unwrap_or(0),
+        }
+    }
+}
+
+/// Resident memory of this process in bytes (proc(5), `/proc/self/statm`, second field, in pages).
+fn resident() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Whether the recorder does its work.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It does, or was told not to.
+    Ok,
+    /// It does not.
+    Failing(String),
+}
+
+impl Status {
+    /// The stretch of time that is held.
+    pub(crate) fn held(&self) -> Option<Span> {
+        Some(Span::new(self.oldest?, self.newest?))
+    }
+
+    /// All packets lost, whatever the cause.
+    pub(crate) fn lost(&self) -> u64 {
+        self.losses.values().sum()
+    }
+
+    /// Interfaces with packets.
+    pub(crate) fn interfaces(&self) -> u64 {
+        self.namespaces.iter().map(|namespace| namespace.interfaces.len() as u64).sum()
+    }
+
+    /// Whether packets that arrive also get to the disk.
+    pub(crate) fn health(&self) -> Health {
+        if !self.recording {
+            return Health::Ok;
+        }
+        if self.namespaces.is_empty() {
+            return Health::Failing("no network namespace is recorded".to_owned());
+        }
+        if self.store.held_back_by_min_free {
+            return Health::Failing(format!(
+                "writing is held back: less than pcapdump.minFree ({}) of the disk is free",
+                self.bounds.min_free
+            ));
+        }
+        let arrived = self.namespaces.iter().flat_map(|namespace| &namespace.interfaces);
+        let arrived = arrived.filter_map(|interface| interface.newest).max();
+        match (arrived, self.store.last_written.or(Some(self.since))) {
+            (Some(arrived), Some(written)) if arrived.since(written) > STALL => {
+                let why = self.store.last_error.as_deref().unwrap_or("the writer does not answer");
+                Health::Failing(format!(
+                    "packets arrive, but nothing was written since {written}: {why}"
+                ))
+            }
+            _ => Health::Ok,
+        }
+    }
+}

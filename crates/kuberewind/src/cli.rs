@@ -1,0 +1,229 @@
+//! The command line as users type it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use kuberewind_capture::NetnsSpec;
+use kuberewind_export::Format;
+
+/// A flight recorder for Kubernetes network traffic.
+///
+/// Records packets all the time within a time window and a storage limit, and writes any part of
+/// that window as one file for Wireshark.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed; 2 called wrongly or bad configuration; 3 done, but something that \
+should be there is missing (and is named).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Record packets until Ctrl-C
+    Tap(TapArgs),
+    /// Write what was recorded as one file
+    Pcapdump(PcapdumpArgs),
+    /// Show what is recorded, what is held, and what was lost
+    Status(StatusArgs),
+    /// Show the effective settings and where each comes from
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// Settings, from files and from the command line.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingsArgs {
+    /// Set a value, as with Helm: pcapdump.maxSize=2GB (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
+    pub(crate) set: Vec<String>,
+    /// Read values from a YAML file (repeatable) [default: ./kuberewind.yaml, else
+    /// ~/.kuberewind/config.yaml]
+    #[arg(short = 'f', long, alias = "config-path", value_name = "FILE", value_hint = ValueHint::FilePath, global = true)]
+    pub(crate) values: Vec<PathBuf>,
+    /// Where the recording lies; the same as --set tap.dataDir=DIR [default: /var/lib/kuberewind]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, global = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo kuberewind tap --local
+  sudo kuberewind tap --local --netns blue --set pcapdump.maxTime=24h,pcapdump.maxSize=20GB
+  sudo kuberewind tap --local -i eth0 --set tap.bpfOverride='tcp port 443'")]
+pub(crate) struct TapArgs {
+    /// Record this machine
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Record a network namespace instead of the machine's own: a name in /run/netns, a path, a PID,
+    /// or `host` for the machine's own (repeatable)
+    #[arg(long, value_name = "NAME|PATH|PID")]
+    pub(crate) netns: Vec<NetnsSpec>,
+    /// Record only this interface (repeatable) [default: all]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) interface: Vec<String>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  sudo kuberewind pcapdump --local --time 5m
+  sudo kuberewind pcapdump --local --since 2026-11-22T21:30:00Z --until 2026-11-22T21:35:00Z
+  sudo kuberewind pcapdump --local --time 1h --filter 'host 10.0.0.7 and port 53' --dest dns.pcapng
+  sudo kuberewind pcapdump --local --follow --dest - | tshark -r -"
+)]
+pub(crate) struct PcapdumpArgs {
+    #[command(subcommand)]
+    pub(crate) switch: Option<SwitchCommand>,
+    #[command(flatten)]
+    pub(crate) export: ExportArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum SwitchCommand {
+    /// Stop recording; what is recorded stays, and expires as before
+    Stop(LocalArgs),
+    /// Start recording again
+    Start(LocalArgs),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LocalArgs {
+    /// On this machine
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Export this machine's recording
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// How far back: 5m, 1h30m [default: all that is held]
+    #[arg(long, value_name = "DURATION", conflicts_with = "since")]
+    pub(crate) time: Option<String>,
+    /// Start of the window: an RFC 3339 time, or how long ago: 10m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// End of the window: an RFC 3339 time, or how long ago: 5m [default: now]
+    #[arg(long, value_name = "TIME", conflicts_with = "time")]
+    pub(crate) until: Option<String>,
+    /// Where to: a directory, a file, or - for standard output [default: .]
+    #[arg(long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
+    pub(crate) dest: Option<PathBuf>,
+    /// File format [default: the destination's extension, else pcap]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatArg>,
+    /// Only packets that match, in tcpdump's language
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// Write the completeness report to a file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+    /// Exit with 0 even if something is missing from the file
+    #[arg(long)]
+    pub(crate) allow_partial: bool,
+    /// Go on with packets as they come, until Ctrl-C
+    #[arg(long, conflicts_with = "until")]
+    pub(crate) follow: bool,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// Classic, with nanoseconds: every tool reads it
+    Pcap,
+    /// With interface names and the completeness report inside
+    Pcapng,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Pcap => Self::Pcap,
+            FormatArg::Pcapng => Self::Pcapng,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Of this machine
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigCommand {
+    #[command(subcommand)]
+    pub(crate) verb: Option<ConfigVerb>,
+    /// The settings of the recorder that runs on this machine
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Change settings of the running recorder, without a gap in the recording
+    Set {
+        /// As with --set: pcapdump.maxSize=2GB
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        assignments: Vec<String>,
+    },
+    /// Explain a setting, or all of them
+    Explain {
+        /// Its name: pcapdump.maxSize
+        key: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The directory to write to
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

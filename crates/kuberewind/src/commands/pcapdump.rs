@@ -1,0 +1,237 @@
+//! `kuberewind pcapdump`: a window of the recording, as one file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek as _, Write as _};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{OpenOptionsExt as _, fchown};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use kuberewind_export::wire::Received;
+use kuberewind_export::{
+    Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
+    write, write_stream,
+};
+use kuberewind_filter::StoredFilter;
+use kuberewind_packet::{PacketStream, Span, Timestamp};
+use kuberewind_store::{Keep, Recording};
+
+use crate::PROGRAM;
+use crate::agent::WindowQuery;
+use crate::cli::{ExportArgs, PcapdumpArgs};
+use crate::client::{Client, NotRunning};
+use crate::exit::Exit;
+
+use super::progress::Bar;
+use super::window::Asked;
+use super::{advice, settings, shutdown, switch};
+
+/// Exports a window, or switches recording off or on.
+pub(crate) fn pcapdump(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
+    match args.switch {
+        Some(command) => switch::switch(command, &args.settings),
+        None if !args.export.local => Err(super::needs_local("export this machine's recording")),
+        None => export(&args.export, &settings::data_dir(&args.settings)?),
+    }
+}
+
+/// Everything that can be wrong with the call is found before the recorder is asked.
+fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
+    let asked = Asked::parse(args)?;
+    let filter = args.filter.as_deref().map(StoredFilter::compile).transpose()?;
+    let destination = Destination::find(args.dest.as_deref(), args.format.map(Into::into))?;
+    let report = match Client::connect(dir) {
+        Ok(client) => from_recorder(args, asked, client, dir, &destination)?,
+        Err(error) if error.is::<NotRunning>() && args.follow => return Err(error),
+        Err(error) if error.is::<NotRunning>() => from_disk(asked, filter, dir, &destination)?,
+        Err(error) => return Err(error),
+    };
+    finish(args, &destination, &report)
+}
+
+/// Asks the recorder, whose clock says when now is.
+fn from_recorder(
+    args: &ExportArgs,
+    asked: Asked,
+    mut client: Client,
+    dir: &Path,
+    destination: &Destination,
+) -> anyhow::Result<Report> {
+    let bounds = asked.at(client.clock()?.now)?;
+    let status = client.status()?;
+    let span = bounds.span(status.held());
+    let query = WindowQuery {
+        from: bounds.from,
+        to: Some(bounds.to),
+        filter: args.filter.clone(),
+        ..WindowQuery::default()
+    };
+    let export = job(&status.node, span);
+    if args.follow {
+        return follow(&export, query, client, dir, destination);
+    }
+    let body = client.window(&query)?;
+    let mut report = match destination.place {
+        Place::Stdout => deliver(&export, spooled(body)?, &status.node, destination)?,
+        _ => deliver(&export, Received::open(body)?, &status.node, destination)?,
+    };
+    report.notes.extend(advice::window(&status, span));
+    Ok(report)
+}
+
+/// Reads what is on disk: nobody records now.
+fn from_disk(
+    asked: Asked,
+    filter: Option<StoredFilter>,
+    dir: &Path,
+    destination: &Destination,
+) -> anyhow::Result<Report> {
+    let nothing =
+        || format!("nothing is recorded in {}; `kuberewind tap --local` records", dir.display());
+    if !dir.try_exists().unwrap_or(true) {
+        bail!(nothing());
+    }
+    let recording = Recording::open(dir)?;
+    if recording.held().is_none() {
+        bail!(nothing());
+    }
+    let span = asked.at(Timestamp::now())?.span(recording.held());
+    let keep =
+        filter.map(|filter| -> Keep { Box::new(move |len, data| filter.matches(len, data)) });
+    let window = recording.window(span, keep);
+    let node = window.account().node.clone();
+    deliver(&job(&node, span), window, &node, destination)
+}
+
+/// An export for the user behind `sudo`.
+fn job(node: &str, window: Span) -> Export {
+    Export {
+        window,
+        id: node.to_owned(),
+        program: PROGRAM.to_owned(),
+        owner: sudo_user(),
+        unreachable: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn sudo_user() -> Option<FileOwner> {
+    let id = |name| std::env::var(name).ok()?.parse().ok();
+    Some(FileOwner { uid: id("SUDO_UID")?, gid: id("SUDO_GID")? })
+}
+
+fn deliver<S: PacketStream>(
+    export: &Export,
+    stream: S,
+    node: &str,
+    destination: &Destination,
+) -> anyhow::Result<Report> {
+    let stop = shutdown::requests()?;
+    let mut bar = Bar::new();
+    let input = [Input { node: node.to_owned(), stream }];
+    let report = write(export, input, destination, |done| {
+        bar.show(done);
+        if stop.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    bar.clear();
+    Ok(report?)
+}
+
+/// Keeps a window in a nameless file until its end mark has come: bytes on standard output cannot be
+/// taken back.
+fn spooled(mut body: impl Read) -> anyhow::Result<Received<File>> {
+    let doing = || format!("spool the window in {}", std::env::temp_dir().display());
+    let mut spool = tempfile::tempfile().with_context(doing)?;
+    io::copy(&mut body, &mut spool).with_context(doing)?;
+    spool.rewind().with_context(doing)?;
+    let mut check = Received::open(spool.try_clone().with_context(doing)?)?;
+    while check.advance()? {}
+    spool.rewind().with_context(doing)?;
+    Ok(Received::open(spool)?)
+}
+
+/// Goes on with packets as they come. The recorder is asked to end the stream, so that even then it
+/// has its end mark and its account.
+fn follow(
+    export: &Export,
+    mut query: WindowQuery,
+    client: Client,
+    dir: &Path,
+    destination: &Destination,
+) -> anyhow::Result<Report> {
+    let ticket = u64::from(std::process::id()) << 32 | u64::from(Timestamp::now().subsec_nanos());
+    query.follow = Some(ticket);
+    let stop = shutdown::requests()?;
+    let stopper = dir.to_owned();
+    std::thread::spawn(move || {
+        if stop.recv().is_ok() {
+            let ended = Client::connect(&stopper).and_then(|mut client| client.end_follow(ticket));
+            if let Err(error) = ended {
+                anstream::eprintln!("kuberewind: end the stream: {error:#}");
+                std::process::exit(Exit::Failed as i32);
+            }
+        }
+    });
+    let stream = Received::open(client.window(&query)?)?;
+    let input = [Input { node: export.id.clone(), stream }];
+    let on = |_: Progress| ControlFlow::Continue(());
+    let format = destination.format;
+    match following_file(export, destination)? {
+        None => Ok(write_stream(export, input, format, Liveness::Live, io::stdout().lock(), on)?),
+        Some((path, file)) => {
+            let mut report = write_stream(export, input, format, Liveness::Live, file, on)?;
+            report.file = Some(path);
+            Ok(report)
+        }
+    }
+}
+
+/// The file that `--follow` writes, under its name from the start, as `tcpdump -w` does: what was
+/// followed for hours must survive whatever ends it.
+fn following_file(
+    export: &Export,
+    destination: &Destination,
+) -> anyhow::Result<Option<(std::path::PathBuf, File)>> {
+    for path in export.paths(destination) {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => {
+                if let Some(FileOwner { uid, gid }) = export.owner {
+                    fchown(&file, Some(uid), Some(gid))
+                        .with_context(|| format!("change the owner of {}", path.display()))?;
+                }
+                anstream::eprintln!("writing {} until Ctrl-C", path.display());
+                return Ok(Some((path, file)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("create {}", path.display())),
+        }
+    }
+    match &destination.place {
+        Place::File(path) => Err(DestinationError::Exists(path.clone()).into()),
+        _ => Ok(None),
+    }
+}
+
+/// Tells what is in the file and what is not.
+fn finish(args: &ExportArgs, destination: &Destination, report: &Report) -> anyhow::Result<Exit> {
+    if let Some(path) = &args.report {
+        write_report(path, report).with_context(|| format!("write --report {}", path.display()))?;
+    }
+    if destination.place == Place::Stdout {
+        anstream::eprintln!("{report}");
+    } else {
+        anstream::println!("{report}");
+    }
+    Ok(if report.is_complete() || args.allow_partial { Exit::Complete } else { Exit::Incomplete })
+}
+
+fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    serde_json::to_writer_pretty(&mut file, report)?;
+    file.write_all(b"\n")?;
+    if let Some(FileOwner { uid, gid }) = sudo_user() {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}

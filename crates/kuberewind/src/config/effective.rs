@@ -1,0 +1,307 @@
+//! The layers, and what comes out of them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::Config;
+use super::error::ConfigError;
+use super::file::{self, Node};
+use super::keys::{KEYS, Key};
+use super::listing::yaml;
+use super::origin::Origin;
+use super::set::{self, Step};
+
+/// Looked for when no file is named: here, then below the home directory.
+const FILE_HERE: &str = "kuberewind.yaml";
+const FILE_AT_HOME: &str = ".kuberewind/config.yaml";
+
+/// What the user gave; later fields win.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// `-f`, in order. With none, `kuberewind.yaml` or `~/.kuberewind/config.yaml` is read if there.
+    pub(crate) values: Vec<PathBuf>,
+    /// `--set`, in order.
+    pub(crate) set: Vec<String>,
+    /// Flags that stand for a key: the key, the value, the flag's name as it is shown.
+    pub(crate) flags: Vec<(&'static str, Value, &'static str)>,
+    /// Relative files begin here; empty is the process's own.
+    pub(crate) working_dir: PathBuf,
+    /// `~`
+    pub(crate) home: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Nothing given yet, in this process's directory, with its user's home.
+    pub(crate) fn here() -> Self {
+        let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        Self { home, ..Self::default() }
+    }
+
+    /// The files to read, in order, each with what is in it.
+    fn files(&self) -> Result<Vec<(PathBuf, Node)>, ConfigError> {
+        if self.values.is_empty() {
+            return self.found();
+        }
+        let named = self.values.iter().map(|path| self.working_dir.join(path));
+        named.map(|path| file::read(&path).map(|node| (path, node))).collect()
+    }
+
+    /// The first of the usual files that exists.
+    fn found(&self) -> Result<Vec<(PathBuf, Node)>, ConfigError> {
+        let here = self.working_dir.join(FILE_HERE);
+        let at_home = self.home.as_ref().map(|home| home.join(FILE_AT_HOME));
+        for path in [Some(here), at_home].into_iter().flatten() {
+            match file::read(&path) {
+                Ok(node) => return Ok(vec![(path, node)]),
+                Err(ConfigError::ReadFile { cause, .. }) if is_absent(&cause) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Not there; `HOME=/dev/null` is a usual way to have none.
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The configuration in force, and where each value came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Effective {
+    given: Given,
+    config: Config,
+    tree: Value,
+}
+
+impl Effective {
+    /// Defaults, then files, then `--set`, then flags.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut given = Given::default();
+        for (path, node) in sources.files()? {
+            given.take_tree(node, &|line| Origin::File { path: path.clone(), line })?;
+            given.read()?;
+        }
+        for argument in &sources.set {
+            given.take_set(argument)?;
+        }
+        given.read()?;
+        for (key, value, flag) in &sources.flags {
+            given.take(&path_of(key), value.clone(), Origin::Flag(flag))?;
+        }
+        given.check()
+    }
+
+    /// These values with a JSON merge patch (RFC 7396) over them: null takes a key back to its
+    /// default. Keys that are fixed while recording may be named, if they keep their value.
+    pub(crate) fn with_changes(&self, changes: &Value) -> Result<Self, ConfigError> {
+        let mut given = self.given.clone();
+        given.take_tree(changes.clone().into(), &|_| Origin::Change)?;
+        let after = given.check()?;
+        match KEYS.iter().find(|key| !key.live && self.value(key) != after.value(key)) {
+            Some(key) => Err(ConfigError::NotLive { key: key.name }),
+            None => Ok(after),
+        }
+    }
+
+    /// The values.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the value of this key came from; [`Origin::Default`] too for what is no key.
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.given.origin(key)
+    }
+
+    /// The values as the tree of a values file: every key, none as null.
+    pub(crate) fn tree(&self) -> &Value {
+        &self.tree
+    }
+
+    /// `{"values": …, "origins": {"pcapdump.maxTime": "--set", …}}`; `values` alone is a values file.
+    pub(crate) fn to_json(&self) -> Value {
+        let origins: Map<String, Value> = KEYS
+            .iter()
+            .map(|key| (key.name.to_owned(), self.origin(key.name).to_string().into()))
+            .collect();
+        json!({ "values": self.tree, "origins": origins })
+    }
+
+    fn value(&self, key: &Key) -> &Value {
+        key.fields().fold(&self.tree, |tree, name| &tree[name])
+    }
+}
+
+/// What [`Effective::to_json`] gave, here or in another process, as a values file that gives these
+/// values again, each with its origin as a comment.
+pub(crate) fn listing(settings: &Value) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for key in KEYS {
+        let (outer, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if outer != section && !outer.is_empty() {
+            section = outer;
+            let _ = writeln!(text, "{outer}:");
+        }
+        let indent = if outer.is_empty() { "" } else { "  " };
+        let value = yaml(key.fields().fold(&settings["values"], |tree, name| &tree[name]));
+        let origin = settings["origins"][key.name].as_str().unwrap_or("unknown");
+        let _ = writeln!(text, "{indent}{name}: {value} # {origin}");
+    }
+    text
+}
+
+/// What was set, by key, not yet read.
+#[derive(Clone, Debug, Default)]
+struct Given(BTreeMap<&'static str, (Value, Origin)>);
+
+impl Given {
+    fn origin(&self, key: &str) -> Origin {
+        self.0.get(key).map_or(Origin::Default, |(_, origin)| origin.clone())
+    }
+
+    fn take_set(&mut self, argument: &str) -> Result<(), ConfigError> {
+        let explain = |cause| ConfigError::Set { argument: argument.to_owned(), cause };
+        for assignment in set::parse(argument).map_err(explain)? {
+            let path = assignment.path;
+            let fields = path.iter().take_while(|step| matches!(step, Step::Field(_))).count();
+            let (names, indices) = path.split_at(fields);
+            match key_at(names) {
+                Some(key) if !indices.is_empty() => {
+                    let mut list = self.list(key);
+                    set::assign(&mut list, indices, assignment.value).map_err(explain)?;
+                    self.0.insert(key.name, (list, Origin::Set));
+                }
+                Some(_) => self.take(names, assignment.value, Origin::Set)?,
+                None => self.take(&path, assignment.value, Origin::Set)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What `key[0]=…` adds to.
+    fn list(&self, key: &Key) -> Value {
+        self.0.get(key.name).map_or_else(|| Value::Array(Vec::new()), |(value, _)| value.clone())
+    }
+
+    /// A values file or a patch. Nothing at all is no change.
+    fn take_tree(&mut self, node: Node, origin: &dyn Fn(u64) -> Origin) -> Result<(), ConfigError> {
+        match node {
+            Node::Section(entries) => self.take_entries(&mut Vec::new(), entries, origin),
+            Node::Leaf(Value::Null) => Ok(()),
+            Node::Leaf(_) => Err(ConfigError::NoKeys { origin: origin(1) }),
+        }
+    }
+
+    fn take_entries(
+        &mut self,
+        path: &mut Vec<Step>,
+        entries: Vec<file::Entry>,
+        origin: &dyn Fn(u64) -> Origin,
+    ) -> Result<(), ConfigError> {
+        for entry in entries {
+            path.push(Step::Field(entry.name));
+            match entry.node {
+                Node::Section(entries) if key_at(path).is_none() && is_section(path) => {
+                    self.take_entries(path, entries, origin)?;
+                }
+                node => self.take(path, node.into_value(), origin(entry.line))?,
+            }
+            path.pop();
+        }
+        Ok(())
+    }
+
+    /// One value. Null takes back what was set: a key's value, or all of a section.
+    fn take(&mut self, path: &[Step], value: Value, origin: Origin) -> Result<(), ConfigError> {
+        if let Some(key) = key_at(path) {
+            if value.is_null() {
+                self.0.remove(key.name);
+            } else {
+                self.0.insert(key.name, (value, origin));
+            }
+            return Ok(());
+        }
+        let text = set::path_text(path);
+        if !is_section(path) {
+            return Err(ConfigError::UnknownKey { key: text, origin });
+        }
+        if !value.is_null() {
+            return Err(ConfigError::SectionIsValue { section: text, origin, value });
+        }
+        self.0.retain(|name, _| !is_below(name, path));
+        Ok(())
+    }
+
+    /// Every value, each checked by itself.
+    fn read(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        for key in KEYS {
+            let Some((value, origin)) = self.0.get(key.name) else { continue };
+            (key.place)(&mut config).read(value).map_err(|reason| ConfigError::BadValue {
+                key: key.name,
+                origin: origin.clone(),
+                value: value.clone(),
+                reason,
+            })?;
+        }
+        Ok(config)
+    }
+
+    /// Every value, checked by itself and against the others.
+    fn check(self) -> Result<Effective, ConfigError> {
+        let config = self.read()?;
+        let (interval, max) = (config.pcapdump.time_interval, config.pcapdump.max_time);
+        if interval > max {
+            return Err(ConfigError::IntervalOverMaxTime {
+                interval,
+                interval_origin: self.origin("pcapdump.timeInterval"),
+                max,
+                max_origin: self.origin("pcapdump.maxTime"),
+            });
+        }
+        Ok(Effective { tree: tree(&config), config, given: self })
+    }
+}
+
+fn path_of(name: &str) -> Vec<Step> {
+    name.split('.').map(|field| Step::Field(field.to_owned())).collect()
+}
+
+fn key_at(path: &[Step]) -> Option<&'static Key> {
+    KEYS.iter().find(|key| begins(key, path) && key.fields().count() == path.len())
+}
+
+fn is_section(path: &[Step]) -> bool {
+    KEYS.iter().any(|key| begins(key, path) && key.fields().count() > path.len())
+}
+
+fn is_below(name: &str, path: &[Step]) -> bool {
+    Key::named(name).is_some_and(|key| begins(key, path))
+}
+
+/// Whether the names of `path` are the first ones of the key. Name by name: a file's `"tap.regex"` is
+/// one name.
+fn begins(key: &Key, path: &[Step]) -> bool {
+    let mut fields = key.fields();
+    path.iter().all(|step| match step {
+        Step::Field(name) => fields.next() == Some(name),
+        Step::Index(_) => false,
+    })
+}
+
+fn tree(config: &Config) -> Value {
+    let mut config = config.clone();
+    let mut tree = Value::Object(Map::new());
+    for key in KEYS {
+        let value = (key.place)(&mut config).show();
+        *key.fields().fold(&mut tree, |tree, name| &mut tree[name]) = value;
+    }
+    tree
+}

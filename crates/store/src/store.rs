@@ -1,0 +1,258 @@
+//! The recorder's and the reader's doors to a recording.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use kuberewind_packet::{Damage, Span, Timestamp};
+use tracing::warn;
+
+use crate::StoreError;
+use crate::appender::Appender;
+use crate::buffer::Pool;
+use crate::catalog::{Catalog, Segment, State, closed, open_either};
+use crate::index::{self, Index};
+use crate::journal::{self, Event, Journal};
+use crate::limits::Limits;
+use crate::lock::Lock;
+use crate::recover::{self, Found};
+use crate::segment::Name;
+use crate::status::StoreStatus;
+use crate::window::{Keep, Window};
+use crate::writer::{Command, Reply, Writer};
+
+/// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
+/// 1 Gbit/s before packets wait in the kernel's rings.
+const BUFFERS: usize = 32;
+const BUFFERS_PER_LANE: usize = 4;
+
+/// A recorder that was silent for so long has crashed; it gives a sign of life every second.
+const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Where and how to record.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The data directory; made, for the owner alone, if it is not there.
+    pub dir: PathBuf,
+    /// The node's name.
+    pub node: String,
+    /// Who writes, such as `kuberewind 0.1.0`.
+    pub program: String,
+    /// How much is kept.
+    pub limits: Limits,
+    /// `pcapdump.timeInterval`: a segment is sealed after this long.
+    pub interval: Duration,
+    /// How many appenders.
+    pub lanes: usize,
+}
+
+/// A recording that is being written.
+#[derive(Debug)]
+pub struct Store {
+    catalog: Arc<Catalog>,
+    pool: Arc<Pool>,
+    /// store --commands--> writer; each waits for its answer.
+    commands: Sender<Command>,
+    writer: Option<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+impl Store {
+    /// Takes the lock, finishes what a killed recorder left, makes room, and starts the writer.
+    /// Recording counts as off until [`Self::set_recording`].
+    ///
+    /// # Errors
+    /// The limits make no sense, another recorder holds the directory, or the file system refuses.
+    pub fn open(config: StoreConfig) -> Result<(Self, Vec<Appender>), StoreError> {
+        let StoreConfig { dir, node, program, limits, interval, lanes } = config;
+        limits.check()?;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&dir).map_err(StoreError::io("create data directory", &dir))?;
+        let lock = Lock::take(&dir)?;
+
+        let now = Timestamp::now();
+        let (journal, state) = recall(&dir, now)?;
+        let next_sequence = state.sealed.back().map_or(0, |last| last.name.sequence + 1);
+        let comment = format!("node={node} version={program} run={:x}", now.as_nanos());
+        let catalog = Arc::new(Catalog::new(dir, node, true, state));
+
+        let pool = Arc::new(Pool::new(BUFFERS + BUFFERS_PER_LANE * lanes));
+        let fill = Arc::new(AtomicUsize::new(limits.fill()));
+        // appenders --batches--> writer; every buffer there is and a few losses fit.
+        let (out, batches) = bounded(BUFFERS + BUFFERS_PER_LANE * lanes + 4 * lanes + 4);
+        let appender = || Appender::new(Arc::clone(&pool), Arc::clone(&fill), out.clone());
+        let appenders = (0..lanes).map(|_| appender()).collect();
+
+        let mut writer = Writer::new(
+            program,
+            comment,
+            limits,
+            interval,
+            Arc::clone(&catalog),
+            journal,
+            next_sequence,
+            Arc::clone(&pool),
+            fill,
+        );
+        writer.set_limits(limits, interval);
+        let (commands, orders) = bounded(16);
+        let writer = thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(batches, &orders))
+            .map_err(StoreError::io("start the writer of", &catalog.dir))?;
+        Ok((Self { catalog, pool, commands, writer: Some(writer), _lock: lock }, appenders))
+    }
+
+    /// Changes the bounds; what they forbid is deleted before this returns.
+    pub fn set_limits(&self, limits: Limits, interval: Duration) -> Result<(), StoreError> {
+        limits.check()?;
+        self.ask(|reply| Command::SetLimits(limits, interval, reply))
+    }
+
+    /// Notes that recording was switched on or off, so that what is missing meanwhile is known to
+    /// have been meant.
+    pub fn set_recording(&self, on: bool) -> Result<(), StoreError> {
+        self.ask(|reply| Command::SetRecording(on, reply))
+    }
+
+    /// Waits until everything that an appender flushed before this call is written: readable, also
+    /// after the process is killed, though not after a power cut.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.ask(Command::Sync)
+    }
+
+    /// The packets of `[from, to)` that `keep` keeps, in the order of time, as they are held now.
+    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, keep)
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> StoreStatus {
+        let status = self.catalog.state().status();
+        StoreStatus { buffer_bytes: self.pool.bytes(), ..status }
+    }
+
+    /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), StoreError> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let answer = self.ask(Command::Close);
+        let _ = writer.join();
+        answer
+    }
+
+    fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), StoreError> {
+        // writer --answer--> whoever asked
+        let (reply, answer) = bounded(1);
+        self.commands.send(command(reply)).map_err(|_| closed(&self.catalog.dir))?;
+        answer.recv().map_err(|_| closed(&self.catalog.dir))?
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            warn!(%error, "the recording was not closed in good order");
+        }
+    }
+}
+
+/// What earlier runs left, with the crash noted if the last one ended in one.
+fn recall(dir: &Path, now: Timestamp) -> Result<(Journal, State), StoreError> {
+    let mut state = State::default();
+    for (name, open) in recover::list(dir)? {
+        let finished = if open { recover::finish(dir, &name, now) } else { Ok(None) };
+        let found = match finished {
+            Ok(None) if open => continue,
+            Ok(Some(found)) => Ok(found),
+            // It cannot be finished now (a full disk): it can be read as it is.
+            Ok(None) | Err(_) => recover::look(dir, &name, open),
+        };
+        match found {
+            Ok(found) => state.sealed.push_back(Segment::found(found, now)),
+            Err(error) => warn!(%error, "a segment is left out"),
+        }
+    }
+    let (mut journal, history, touched) = Journal::open(dir)?;
+    state.history = history;
+    if state.history.is_on() {
+        let newest = state.held().map(|held| held.to);
+        let alive = newest.into_iter().chain(touched).max().unwrap_or(now).min(now);
+        let crashed = Event::Crashed { at: alive };
+        state.history.apply(crashed);
+        journal.note(crashed, &state.history)?;
+    }
+    Ok((journal, state))
+}
+
+/// A recording on the disk, read without its recorder, which may be running.
+#[derive(Debug)]
+pub struct Recording {
+    catalog: Arc<Catalog>,
+}
+
+impl Recording {
+    /// Looks at what is there now; changes nothing.
+    ///
+    /// # Errors
+    /// The directory or its journal cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let mut state = State { history: journal::read(dir)?, ..State::default() };
+        let now = Timestamp::now();
+        for (name, open) in recover::list(dir)? {
+            let found = match recover::look(dir, &name, open) {
+                // Sealed since it was listed.
+                Err(error) if error.is_not_found() && open => recover::look(dir, &name, false),
+                other => other,
+            };
+            match found {
+                Ok(found) => state.sealed.push_back(Segment::found(found, now)),
+                Err(error) if error.is_not_found() => {} // deleted since it was listed
+                Err(error) => state.sealed.push_back(unreadable(name, open, &error)),
+            }
+        }
+        let touched = journal::touched(dir).filter(|touched| now.since(*touched) > NO_SIGN_OF_LIFE);
+        if let Some(touched) = touched.filter(|_| state.history.is_on()) {
+            let newest = state.held().map_or(touched, |held| held.to);
+            state.history.apply(Event::Crashed { at: touched.max(newest).min(now) });
+        }
+        let node = node_of(dir, &state).unwrap_or_default();
+        Ok(Self { catalog: Arc::new(Catalog::new(dir.to_owned(), node, false, state)) })
+    }
+
+    /// From the oldest packet to just after the newest.
+    pub fn held(&self) -> Option<Span> {
+        self.catalog.state().held()
+    }
+
+    /// As [`Store::window`].
+    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, keep)
+    }
+
+    /// What is held; nothing is known of what was lost in memory.
+    pub fn status(&self) -> StoreStatus {
+        self.catalog.state().status()
+    }
+}
+
+fn unreadable(name: Name, open: bool, error: &StoreError) -> Segment {
+    let damage = Damage { segment: name.sealed(), reason: error.to_string() };
+    let found = Found { name, open, index: Index::new(), footprint: 0, damage: Some(damage) };
+    Segment::found(found, Timestamp::now())
+}
+
+/// The node that wrote the newest segment that says so.
+fn node_of(dir: &Path, state: &State) -> Option<String> {
+    let mut newest = state.sealed.iter().rev();
+    newest.find_map(|segment| index::node(&open_either(dir, &segment.name).ok()?))
+}

@@ -1,0 +1,582 @@
+//! The one thread that writes: buffers into segments, segments sealed, room made before.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, never, select};
+use kuberewind_packet::{GapCause, LossAt, LossCause, Timestamp};
+use rustix::fs::statvfs;
+use tracing::{info, warn};
+
+use crate::StoreError;
+use crate::appender::{Batch, Lost, Recorded, add_loss};
+use crate::buffer::{BUFFER_LEN, Buffer, PAGE, Pool};
+use crate::catalog::{Catalog, Segment, deleted};
+use crate::journal::{self, Event, Journal};
+use crate::limits::{Limits, MinFree};
+use crate::lock;
+use crate::retention::{self, Bounds, Held, Plan, Usage};
+use crate::segment::{Name, OpenSegment, footprint};
+
+/// How often it looks after itself when no packets come.
+const TICK: Duration = Duration::from_millis(100);
+/// How often it looks for files that others put into the directory.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
+/// How often it leaves a sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// After a write failed, packets are counted as lost for this long before the next try.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A full disk may refuse what `statvfs` promised: so many segments go at once to make it take a
+/// buffer.
+const SHED_WHEN_FULL: usize = 3;
+/// A file system's own blocks that a write may take besides its bytes (extents, maps).
+const METADATA: u64 = 65_536;
+
+pub(crate) type Reply = Sender<Result<(), StoreError>>;
+
+/// What the store asks of the writer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    SetLimits(Limits, Duration, Reply),
+    SetRecording(bool, Reply),
+    Sync(Reply),
+    Close(Reply),
+}
+
+/// Why packets were not written.
+enum Refusal {
+    /// There is no room, and nothing is left to delete.
+    HeldBack(GapCause),
+    /// Not again so soon after an error.
+    Paused,
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) program: String,
+    /// The section headers' comment.
+    pub(crate) comment: String,
+    pub(crate) limits: Limits,
+    pub(crate) interval: Duration,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) journal: Journal,
+    pub(crate) next_sequence: u64,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) fill: Arc<AtomicUsize>,
+    segment: Option<OpenSegment>,
+    /// What the open segment takes on the disk.
+    open_footprint: u64,
+    /// What files that are not ours take.
+    foreign: u64,
+    /// Deleted while readers had them open.
+    unlinked: Vec<(Arc<()>, u64)>,
+    /// Deleted in the catalog, but the file system would not.
+    stuck: Vec<PathBuf>,
+    /// Losses not yet written down.
+    pending: Vec<Lost>,
+    paused_until: Option<Instant>,
+    looked_around: Instant,
+    signed: Instant,
+}
+
+impl Writer {
+    #[expect(clippy::too_many_arguments, reason = "called once, by `Store::open`")]
+    pub(crate) fn new(
+        program: String,
+        comment: String,
+        limits: Limits,
+        interval: Duration,
+        catalog: Arc<Catalog>,
+        journal: Journal,
+        next_sequence: u64,
+        pool: Arc<Pool>,
+        fill: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            program,
+            comment,
+            limits,
+            interval,
+            catalog,
+            journal,
+            next_sequence,
+            pool,
+            fill,
+            segment: None,
+            open_footprint: 0,
+            foreign: 0,
+            unlinked: Vec::new(),
+            stuck: Vec::new(),
+            pending: Vec::new(),
+            paused_until: None,
+            looked_around: Instant::now(),
+            signed: Instant::now(),
+        }
+    }
+
+    /// Until it is told to close, or nobody is left who could.
+    pub(crate) fn run(mut self, mut batches: Receiver<Batch>, commands: &Receiver<Command>) {
+        loop {
+            select! {
+                recv(batches) -> batch => match batch {
+                    Ok(batch) => self.take(batch),
+                    Err(_) => batches = never(), // every appender is gone
+                },
+                recv(commands) -> command => match command {
+                    Ok(Command::Close(reply)) => {
+                        self.drain(&batches);
+                        let _ = reply.send(self.close());
+                        return;
+                    }
+                    Ok(command) => self.obey(command, &batches),
+                    Err(_) => return,
+                },
+                default(TICK) => {}
+            }
+            self.look_after();
+        }
+    }
+
+    fn obey(&mut self, command: Command, batches: &Receiver<Batch>) {
+        let (reply, answer) = match command {
+            Command::SetLimits(limits, interval, reply) => {
+                self.set_limits(limits, interval);
+                (reply, Ok(()))
+            }
+            Command::SetRecording(on, reply) => (reply, self.set_recording(on)),
+            Command::Sync(reply) | Command::Close(reply) => {
+                self.drain(batches);
+                (reply, Ok(()))
+            }
+        };
+        let _ = reply.send(answer); // who asked may have gone
+    }
+
+    /// Takes what was handed on before now.
+    fn drain(&mut self, batches: &Receiver<Batch>) {
+        for _ in 0..batches.len() {
+            if let Ok(batch) = batches.try_recv() {
+                self.take(batch);
+            }
+        }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits, interval: Duration) {
+        (self.limits, self.interval) = (limits, interval);
+        self.fill.store(limits.fill(), Ordering::Relaxed);
+        self.catalog.state().max_time = Some(limits.max_time);
+        if self.segment.as_ref().is_some_and(|segment| segment.len() > limits.segment_len()) {
+            self.seal();
+        }
+        self.look_around();
+        let _ = self.make_room(0);
+    }
+
+    fn set_recording(&mut self, on: bool) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let mut state = self.catalog.state();
+        if state.history.is_on() == on {
+            return Ok(());
+        }
+        let event = if on { Event::On { at: now } } else { Event::Off { at: now } };
+        state.history.apply(event);
+        let history = state.history.clone();
+        drop(state);
+        self.journal.note(event, &history)
+    }
+
+    fn take(&mut self, batch: Batch) {
+        for lost in &batch.losses {
+            self.count_lost(lost);
+        }
+        if let Some(mut buffer) = batch.buffer {
+            match self.write(&mut buffer, &batch.recorded) {
+                Ok(()) => self.count_written(&batch.recorded),
+                Err(refusal) => self.lose(&batch.recorded, refusal),
+            }
+            self.pool.give(buffer);
+        }
+        if !self.pending.is_empty() {
+            self.catalog.state().pending = pending(&self.pending);
+            self.write_losses();
+        }
+    }
+
+    fn write(&mut self, buffer: &mut Buffer, recorded: &[Recorded]) -> Result<(), Refusal> {
+        if self.paused_until.is_some_and(|until| Instant::now() < until) {
+            return Err(Refusal::Paused);
+        }
+        let len = buffer.len as u64;
+        let limit = self.limits.segment_len();
+        if self.segment.as_ref().is_some_and(|segment| segment.len() + len > limit) {
+            self.seal();
+        }
+        for _ in 0..SHED_WHEN_FULL {
+            match self.try_write(buffer, recorded) {
+                Err(Refusal::Failed(error)) if error.is_full() && self.shed_oldest() => {}
+                other => return other,
+            }
+        }
+        self.try_write(buffer, recorded)
+    }
+
+    fn try_write(&mut self, buffer: &mut Buffer, recorded: &[Recorded]) -> Result<(), Refusal> {
+        let start = recorded.iter().map(|recorded| recorded.first).min();
+        self.make_room(buffer.len as u64)?;
+        self.segment(start.unwrap_or_else(Timestamp::now))?.packets(buffer, recorded)?;
+        self.publish()?;
+        Ok(())
+    }
+
+    /// The open segment, or a new one.
+    fn segment(&mut self, start: Timestamp) -> Result<&mut OpenSegment, StoreError> {
+        let segment = if let Some(segment) = self.segment.take() {
+            segment
+        } else {
+            let name = Name::new(start, self.next_sequence);
+            self.next_sequence += 1;
+            OpenSegment::create(&self.catalog.dir, name, &self.program, &self.comment)?
+        };
+        Ok(self.segment.insert(segment))
+    }
+
+    /// Lets readers see what was written.
+    fn publish(&mut self) -> Result<(), StoreError> {
+        let Some(segment) = &self.segment else { return Ok(()) };
+        let footprint = segment.footprint()?;
+        let (name, index) = (segment.name.clone(), Arc::new(segment.index.clone()));
+        self.open_footprint = footprint;
+        let other_bytes = self.other_bytes();
+        let mut state = self.catalog.state();
+        let lease = state.open.as_ref().map(|open| Arc::clone(&open.lease)).unwrap_or_default();
+        state.open = Some(Segment {
+            name,
+            open: true,
+            times: index.times(),
+            index,
+            footprint,
+            damage: None,
+            lease,
+            age: Duration::ZERO,
+            aged: Instant::now(),
+        });
+        state.other_bytes = other_bytes;
+        Ok(())
+    }
+
+    /// Deletes until `bytes` more can be written within all bounds.
+    fn make_room(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let seal = self.segment.as_ref().map_or(0, OpenSegment::seal_len);
+        let wanted = if bytes == 0 { 0 } else { bytes + seal + METADATA + 4 * PAGE as u64 };
+        let (mut disk_free, min_free) = self.disk();
+        loop {
+            let usage = Usage { other: self.other_bytes(), wanted, disk_free };
+            let Plan { doomed, held_back } = self.plan(usage, min_free);
+            let names: Vec<(Name, GapCause)> = {
+                let state = self.catalog.state();
+                doomed.iter().map(|(at, cause)| (state.sealed[*at].name.clone(), *cause)).collect()
+            };
+            for (name, cause) in &names {
+                disk_free += self.delete(name, *cause);
+            }
+            match held_back {
+                Some(cause) => {
+                    self.catalog.state().counted.held_back_by_min_free = cause == GapCause::MinFree;
+                    return Err(Refusal::HeldBack(cause));
+                }
+                None if names.is_empty() => {
+                    self.catalog.state().counted.held_back_by_min_free = false;
+                    return Ok(());
+                }
+                // What readers hold open still counts: look again.
+                None => {}
+            }
+        }
+    }
+
+    fn plan(&self, usage: Usage, min_free: u64) -> Plan {
+        let now = Timestamp::now();
+        let state = self.catalog.state();
+        let held: Vec<Held> = state
+            .sealed
+            .iter()
+            .map(|segment| Held { bytes: segment.footprint, age: segment.age(now) })
+            .collect();
+        let Limits { max_time, .. } = self.limits;
+        retention::plan(
+            &held,
+            usage,
+            Bounds { max_time, max_bytes: self.limits.usable(), min_free },
+        )
+    }
+
+    /// Everything in the directory but the sealed segments and what is set aside.
+    fn other_bytes(&mut self) -> u64 {
+        self.unlinked.retain(|(lease, _)| Arc::strong_count(lease) > 1);
+        let unlinked: u64 = self.unlinked.iter().map(|(_, bytes)| bytes).sum();
+        self.open_footprint + self.foreign + unlinked
+    }
+
+    /// Bytes free on the file system, and how many must stay so.
+    fn disk(&self) -> (u64, u64) {
+        let Ok(fs) = statvfs(&self.catalog.dir) else { return (u64::MAX / 2, 0) };
+        let min_free = match self.limits.min_free {
+            MinFree::Bytes(size) => size.bytes(),
+            MinFree::Percent(percent) => {
+                (fs.f_blocks.saturating_mul(fs.f_frsize) / 100).saturating_mul(percent.into())
+            }
+        };
+        (fs.f_bavail.saturating_mul(fs.f_frsize).min(u64::MAX / 2), min_free)
+    }
+
+    /// Deletes a sealed segment and says how many bytes that freed at once. The journal says so
+    /// first: a stretch must never be missing without its cause.
+    fn delete(&mut self, name: &Name, cause: GapCause) -> u64 {
+        let mut state = self.catalog.state();
+        let Some(at) = state.sealed.iter().position(|segment| segment.name == *name) else {
+            return 0;
+        };
+        let Some(segment) = state.sealed.remove(at) else { return 0 };
+        let event = deleted(&segment, cause).map(Event::Deleted);
+        if let Some(event) = event {
+            state.history.apply(event);
+        }
+        let history = event.map(|event| (event, state.history.clone()));
+        drop(state);
+        if let Some((event, history)) = history
+            && let Err(error) = self.journal.note(event, &history)
+        {
+            warn!(%error, "a deleted segment is not in the journal");
+        }
+        let path = self.catalog.dir.join(if segment.open { name.open() } else { name.sealed() });
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                warn!(path = %path.display(), %error, "cannot delete segment");
+                self.stuck.push(path);
+                self.foreign += segment.footprint;
+                return 0;
+            }
+            _ => {}
+        }
+        if Arc::strong_count(&segment.lease) > 1 {
+            self.unlinked.push((segment.lease, segment.footprint));
+            return 0;
+        }
+        segment.footprint
+    }
+
+    /// The disk is full whatever `statvfs` says: whether a segment could go.
+    fn shed_oldest(&mut self) -> bool {
+        let oldest = self.catalog.state().sealed.front().map(|segment| segment.name.clone());
+        oldest.is_some_and(|name| {
+            self.delete(&name, GapCause::MinFree);
+            true
+        })
+    }
+
+    /// Ends the open segment. One that cannot be sealed stays as it is, readable, and is sealed when
+    /// the store is opened next.
+    fn seal(&mut self) {
+        let Some(mut segment) = self.segment.take() else { return };
+        let sealed = segment.seal(Timestamp::now());
+        let open = sealed.is_err();
+        let footprint = match sealed {
+            Ok(footprint) => footprint,
+            Err(error) => {
+                self.note_error(&error);
+                segment.footprint().unwrap_or(self.open_footprint)
+            }
+        };
+        self.open_footprint = 0;
+        let mut state = self.catalog.state();
+        if let Some(published) = state.open.take() {
+            let index = Arc::new(segment.index);
+            state.sealed.push_back(Segment { open, index, footprint, ..published });
+        }
+        drop(state);
+        let other = self.other_bytes();
+        self.catalog.state().other_bytes = other;
+    }
+
+    fn count_written(&mut self, recorded: &[Recorded]) {
+        let mut state = self.catalog.state();
+        let counted = &mut state.counted;
+        counted.packets += recorded.iter().map(|recorded| recorded.packets).sum::<u64>();
+        counted.bytes += recorded.iter().map(|recorded| recorded.bytes).sum::<u64>();
+        counted.last_written = Some(Timestamp::now());
+        counted.last_error = None;
+        counted.held_back_by_min_free = false;
+        drop(state);
+        if self.paused_until.take().is_some() {
+            info!("writing again");
+        }
+    }
+
+    fn lose(&mut self, recorded: &[Recorded], refusal: Refusal) {
+        match refusal {
+            Refusal::Paused => {}
+            Refusal::HeldBack(cause) => {
+                let reason = match cause {
+                    GapCause::MinFree => "the disk is too full: pcapdump.minFree would be broken",
+                    _ => {
+                        "foreign files in the data directory leave no room within pcapdump.maxSize"
+                    }
+                };
+                let mut state = self.catalog.state();
+                if state.counted.last_error.as_deref() != Some(reason) {
+                    warn!("{reason}");
+                    state.counted.last_error = Some(reason.to_owned());
+                }
+            }
+            Refusal::Failed(error) => {
+                self.note_error(&error);
+                self.paused_until = Some(Instant::now() + PAUSE);
+                if !error.is_full() {
+                    // Something is wrong with this file, or with the directory: a new one, then.
+                    self.seal();
+                }
+            }
+        }
+        for recorded in recorded {
+            let (interface, loss) = (&recorded.interface, recorded.as_loss(LossCause::Disk));
+            self.count_lost(&Lost { interface: Arc::clone(interface), loss });
+        }
+    }
+
+    fn note_error(&self, error: &StoreError) {
+        warn!(%error, "cannot write the recording");
+        let mut state = self.catalog.state();
+        state.counted.write_errors += 1;
+        state.counted.last_error = Some(error.to_string());
+    }
+
+    fn count_lost(&mut self, lost: &Lost) {
+        let Lost { interface, loss } = lost;
+        add_loss(&mut self.pending, interface, *loss);
+        let mut state = self.catalog.state();
+        if matches!(loss.cause, LossCause::Buffer | LossCause::Disk) {
+            *state.counted.lost.entry(loss.cause).or_default() += loss.packets;
+            let by_interface = state.lost.entry(interface.if_name()).or_default();
+            *by_interface.entry(loss.cause).or_default() += loss.packets;
+        }
+    }
+
+    /// Writes losses down, beside the packets that were not lost.
+    fn write_losses(&mut self) {
+        if self.pending.is_empty() || self.paused_until.is_some_and(|until| Instant::now() < until)
+        {
+            return;
+        }
+        let losses = std::mem::take(&mut self.pending);
+        match self.try_write_losses(&losses) {
+            Ok(()) => self.catalog.state().pending.clear(),
+            Err(refusal) => {
+                self.pending = losses;
+                if let Refusal::Failed(error) = refusal {
+                    self.note_error(&error);
+                    self.paused_until = Some(Instant::now() + PAUSE);
+                }
+            }
+        }
+    }
+
+    fn try_write_losses(&mut self, losses: &[Lost]) -> Result<(), Refusal> {
+        self.make_room(losses.len() as u64 * 600)?;
+        let now = Timestamp::now();
+        let start = losses.iter().map(|lost| lost.loss.from).min().unwrap_or(now);
+        self.segment(start)?.losses(losses, now)?;
+        self.publish()?;
+        Ok(())
+    }
+
+    /// What is due by time.
+    fn look_after(&mut self) {
+        let longest = self.interval.min(self.limits.max_time);
+        if self.segment.as_ref().is_some_and(|segment| segment.since.elapsed() >= longest) {
+            self.seal();
+        }
+        if self.looked_around.elapsed() >= LOOK_AROUND {
+            self.look_around();
+            let _ = self.make_room(0);
+            self.write_losses();
+            let held_back = self.is_held_back_by_min_free();
+            self.catalog.state().counted.held_back_by_min_free = held_back;
+        }
+        if self.signed.elapsed() >= SIGN_OF_LIFE {
+            self.signed = Instant::now();
+            let _ = self.journal.touch();
+        }
+    }
+
+    /// Whether a buffer could not be written now.
+    fn is_held_back_by_min_free(&mut self) -> bool {
+        let (disk_free, min_free) = self.disk();
+        let wanted = BUFFER_LEN as u64;
+        let usage = Usage { other: self.other_bytes(), wanted, disk_free };
+        self.plan(usage, min_free).held_back == Some(GapCause::MinFree)
+    }
+
+    /// Adds up the files that others put into the directory, and tries again to delete what could
+    /// not be deleted.
+    fn look_around(&mut self) {
+        self.looked_around = Instant::now();
+        if self.segment.as_ref().is_some_and(OpenSegment::is_lost) {
+            warn!("somebody deleted the open segment");
+            self.segment = None;
+            self.open_footprint = 0;
+            self.catalog.state().open = None;
+        }
+        self.stuck.retain(|path| fs::remove_file(path).is_err() && path.exists());
+        let state = self.catalog.state();
+        let ours: HashSet<Name> = state.segments().map(|segment| segment.name.clone()).collect();
+        drop(state);
+        let open = self.segment.as_ref().map(|segment| segment.name.clone());
+        let is_ours = |name: &str| {
+            matches!(name, journal::NAME | journal::NEW_NAME | lock::NAME)
+                || Name::parse(name)
+                    .is_some_and(|(name, _)| ours.contains(&name) || open.as_ref() == Some(&name))
+        };
+        self.foreign = self.directory_bytes() + foreign_bytes(&self.catalog.dir, &is_ours);
+        let other = self.other_bytes();
+        self.catalog.state().other_bytes = other;
+    }
+
+    fn directory_bytes(&self) -> u64 {
+        fs::metadata(&self.catalog.dir).map_or(0, |meta| footprint(&meta))
+    }
+
+    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+        self.write_losses();
+        self.seal();
+        self.set_recording(false)
+    }
+}
+
+fn pending(lost: &[Lost]) -> Vec<LossAt> {
+    let losses = lost.iter();
+    losses.map(|lost| LossAt { owner: lost.interface.owner.to_string(), loss: lost.loss }).collect()
+}
+
+fn foreign_bytes(dir: &Path, is_ours: &dyn Fn(&str) -> bool) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let sizes = entries.flatten().filter_map(|entry| {
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            return None;
+        }
+        let meta = entry.metadata().ok()?;
+        let within = if meta.is_dir() { foreign_bytes(&entry.path(), &|_| false) } else { 0 };
+        Some(footprint(&meta) + within)
+    });
+    sizes.sum()
+}

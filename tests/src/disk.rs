@@ -1,0 +1,169 @@
+//! What a directory takes of the disk, and disks that are soon full.
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{output, succeed};
+
+const SECTOR: u64 = 512;
+
+/// Bytes of a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirUsage {
+    /// The sum of the files' lengths.
+    pub length: u64,
+    /// The sum of what the file system set aside for them.
+    pub allocated: u64,
+    /// The sum of the larger of the two, file by file.
+    pub larger: u64,
+}
+
+impl DirUsage {
+    /// The larger of two, by each measure.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            length: self.length.max(other.length),
+            allocated: self.allocated.max(other.allocated),
+            larger: self.larger.max(other.larger),
+        }
+    }
+}
+
+/// What all files below `dir` took at one moment, those included that process `pid` has unlinked but
+/// still holds open. Never more than was true: files come and go while they are counted, so they are
+/// counted twice, and only what was there both times, with the smaller size, is added up. Between the
+/// two counts all of it existed at once.
+pub fn usage(dir: &Path, pid: Option<u32>) -> DirUsage {
+    let (first, second) = (files(dir, pid), files(dir, pid));
+    let mut usage = DirUsage::default();
+    for (inode, first) in first {
+        let Some(second) = second.get(&inode) else { continue };
+        let (length, allocated) = (first.0.min(second.0), first.1.min(second.1));
+        usage.length += length;
+        usage.allocated += allocated;
+        usage.larger += length.max(allocated);
+    }
+    usage
+}
+
+/// Length and allocated bytes by inode: a file that is renamed meanwhile counts once.
+type Files = HashMap<u64, (u64, u64)>;
+
+fn files(dir: &Path, pid: Option<u32>) -> Files {
+    let mut files = Files::new();
+    add_below(dir, &mut files);
+    if let Some(pid) = pid {
+        add_unlinked(dir, pid, &mut files);
+    }
+    files
+}
+
+fn add_below(dir: &Path, files: &mut Files) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        // A file that is gone by now takes nothing.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            add_below(&entry.path(), files);
+        } else {
+            add(&metadata, files);
+        }
+    }
+}
+
+fn add_unlinked(dir: &Path, pid: u32, files: &mut Files) {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Ok(target) = fs::read_link(&path) else { continue };
+        let unlinked = target.starts_with(dir) && target.to_string_lossy().ends_with(" (deleted)");
+        if let (true, Ok(metadata)) = (unlinked, fs::metadata(&path)) {
+            add(&metadata, files);
+        }
+    }
+}
+
+fn add(metadata: &Metadata, files: &mut Files) {
+    files.insert(metadata.ino(), (metadata.len(), metadata.blocks() * SECTOR));
+}
+
+/// The sealed segments of a data directory, in the order of their names.
+pub fn segments(data_dir: &Path) -> Vec<PathBuf> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(data_dir).expect("the data directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            segments.append(&mut self::segments(&path));
+        } else if path.extension().is_some_and(|extension| extension == "pcapng") {
+            segments.push(path);
+        }
+    }
+    segments.sort();
+    segments
+}
+
+/// A file system of so many bytes, unmounted when dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts it.
+    pub fn new(bytes: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = format!("size={bytes}");
+        let mut command = Command::new("mount");
+        succeed(command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()));
+        Self { dir }
+    }
+
+    /// Lets nobody write to it any more.
+    pub fn make_read_only(&self) {
+        succeed(Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()));
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The names on it.
+    pub fn names(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path()).expect("the small disk");
+        entries.flatten().map(|entry| entry.file_name().into()).collect()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        output(Command::new("umount").arg(self.dir.path()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlinked_file_counts_while_it_is_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let below = dir.path().join("below");
+        fs::create_dir(&below).expect("a directory");
+        fs::write(below.join("kept"), [1; 1000]).expect("a file");
+        fs::write(dir.path().join("gone"), [1; 5000]).expect("a file");
+        let open = fs::File::open(dir.path().join("gone")).expect("the file");
+        fs::remove_file(dir.path().join("gone")).expect("unlink it");
+        let own = Some(std::process::id());
+        assert_eq!(usage(dir.path(), own).length, 6000);
+        assert_eq!(usage(dir.path(), None).length, 1000);
+        assert!(usage(dir.path(), own).allocated >= 2 * 4096);
+        drop(open);
+        assert_eq!(usage(dir.path(), own).length, 1000);
+    }
+}

@@ -1,0 +1,48 @@
+//! The laboratory in which the whole system is tried: network namespaces, traffic, tcpdump beside
+//! the recorder, and the judges that read what it wrote.
+//!
+//! Everything here panics when it cannot do its work: its users are tests, and `xtask`, for which a
+//! missing tool or right is a failure with a message, never a reason to pass.
+#![expect(clippy::missing_panics_doc, reason = "all of it panics, see above")]
+
+mod capture_file;
+mod compare;
+mod disk;
+mod flow;
+pub mod judges;
+mod netns;
+mod program;
+mod recorder;
+mod side_by_side;
+mod tcpdump;
+pub mod traffic;
+mod wait;
+
+pub use capture_file::CaptureFile;
+pub use capture_file::Packet;
+pub use compare::Between;
+pub use compare::assert_same;
+pub use disk::DirUsage;
+pub use disk::SmallDisk;
+pub use disk::segments;
+pub use disk::usage;
+pub use netns::Netns;
+pub use netns::VethPair;
+pub use program::Program;
+pub use program::kuberewind;
+pub use program::output;
+pub use program::succeed;
+pub use program::target_dir;
+pub use program::use_build;
+pub use recorder::Interface;
+pub use recorder::Namespace;
+pub use recorder::Recorder;
+pub use recorder::Status;
+pub use recorder::data_dir;
+pub use recorder::pcapdump;
+pub use recorder::status;
+pub use recorder::window;
+pub use side_by_side::SideBySide;
+pub use tcpdump::Tcpdump;
+pub use wait::wait_for;
+pub use wait::wait_until;

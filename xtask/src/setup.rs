@@ -1,0 +1,115 @@
+//! What building and testing need from outside of cargo.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+use kuberewind_tests::target_dir;
+
+use crate::step;
+
+const SCAPY: &str = "scapy==2.6.1";
+const NGINX: &str = "nginx-light";
+
+/// How to tell that a Debian package, or another that does the same, is there.
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+    PythonModule(&'static str),
+}
+
+const PACKAGES: [(&str, Sign); 20] = [
+    ("gcc", Sign::Program("cc")),
+    ("libc6-dev", Sign::File("/usr/include/stdio.h")),
+    ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
+    ("pkg-config", Sign::Program("pkg-config")),
+    ("iproute2", Sign::Program("ip")),
+    ("procps", Sign::Program("sysctl")),
+    ("mount", Sign::Program("mount")),
+    ("util-linux", Sign::Program("taskset")),
+    ("tcpdump", Sign::Program("tcpdump")),
+    ("tshark", Sign::Program("tshark")),
+    ("wireshark-common", Sign::Program("mergecap")),
+    ("tcpreplay", Sign::Program("tcpreplay")),
+    ("iperf3", Sign::Program("iperf3")),
+    ("iputils-ping", Sign::Program("ping")),
+    ("curl", Sign::Program("curl")),
+    (NGINX, Sign::Program("nginx")),
+    ("dnsmasq-base", Sign::Program("dnsmasq")),
+    ("bind9-dnsutils", Sign::Program("dig")),
+    ("python3", Sign::Program("python3")),
+    ("python3-venv", Sign::PythonModule("ensurepip")),
+];
+
+/// Installs what is missing, and nothing else.
+pub(crate) fn run() -> Result<()> {
+    let missing = PACKAGES.iter().filter(|(_, sign)| !is_there(sign)).map(|(package, _)| *package);
+    install(&missing.collect::<Vec<_>>())?;
+    install_scapy()
+}
+
+fn is_there(sign: &Sign) -> bool {
+    match sign {
+        Sign::Program(name) => has_program(name),
+        Sign::File(path) => Path::new(path).exists(),
+        Sign::PythonModule(name) => {
+            let mut python = Command::new("python3");
+            let python = python.args(["-c", &format!("import {name}")]).stderr(Stdio::null());
+            python.status().is_ok_and(|status| status.success())
+        }
+    }
+}
+
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Users other than root often lack these.
+    let system = ["/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&path).chain(system).any(|dir| dir.join(name).is_file())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    let root = rustix::process::geteuid().is_root();
+    if !has_program("apt-get") || !(root || has_program("sudo")) {
+        bail!("missing: {list} (Debian's names); install them, as root: apt-get install {list}");
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new(if root { "env" } else { "sudo" });
+        if !root {
+            command.arg("env");
+        }
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]);
+        step::run(command.args(arguments))
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())?;
+    quieten_nginx(packages, root)
+}
+
+/// Debian starts a server as soon as it is installed; ours runs in namespaces only.
+fn quieten_nginx(installed: &[&str], root: bool) -> Result<()> {
+    if !installed.contains(&NGINX) || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let mut command = Command::new(if root { "systemctl" } else { "sudo" });
+    if !root {
+        command.arg("systemctl");
+    }
+    step::run(command.args(["disable", "--now", "nginx"]))
+}
+
+/// scapy, in an environment of its own below cargo's target directory.
+fn install_scapy() -> Result<()> {
+    let venv = target_dir().join("venv");
+    let python = venv.join("bin/python");
+    let mut check = Command::new(&python);
+    let check = check.args(["-c", "import scapy"]).stderr(Stdio::null());
+    if check.status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    step::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    step::run(Command::new(&python).args(["-m", "pip", "install", "--quiet", SCAPY]))
+}
