@@ -16,21 +16,10 @@ pub enum FilterError {
         /// libpcap's message.
         reason: pcap::Error,
     },
-    /// libpcap would need minutes for it.
-    #[error(
-        "the filter is {bytes} bytes long, and compiling more than {max} takes too long: write it \
-         shorter, e.g. `net` or `portrange` for lists"
-    )]
-    TooMuchText {
-        /// Its length.
-        bytes: usize,
-        /// The longest that is compiled.
-        max: usize,
-    },
     /// Joined for all kinds of devices the program is longer than the kernel takes.
     #[error(
-        "the filter needs {instructions} instructions for Ethernet and raw IP together, and the \
-         kernel takes {max}: write it shorter, e.g. `net` or `portrange` for lists"
+        "filter `{expression}` needs {instructions} instructions for Ethernet and raw IP together, \
+         and the kernel takes {max}: write it shorter, e.g. `net` or `portrange` for lists"
     )]
     TooLong {
         /// What the user wrote.

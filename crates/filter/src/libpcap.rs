@@ -60,11 +60,6 @@ pub(crate) fn stored_ethernet(expression: &str) -> Result<Vec<Instruction>, Filt
     compile(&open_savefile()?, expression)
 }
 
-/// libpcap's time grows with the square of the text and with the cube of what it optimises: 400 hosts,
-/// which make 12,000 instructions and 2,200 optimised ones, take 3 s, 800 take 26 s, 5,000 hours.
-const MAX_TEXT: usize = 16 * 1024;
-const MAX_OPTIMISED: usize = 12 * 1024;
-
 fn compile<T: Activated>(
     handle: &Capture<T>,
     expression: &str,
