@@ -194,6 +194,17 @@ fn greater_and_less_ask_for_the_length_on_the_wire() {
 }
 
 #[test]
+fn a_stored_tag_is_part_of_the_packet() {
+    let mut frame = vec![2; 12];
+    frame.extend([0x81, 0, 0, 100, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
+    frame.resize(64, 0);
+    let matches = |expression| StoredFilter::compile(expression).unwrap().matches(64, &frame);
+    assert!(!matches("tcp"));
+    assert!(matches("vlan 100 and tcp"));
+    assert!(matches("tcp or (vlan and tcp)"));
+}
+
+#[test]
 fn a_filter_serves_many_threads() {
     fn shared<T: Send + Sync + 'static>(_: &T) {}
     shared(&StoredFilter::compile("tcp").unwrap());
@@ -217,5 +228,4 @@ fn errors_hold_the_expression_and_what_libpcap_says() {
         assert!(messages.contains(part), "`{part}` in\n{messages}");
     }
     assert!(matches!(StoredFilter::compile("("), Err(FilterError::Expression { .. })));
-    println!("{messages}");
 }
