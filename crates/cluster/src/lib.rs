@@ -1,0 +1,1 @@
+//! Kubernetes in and out.
