@@ -201,8 +201,8 @@ pub(crate) fn validate(resource: &Resource, before: Option<&Value>, object: &Val
 /// recorder.
 pub(crate) fn violations(level: &str, pod: &Value) -> Option<String> {
     let found = match level {
-        "restricted" => [baseline(pod), restricted(pod)].concat(),
-        "baseline" => baseline(pod),
+        "restricted" => [host_and_privilege(pod), escalation(pod), volumes(pod, true), identity(pod)].concat(),
+        "baseline" => [host_and_privilege(pod), volumes(pod, false)].concat(),
         _ => return None,
     };
     (!found.is_empty()).then(|| found.join(", "))
@@ -213,7 +213,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = (&str, &Value)> {
     all.iter().map(|c| (c["name"].as_str().unwrap_or_default(), &c["securityContext"]))
 }
 
-fn baseline(pod: &Value) -> Vec<String> {
+fn host_and_privilege(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for host in ["hostNetwork", "hostPID", "hostIPC"] {
         if pod[host] == true {
@@ -227,18 +227,24 @@ fn baseline(pod: &Value) -> Vec<String> {
             ));
         }
     }
-    for volume in pod["volumes"].as_array().into_iter().flatten() {
-        if volume.get("hostPath").is_some() {
-            let volume = volume["name"].as_str().unwrap_or_default();
-            found.push(format!(
-                "restricted volume types (volume \"{volume}\" uses restricted volume type \"hostPath\")"
-            ));
-        }
-    }
     found
 }
 
-fn restricted(pod: &Value) -> Vec<String> {
+fn volumes(pod: &Value, restricted: bool) -> Vec<String> {
+    let all = pod["volumes"].as_array().into_iter().flatten();
+    all.filter(|volume| volume.get("hostPath").is_some())
+        .map(|volume| {
+            let name = volume["name"].as_str().unwrap_or_default();
+            if restricted {
+                format!("restricted volume types (volume \"{name}\" uses restricted volume type \"hostPath\")")
+            } else {
+                format!("hostPath volumes (volume \"{name}\")")
+            }
+        })
+        .collect()
+}
+
+fn escalation(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for (name, context) in containers(pod) {
         if context["allowPrivilegeEscalation"] != false {
@@ -252,6 +258,13 @@ fn restricted(pod: &Value) -> Vec<String> {
                 "unrestricted capabilities (container \"{name}\" must set securityContext.capabilities.drop=[\"ALL\"])"
             ));
         }
+    }
+    found
+}
+
+fn identity(pod: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, context) in containers(pod) {
         let says = |field: &str, wanted: &dyn Fn(&Value) -> bool| {
             wanted(&context[field]) || wanted(&pod["securityContext"][field])
         };
