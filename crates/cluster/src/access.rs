@@ -277,7 +277,6 @@ fn locate(
     }
 }
 
-/// Kept so that callers need not know kube to tell a broken file from a missing one.
 impl ClusterError {
     /// Whether a kubeconfig was found but cannot be read or parsed.
     pub fn is_broken_kubeconfig(&self) -> bool {

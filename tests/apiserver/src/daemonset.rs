@@ -205,7 +205,10 @@ impl Pass<'_> {
     fn play_kubelet(&mut self, node: &Value, pod: &Value, name: &str) {
         let fate = self.settings.fate_on(name).clone();
         let wanted = format!("{fate:?}");
-        if pod["metadata"]["annotations"][FATE] == wanted.as_str() || !is_ready(node) || fate == Fate::Pending {
+        let settled = pod["metadata"]["annotations"][FATE] == wanted.as_str() || fate == Fate::Pending;
+        // What has been pulled stays pulled.
+        let pulled = pod["status"]["phase"] == "Running" && matches!(fate, Fate::ImagePull { .. });
+        if settled || pulled || !is_ready(node) {
             return;
         }
         let number = text(&pod["metadata"]["uid"]).get(24..).and_then(|hex| u64::from_str_radix(hex, 16).ok());
