@@ -1,0 +1,18 @@
+//! Kubernetes in and out.
+//!
+//! The command line's side: the cluster found ([`Access`]), objects applied ([`apply`]), a rollout
+//! waited for and diagnosed ([`rollout`]), agents listed ([`agents`]) and reached ([`portforward`]),
+//! recording switched off and on ([`control`]), and all of it taken away again ([`clean`]).
+
+pub mod access;
+pub mod agents;
+pub mod apply;
+pub mod clean;
+pub mod control;
+mod error;
+pub mod names;
+pub mod portforward;
+pub mod rollout;
+
+pub use access::{Access, AccessOptions};
+pub use error::{ClusterError, FieldConflict, Right};
