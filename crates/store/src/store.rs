@@ -9,13 +9,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use kuberewind_packet::{Damage, Span, Timestamp};
+use kuberewind_packet::{Damage, GapCause, Span, Timestamp};
 use tracing::warn;
 
 use crate::StoreError;
 use crate::appender::Appender;
 use crate::buffer::Pool;
-use crate::catalog::{Catalog, Segment, State, closed, open_either};
+use crate::catalog::{Catalog, Segment, State, closed, deleted, open_either};
 use crate::index::{self, Index};
 use crate::journal::{self, Event, Journal};
 use crate::limits::Limits;
@@ -182,8 +182,23 @@ fn recall(dir: &Path, now: Timestamp) -> Result<(Journal, State), StoreError> {
             Err(error) => warn!(%error, "a segment is left out"),
         }
     }
-    let (mut journal, history, touched) = Journal::open(dir)?;
+    let mut shed = Vec::new();
+    let (mut journal, history, touched) = loop {
+        match Journal::open(dir) {
+            // Nothing can be noted on a full disk: the oldest makes room, as while recording.
+            Err(error) if error.is_full() => {
+                let oldest = state.sealed.pop_front().ok_or(error)?;
+                remove(dir, &oldest)?;
+                shed.extend(deleted(&oldest, GapCause::MinFree).map(Event::Deleted));
+            }
+            opened => break opened?,
+        }
+    };
     state.history = history;
+    for event in shed {
+        state.history.apply(event);
+        journal.note(event, &state.history)?;
+    }
     if state.history.is_on() {
         let newest = state.held().map(|held| held.to);
         let alive = newest.into_iter().chain(touched).max().unwrap_or(now).min(now);
@@ -192,6 +207,12 @@ fn recall(dir: &Path, now: Timestamp) -> Result<(Journal, State), StoreError> {
         journal.note(crashed, &state.history)?;
     }
     Ok((journal, state))
+}
+
+fn remove(dir: &Path, segment: &Segment) -> Result<(), StoreError> {
+    let name = if segment.open { segment.name.open() } else { segment.name.sealed() };
+    let path = dir.join(name);
+    fs::remove_file(&path).map_err(StoreError::io("delete segment", &path))
 }
 
 /// A recording on the disk, read without its recorder, which may be running.

@@ -327,6 +327,24 @@ fn fill_up(ballast: &Path) {
 }
 
 #[test]
+fn a_recorder_that_finds_the_disk_full_makes_room_from_its_own_oldest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount::tmpfs(dir.path().join("small"), "6m");
+    let (store, mut appender) = open(config(&mount.0));
+    let slot = appender.open_interface(interface("eth0"));
+    flood(&mut appender, slot, |sent| sent * 1400 > 4_000_000);
+    drop(appender);
+    store.close().unwrap();
+    let before = files(&mount.0, ".pcapng").len();
+    fill_up(&mount.0.join("ballast"));
+
+    let (store, _appender) = open(config(&mount.0));
+    assert_eq!(files(&mount.0, ".pcapng").len(), before - 1);
+    let (_, account) = read_all(&store);
+    assert!(account.gaps.iter().any(|gap| gap.cause == GapCause::MinFree), "{account:?}");
+}
+
+#[test]
 fn recording_resumes_after_the_disk_was_full() {
     let dir = tempfile::tempdir().unwrap();
     let mount = Mount::tmpfs(dir.path().join("small"), "6m");
