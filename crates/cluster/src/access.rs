@@ -67,7 +67,8 @@ impl Access {
         match origin {
             Origin::Files(files) => Self::from_files(files, options.context.as_deref()).await,
             Origin::InCluster => {
-                let config = Config::incluster().map_err(|source| ClusterError::InCluster { source })?;
+                let config =
+                    Config::incluster().map_err(|source| ClusterError::InCluster { source })?;
                 Self::from_config(config, None, "this pod's service account")
             }
         }
@@ -93,10 +94,8 @@ impl Access {
         if !known.contains(&wanted) {
             return Err(ClusterError::NoSuchContext { wanted, files, known });
         }
-        let options = KubeConfigOptions {
-            context: Some(wanted.clone()),
-            ..KubeConfigOptions::default()
-        };
+        let options =
+            KubeConfigOptions { context: Some(wanted.clone()), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(merged, &options)
             .await
             .map_err(|source| wrong(Some(&wanted), source))?;
@@ -105,17 +104,17 @@ impl Access {
         Self::from_config(config, Some(wanted), &origin)
     }
 
-    fn from_config(config: Config, context: Option<String>, origin: &str) -> Result<Self, ClusterError> {
+    fn from_config(
+        config: Config,
+        context: Option<String>,
+        origin: &str,
+    ) -> Result<Self, ClusterError> {
         let server = format!("{} ({origin})", config.cluster_url);
         let client = Client::try_from(config).map_err(|source| ClusterError::Answer {
             doing: format!("set up a client for {server}"),
             source: Box::new(source),
         })?;
-        Ok(Self {
-            client,
-            server,
-            context,
-        })
+        Ok(Self { client, server, context })
     }
 
     /// The client, for what this crate has no word for.
@@ -167,7 +166,8 @@ impl Access {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await.map_err(|error| {
             let doing = format!("ask whether we have the right {right}");
-            let needed = self::right("create", "authorization.k8s.io", "selfsubjectaccessreviews", None);
+            let needed =
+                self::right("create", "authorization.k8s.io", "selfsubjectaccessreviews", None);
             self.explain(&doing, needed, error)
         })?;
         Ok(answer.status.is_some_and(|status| status.allowed))
@@ -188,36 +188,37 @@ impl Access {
     pub(crate) fn explain(&self, doing: &str, right: Right, error: kube::Error) -> ClusterError {
         let doing = doing.to_owned();
         match error {
-            kube::Error::Api(status) => self.explain_status(doing, right, *status),
+            kube::Error::Api(status) => self.explain_status(doing, right, &status),
             kube::Error::HyperError(_) | kube::Error::Service(_) => ClusterError::Unreachable {
                 doing,
                 server: self.server.clone(),
                 source: Box::new(error),
             },
-            error => ClusterError::Answer {
-                doing,
-                source: Box::new(error),
-            },
+            error => ClusterError::Answer { doing, source: Box::new(error) },
         }
     }
 
-    pub(crate) fn explain_status(&self, doing: String, right: Right, status: Status) -> ClusterError {
+    pub(crate) fn explain_status(
+        &self,
+        doing: String,
+        right: Right,
+        status: &Status,
+    ) -> ClusterError {
         let message = status.message.trim().to_owned();
         match status.code {
-            401 => ClusterError::Unauthorized {
-                doing,
-                server: self.server.clone(),
-            },
+            401 => ClusterError::Unauthorized { doing, server: self.server.clone() },
             // The authorizer says "cannot VERB resource", or (for an upgrade) nothing; admission says why.
-            403 if message.contains(" cannot ") || message.ends_with("is forbidden:") || message.is_empty() => {
-                ClusterError::Forbidden { doing, right, message }
+            403 if message.contains(" cannot ")
+                || message.ends_with("is forbidden:")
+                || message.is_empty() =>
+            {
+                ClusterError::Forbidden { doing, right: Box::new(right), message }
             }
             403 => ClusterError::Policy { doing, message },
             404 => ClusterError::NotFound { doing, message },
-            409 if has_conflicts(&status) => ClusterError::Conflict {
-                doing,
-                conflicts: conflicts(&status),
-            },
+            409 if has_conflicts(status) => {
+                ClusterError::Conflict { doing, conflicts: conflicts(status) }
+            }
             code => ClusterError::Status { doing, code, message },
         }
     }
@@ -309,11 +310,15 @@ mod tests {
         let (one, home) = (file(dir.path(), "one", ONE), file(dir.path(), "home", ONE));
         let list = Some(OsString::from(format!("{}:/absent:", one.display())));
         let flag = Path::new("/flag");
-        let files = |files: &[&Path]| Origin::Files(files.iter().map(|f| (*f).to_owned()).collect());
+        let files =
+            |files: &[&Path]| Origin::Files(files.iter().map(|f| (*f).to_owned()).collect());
         assert_eq!(locate(Some(flag), list.clone(), Some(&home), true).unwrap(), files(&[flag]));
         assert_eq!(locate(None, list, Some(&home), true).unwrap(), files(&[&one]));
         assert_eq!(locate(None, None, Some(&home), true).unwrap(), files(&[&home]));
-        assert_eq!(locate(None, None, Some(Path::new("/absent")), true).unwrap(), Origin::InCluster);
+        assert_eq!(
+            locate(None, None, Some(Path::new("/absent")), true).unwrap(),
+            Origin::InCluster
+        );
     }
 
     #[test]
@@ -339,7 +344,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let one = file(dir.path(), "one", ONE);
         let error = Access::from_files(vec![one.clone()], Some("prod")).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("context prod is not in {} (it has: a)", one.display()));
+        assert_eq!(
+            error.to_string(),
+            format!("context prod is not in {} (it has: a)", one.display())
+        );
 
         let two = file(dir.path(), "two", TWO);
         let error = Access::from_files(vec![two.clone()], None).await.unwrap_err().to_string();

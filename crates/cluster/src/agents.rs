@@ -79,19 +79,13 @@ impl fmt::Display for Health {
                 f,
                 "image {image} cannot be pulled ({reason}: {message}); load it on the node, or set tap.docker.registry, tap.docker.tag, tap.docker.imagePullPolicy or tap.docker.imagePullSecrets"
             ),
-            Self::Crash {
-                exit_code,
-                restarts,
-                message,
-            } => {
+            Self::Crash { exit_code, restarts, message } => {
                 write!(f, "ended with exit code {exit_code}, restarted {restarts} times")?;
-                if message.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, ": {message}")
-                }
+                if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
-            Self::Container { reason, message } => write!(f, "container cannot be started ({reason}: {message})"),
+            Self::Container { reason, message } => {
+                write!(f, "container cannot be started ({reason}: {message})")
+            }
             Self::NotReady => write!(f, "running, but not ready"),
             Self::NodeDown => write!(f, "its node does not answer"),
         }
@@ -116,14 +110,19 @@ pub async fn list(access: &Access, namespace: &str) -> Result<Agents, ClusterErr
     let doing = format!("list the agents in namespace {namespace}");
     let pods: Api<Pod> = Api::namespaced(access.client().clone(), namespace);
     let found = pods.list(&ListParams::default().labels(&names::agents())).await;
-    let found = found.map_err(|error| access.explain(&doing, right("list", "", "pods", Some(namespace)), error))?;
+    let found = found.map_err(|error| {
+        access.explain(&doing, right("list", "", "pods", Some(namespace)), error)
+    })?;
     let sets: Api<DaemonSet> = Api::namespaced(access.client().clone(), namespace);
     let set = sets.get(names::DAEMONSET).await;
     let absent = matches!(&set, Err(kube::Error::Api(status)) if status.code == 404);
     if absent && found.items.is_empty() {
         return Err(ClusterError::NotFound {
             doing,
-            message: format!("kuberewind is not installed there (no DaemonSet {}); run `kuberewind tap`, or name its namespace with -s", names::DAEMONSET),
+            message: format!(
+                "kuberewind is not installed there (no DaemonSet {}); run `kuberewind tap`, or name its namespace with -s",
+                names::DAEMONSET
+            ),
         });
     }
     let desired = set.ok().and_then(|set| set.status).map(|status| status.desired_number_scheduled);
@@ -189,7 +188,8 @@ pub fn health(pod: &Pod) -> Health {
     if ready.is_some_and(|c| c.status == "True") {
         return Health::Ready;
     }
-    if status.reason.as_deref() == Some("NodeLost") || ready.is_some_and(|c| c.status == "Unknown") {
+    if status.reason.as_deref() == Some("NodeLost") || ready.is_some_and(|c| c.status == "Unknown")
+    {
         return Health::NodeDown;
     }
     if status.phase.as_deref() == Some("Failed") {
@@ -198,20 +198,21 @@ pub fn health(pod: &Pod) -> Health {
             message: status.message.clone().unwrap_or_default(),
         };
     }
-    if status.phase.as_deref() == Some("Running") && containers().all(|c| is_running(c)) {
+    if status.phase.as_deref() == Some("Running") && containers().all(is_running) {
         // The node lifecycle controller turns `Ready` off where the kubelet still says ready.
         let says_ready = status.container_statuses.iter().flatten().all(|c| c.ready);
         return if says_ready { Health::NodeDown } else { Health::NotReady };
     }
     let scheduled = condition("PodScheduled").filter(|c| c.status != "True");
     let reason = scheduled.and_then(|c| c.message.clone().or_else(|| c.reason.clone()));
-    Health::Starting {
-        reason: reason.unwrap_or_default(),
-    }
+    Health::Starting { reason: reason.unwrap_or_default() }
 }
 
 fn is_running(container: &ContainerStatus) -> bool {
-    container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    container
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 fn trouble(container: &ContainerStatus) -> Option<Health> {
@@ -228,12 +229,15 @@ fn trouble(container: &ContainerStatus) -> Option<Health> {
                 restarts: container.restart_count,
                 message: last.and_then(|ended| ended.message.clone()).unwrap_or(message),
             }),
-            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError"
-            | "RegistryUnavailable" | "SignatureValidationFailed" => Some(Health::Image {
-                image: container.image.clone(),
-                reason,
-                message,
-            }),
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed" => {
+                Some(Health::Image { image: container.image.clone(), reason, message })
+            }
             _ => Some(Health::Container { reason, message }),
         };
     }

@@ -108,28 +108,23 @@ impl Place {
     ) -> Result<Self, ClusterError> {
         let types = object.types.as_ref();
         let types = types.ok_or(ClusterError::Nameless { index, what: "kind" })?;
-        let gvk = GroupVersionKind::try_from(types).map_err(|_| ClusterError::Nameless {
-            index,
-            what: "apiVersion",
-        })?;
+        let gvk = GroupVersionKind::try_from(types)
+            .map_err(|_| ClusterError::Nameless { index, what: "apiVersion" })?;
         let name = object.metadata.name.clone();
         let name = name.ok_or(ClusterError::Nameless { index, what: "name" })?;
-        let (resource, scope) = match kinds.get(&gvk) {
-            Some(known) => known.clone(),
-            None => {
-                let found = find(access, &gvk).await?;
-                kinds.entry(gvk).or_insert(found).clone()
-            }
+        let (resource, scope) = if let Some(known) = kinds.get(&gvk) {
+            known.clone()
+        } else {
+            let found = find(access, &gvk).await?;
+            kinds.entry(gvk).or_insert(found).clone()
         };
         let namespace = match scope {
             Scope::Cluster => None,
-            Scope::Namespaced => Some(object.metadata.namespace.clone().unwrap_or_else(|| namespace.to_owned())),
+            Scope::Namespaced => {
+                Some(object.metadata.namespace.clone().unwrap_or_else(|| namespace.to_owned()))
+            }
         };
-        Ok(Self {
-            resource,
-            namespace,
-            name,
-        })
+        Ok(Self { resource, namespace, name })
     }
 
     fn path(&self) -> String {
@@ -155,11 +150,8 @@ impl Place {
         let before = self.before(access).await?;
         let mut object = object.clone();
         object.metadata.namespace.clone_from(&self.namespace);
-        let mut path = format!(
-            "{}?fieldManager={}&fieldValidation=Strict",
-            self.path(),
-            names::FIELD_MANAGER
-        );
+        let mut path =
+            format!("{}?fieldManager={}&fieldValidation=Strict", self.path(), names::FIELD_MANAGER);
         if options.force {
             path += "&force=true";
         }
@@ -171,12 +163,18 @@ impl Place {
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/apply-patch+yaml")
             .body(Body::from(body));
-        let request = request.map_err(|error| access.explain(&self.doing(), self.right("patch"), error.into_kube()))?;
+        let request = request.map_err(|error| {
+            access.explain(&self.doing(), self.right("patch"), error.into_kube())
+        })?;
         let (code, headers, text) = exchange(access.client(), request)
             .await
             .map_err(|error| access.explain(&self.doing(), self.right("patch"), error))?;
         if code >= 300 {
-            return Err(access.explain_status(self.doing(), self.lacking(&text), failure(code, &text)));
+            return Err(access.explain_status(
+                self.doing(),
+                self.lacking(&text),
+                &failure(code, &text),
+            ));
         }
         let after: Value = serde_json::from_str(&text).map_err(|error| self.unreadable(error))?;
         let change = match before {
@@ -195,15 +193,17 @@ impl Place {
 
     /// The object as it is; none if it is not there, or if we may not look.
     async fn before(&self, access: &Access) -> Result<Option<Value>, ClusterError> {
-        let request = Request::get(self.path()).header(ACCEPT, "application/json").body(Body::empty());
-        let request = request.map_err(|error| access.explain(&self.doing(), self.right("get"), error.into_kube()))?;
+        let request =
+            Request::get(self.path()).header(ACCEPT, "application/json").body(Body::empty());
+        let request = request
+            .map_err(|error| access.explain(&self.doing(), self.right("get"), error.into_kube()))?;
         let (code, _, text) = exchange(access.client(), request)
             .await
             .map_err(|error| access.explain(&self.doing(), self.right("get"), error))?;
         match code {
             200 => Ok(Some(serde_json::from_str(&text).map_err(|error| self.unreadable(error))?)),
             403 | 404 => Ok(None),
-            _ => Err(access.explain_status(self.doing(), self.right("get"), failure(code, &text))),
+            _ => Err(access.explain_status(self.doing(), self.right("get"), &failure(code, &text))),
         }
     }
 
@@ -232,15 +232,22 @@ impl IntoKube for http::Error {
     }
 }
 
-async fn find(access: &Access, gvk: &GroupVersionKind) -> Result<(ApiResource, Scope), ClusterError> {
-    let (resource, capabilities) = discovery::pinned_kind(access.client(), gvk).await.map_err(|error| {
-        let doing = format!("ask whether the cluster knows {} {}", gvk.api_version(), gvk.kind);
-        access.explain(&doing, right("get", "", "/apis", None), error)
-    })?;
+async fn find(
+    access: &Access,
+    gvk: &GroupVersionKind,
+) -> Result<(ApiResource, Scope), ClusterError> {
+    let (resource, capabilities) =
+        discovery::pinned_kind(access.client(), gvk).await.map_err(|error| {
+            let doing = format!("ask whether the cluster knows {} {}", gvk.api_version(), gvk.kind);
+            access.explain(&doing, right("get", "", "/apis", None), error)
+        })?;
     Ok((resource, capabilities.scope))
 }
 
-async fn exchange(client: &Client, request: Request<Body>) -> Result<(u16, HeaderMap, String), kube::Error> {
+async fn exchange(
+    client: &Client,
+    request: Request<Body>,
+) -> Result<(u16, HeaderMap, String), kube::Error> {
     let response = client.send(request).await?;
     let (head, body) = response.into_parts();
     let bytes = body.collect_bytes().await?;

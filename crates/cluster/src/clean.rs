@@ -10,7 +10,9 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
-use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams},
@@ -50,7 +52,11 @@ pub struct Cleaned {
 ///
 /// # Errors
 /// [`ClusterError`] of the first object that cannot be listed or deleted; running it again goes on.
-pub async fn clean(access: &Access, namespace: &str, patience: Duration) -> Result<Vec<Cleaned>, ClusterError> {
+pub async fn clean(
+    access: &Access,
+    namespace: &str,
+    patience: Duration,
+) -> Result<Vec<Cleaned>, ClusterError> {
     let broom = Broom { access, namespace };
     let mut done = broom.sweep::<DaemonSet>().await?;
     broom.await_pods(patience).await?;
@@ -79,7 +85,9 @@ impl Broom<'_> {
         Api::namespaced(self.access.client().clone(), self.namespace)
     }
 
-    async fn sweep<K: Object + Resource<Scope = NamespaceResourceScope>>(&self) -> Result<Vec<Cleaned>, ClusterError> {
+    async fn sweep<K: Object + Resource<Scope = NamespaceResourceScope>>(
+        &self,
+    ) -> Result<Vec<Cleaned>, ClusterError> {
         self.sweep_api(&self.api::<K>(), Some(self.namespace)).await
     }
 
@@ -89,7 +97,11 @@ impl Broom<'_> {
         self.sweep_api(&Api::<K>::all(self.access.client().clone()), None).await
     }
 
-    async fn sweep_api<K: Object>(&self, api: &Api<K>, namespace: Option<&str>) -> Result<Vec<Cleaned>, ClusterError> {
+    async fn sweep_api<K: Object>(
+        &self,
+        api: &Api<K>,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Cleaned>, ClusterError> {
         let mut done = Vec::new();
         for object in self.list(api, &names::ours(), namespace).await? {
             let Some(name) = object.meta().name.clone() else {
@@ -155,7 +167,9 @@ impl Broom<'_> {
     async fn await_pods(&self, patience: Duration) -> Result<(), ClusterError> {
         let deadline = Instant::now() + patience;
         let pods = self.api::<Pod>();
-        while !self.list(&pods, &names::agents(), Some(self.namespace)).await?.is_empty() && Instant::now() < deadline {
+        while !self.list(&pods, &names::agents(), Some(self.namespace)).await?.is_empty()
+            && Instant::now() < deadline
+        {
             sleep(Duration::from_millis(250)).await;
         }
         Ok(())
@@ -173,9 +187,7 @@ impl Broom<'_> {
         let outcome = if let Err(because) = ours_alone(&found.metadata) {
             Outcome::Kept { because }
         } else if let Some(other) = self.other_inhabitant().await? {
-            Outcome::Kept {
-                because: format!("{other} is in it, too"),
-            }
+            Outcome::Kept { because: format!("{other} is in it, too") }
         } else {
             self.delete(&namespaces, self.namespace, None).await?
         };
@@ -210,7 +222,8 @@ impl Broom<'_> {
         let found = self.list(&self.api::<K>(), &not_ours, Some(self.namespace)).await?;
         let mut names = found.into_iter().filter_map(|object| object.meta().name.clone());
         // Every namespace has these two from the start.
-        let name = names.find(|name| !matches!(name.as_str(), "kube-root-ca.crt" | "openshift-service-ca.crt"));
+        let name = names
+            .find(|name| !matches!(name.as_str(), "kube-root-ca.crt" | "openshift-service-ca.crt"));
         Ok(name.map(|name| format!("{} {name}", K::kind(&()))))
     }
 }
@@ -226,7 +239,8 @@ fn ours(metadata: &ObjectMeta) -> Result<(), String> {
     }
     let managers = metadata.managed_fields.iter().flatten();
     let applied = managers.into_iter().any(|manager| {
-        manager.manager.as_deref() == Some(names::FIELD_MANAGER) && manager.operation.as_deref() == Some("Apply")
+        manager.manager.as_deref() == Some(names::FIELD_MANAGER)
+            && manager.operation.as_deref() == Some("Apply")
     });
     if applied { Ok(()) } else { Err("`tap` did not make it".into()) }
 }

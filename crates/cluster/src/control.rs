@@ -65,7 +65,11 @@ pub async fn read(access: &Access, namespace: &str) -> Result<Option<Recording>,
 ///
 /// # Errors
 /// [`ClusterError::NotFound`] if nothing is installed there.
-pub async fn set(access: &Access, namespace: &str, recording: Recording) -> Result<(), ClusterError> {
+pub async fn set(
+    access: &Access,
+    namespace: &str,
+    recording: Recording,
+) -> Result<(), ClusterError> {
     let word = recording.word();
     let params = PatchParams {
         field_manager: Some(names::RECORDING_MANAGER.to_owned()),
@@ -74,7 +78,10 @@ pub async fn set(access: &Access, namespace: &str, recording: Recording) -> Resu
     let patch = Patch::Merge(json!({"data": {RECORDING_KEY: word}}));
     let patched = config_maps(access, namespace).patch(names::CONFIG_MAP, &params, &patch).await;
     patched.map(drop).map_err(|error| {
-        let doing = format!("write `{RECORDING_KEY}: {word}` into ConfigMap {namespace}/{}", names::CONFIG_MAP);
+        let doing = format!(
+            "write `{RECORDING_KEY}: {word}` into ConfigMap {namespace}/{}",
+            names::CONFIG_MAP
+        );
         access.explain(&doing, right("patch", "", "configmaps", Some(namespace)), error)
     })
 }

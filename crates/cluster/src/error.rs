@@ -43,7 +43,9 @@ pub struct FieldConflict {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// Neither a kubeconfig nor a pod's service account: we do not know of any cluster.
-    #[error("no kubeconfig (looked for --kubeconfig, $KUBECONFIG, ~/.kube/config and a pod's service account)")]
+    #[error(
+        "no kubeconfig (looked for --kubeconfig, $KUBECONFIG, ~/.kube/config and a pod's service account)"
+    )]
     NoKubeconfig,
     /// `$KUBECONFIG` names only files that are not there.
     #[error("$KUBECONFIG names {}, which does not exist", listed(.files))]
@@ -96,7 +98,9 @@ pub enum ClusterError {
         source: Box<kube::Error>,
     },
     /// The API server does not know who we are.
-    #[error("{doing}: the API server {server} does not accept these credentials (401); log in again or choose another --context")]
+    #[error(
+        "{doing}: the API server {server} does not accept these credentials (401); log in again or choose another --context"
+    )]
     Unauthorized {
         /// What we were doing.
         doing: String,
@@ -109,7 +113,7 @@ pub enum ClusterError {
         /// What we were doing.
         doing: String,
         /// The missing one.
-        right: Right,
+        right: Box<Right>,
         /// The server's own words.
         message: String,
     },

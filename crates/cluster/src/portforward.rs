@@ -48,10 +48,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(30),
-            silence: Duration::from_secs(60),
-        }
+        Self { connect: Duration::from_secs(30), silence: Duration::from_mins(1) }
     }
 }
 
@@ -70,7 +67,7 @@ pub async fn review(access: &Access, namespace: &str) -> Result<(), ClusterError
         None => Ok(()),
         Some(right) => Err(ClusterError::Forbidden {
             doing: format!("reach the agents in namespace {namespace}"),
-            right,
+            right: Box::new(right),
             message: String::new(),
         }),
     }
@@ -101,10 +98,7 @@ pub async fn connect(
     })?;
     let opened = timeout(patience.connect, open(access.client(), request)).await;
     match opened {
-        Err(_) => Err(ClusterError::Slow {
-            doing,
-            seconds: patience.connect.as_secs(),
-        }),
+        Err(_) => Err(ClusterError::Slow { doing, seconds: patience.connect.as_secs() }),
         Ok(Err(error)) => {
             let [_, create] = rights(namespace);
             let needed = match &error {
@@ -123,7 +117,10 @@ type Socket = Box<dyn Duplex>;
 
 /// A WebSocket, whatever it runs on.
 trait Duplex:
-    Stream<Item = Result<Message, tungstenite::Error>> + Sink<Message, Error = tungstenite::Error> + Send + Unpin
+    Stream<Item = Result<Message, tungstenite::Error>>
+    + Sink<Message, Error = tungstenite::Error>
+    + Send
+    + Unpin
 {
 }
 
@@ -138,7 +135,10 @@ async fn open(client: &Client, request: Request<Vec<u8>>) -> Result<Socket, kube
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     /// Each channel first sends the port's number.
-    Greeting { data: bool, error: bool },
+    Greeting {
+        data: bool,
+        error: bool,
+    },
     Open,
     /// Close 1000.
     Ended,
@@ -171,10 +171,7 @@ impl Forward {
         Self {
             socket,
             port,
-            phase: Phase::Greeting {
-                data: false,
-                error: false,
-            },
+            phase: Phase::Greeting { data: false, error: false },
             unread: Bytes::new(),
             silence,
             alarm: Box::pin(sleep(silence)),
@@ -185,7 +182,7 @@ impl Forward {
     /// Takes one message in. An error on the error channel is the reader's.
     fn take(&mut self, message: Message) -> io::Result<()> {
         match message {
-            Message::Binary(frame) => self.take_frame(frame),
+            Message::Binary(frame) => self.take_frame(&frame),
             Message::Close(close) => match close {
                 Some(close) if close.code != CloseCode::Normal => Err(io::Error::new(
                     io::ErrorKind::ConnectionAborted,
@@ -201,7 +198,7 @@ impl Forward {
         }
     }
 
-    fn take_frame(&mut self, frame: Bytes) -> io::Result<()> {
+    fn take_frame(&mut self, frame: &Bytes) -> io::Result<()> {
         let Some(&channel) = frame.first() else {
             return Ok(());
         };
@@ -211,12 +208,7 @@ impl Forward {
             (Phase::Greeting { error, .. }, ERROR) => std::mem::replace(error, true),
             _ => true,
         };
-        if self.phase
-            == (Phase::Greeting {
-                data: true,
-                error: true,
-            })
-        {
+        if self.phase == (Phase::Greeting { data: true, error: true }) {
             self.phase = Phase::Open;
         }
         match channel {
@@ -264,22 +256,23 @@ fn broken(error: tungstenite::Error) -> io::Error {
     use tungstenite::error::{Error, ProtocolError};
     match error {
         Error::Io(error) => error,
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::ConnectionClosed | Error::AlreadyClosed => {
-            cut_off()
-        }
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed => cut_off(),
         error => io::Error::other(error),
     }
 }
 
 fn cut_off() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the connection to the API server broke off",
-    )
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection to the API server broke off")
 }
 
 impl AsyncRead for Forward {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
             if !this.unread.is_empty() {
@@ -302,7 +295,11 @@ impl AsyncRead for Forward {
 }
 
 impl AsyncWrite for Forward {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(broken)?;
         let length = bytes.len().min(LARGEST);
         let mut frame = Vec::with_capacity(length + 1);

@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Event, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration},
+    core::v1::{
+        Event, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    },
 };
 use kube::{Api, api::ListParams};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -103,8 +105,8 @@ pub async fn wait(
     let mut asker = Asker::new(access, namespace, name);
     let mut last = None;
     loop {
-        let asked = timeout_at(deadline + EVERY, asker.ask()).await;
-        match asked {
+        let answer = timeout_at(deadline + EVERY, asker.ask()).await;
+        match answer {
             Ok(Ok(rollout)) => {
                 if last.as_ref() != Some(&rollout) {
                     changed(&rollout);
@@ -131,7 +133,9 @@ pub async fn wait(
 fn passes(error: &ClusterError) -> bool {
     matches!(
         error,
-        ClusterError::Unreachable { .. } | ClusterError::Status { .. } | ClusterError::Answer { .. }
+        ClusterError::Unreachable { .. }
+            | ClusterError::Status { .. }
+            | ClusterError::Answer { .. }
     )
 }
 
@@ -144,12 +148,7 @@ struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     fn new(access: &'a Access, namespace: &'a str, name: &'a str) -> Self {
-        Self {
-            access,
-            namespace,
-            name,
-            nodes: None,
-        }
+        Self { access, namespace, name, nodes: None }
     }
 
     async fn ask(&mut self) -> Result<Rollout, ClusterError> {
@@ -196,7 +195,8 @@ impl<'a> Asker<'a> {
 
 fn selector(set: &DaemonSet) -> String {
     let labels = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
-    let pairs: Vec<String> = labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<String> =
+        labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(",")
 }
 
@@ -211,10 +211,7 @@ fn wants_pods(set: &DaemonSet) -> bool {
 
 /// Where the rollout stands.
 pub fn judge(observed: Observed<'_>) -> Rollout {
-    let mut rollout = Rollout {
-        observed: is_observed(observed.set),
-        ..Rollout::default()
-    };
+    let mut rollout = Rollout { observed: is_observed(observed.set), ..Rollout::default() };
     let template = observed.set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     for node in observed.nodes {
         let name = node.metadata.name.clone().unwrap_or_default();
@@ -280,14 +277,12 @@ fn is_current(set: &DaemonSet, pod: &Pod) -> bool {
     let wanted = annotations.and_then(|all| all.get("deprecated.daemonset.template.generation"));
     let labels = pod.metadata.labels.as_ref();
     let made = labels.and_then(|all| all.get("pod-template-generation"));
-    match (wanted, made) {
-        (Some(wanted), Some(made)) => wanted == made,
-        // Should the deprecated pair go away: the images tell most updates apart.
-        _ => {
-            let template = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-            images(template) == images(pod.spec.as_ref())
-        }
+    if let (Some(wanted), Some(made)) = (wanted, made) {
+        return wanted == made;
     }
+    // Should the deprecated pair go away: the images tell most updates apart.
+    let template = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    images(template) == images(pod.spec.as_ref())
 }
 
 fn images(spec: Option<&PodSpec>) -> Vec<Option<&str>> {
@@ -322,13 +317,18 @@ fn passes_over(template: &PodSpec, node: &Node) -> Option<String> {
     let empty = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
     let selector = template.node_selector.iter().flatten();
-    if let Some((key, value)) = selector.into_iter().find(|(key, value)| labels.get(*key) != Some(value)) {
+    if let Some((key, value)) =
+        selector.into_iter().find(|(key, value)| labels.get(*key) != Some(value))
+    {
         return Some(format!("not selected: lacks label {key}={value}"));
     }
     let affinity = template.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let required =
+        affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     let name = node.metadata.name.as_deref().unwrap_or_default();
-    if required.is_some_and(|required| !required.node_selector_terms.iter().any(|term| holds(term, labels, name))) {
+    if required.is_some_and(|required| {
+        !required.node_selector_terms.iter().any(|term| holds(term, labels, name))
+    }) {
         return Some("not selected by tap.nodeSelectorTerms".into());
     }
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
@@ -345,7 +345,9 @@ fn holds(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str)
     let any = term.match_expressions.as_ref().is_some_and(|e| !e.is_empty())
         || term.match_fields.as_ref().is_some_and(|f| !f.is_empty());
     any && expressions.into_iter().all(|e| fulfils(e, labels.get(&e.key)))
-        && fields.into_iter().all(|f| f.key != "metadata.name" || fulfils(f, Some(&name.to_owned())))
+        && fields
+            .into_iter()
+            .all(|f| f.key != "metadata.name" || fulfils(f, Some(&name.to_owned())))
 }
 
 fn fulfils(requirement: &NodeSelectorRequirement, found: Option<&String>) -> bool {
@@ -374,7 +376,9 @@ fn is_tolerated(taint: &Taint, tolerations: &[&Toleration]) -> bool {
             | "node.kubernetes.io/unschedulable"
             | "node.kubernetes.io/network-unavailable"
     );
-    by_itself || taint.effect == "PreferNoSchedule" || tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    by_itself
+        || taint.effect == "PreferNoSchedule"
+        || tolerations.iter().any(|toleration| tolerates(toleration, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -382,5 +386,6 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let (key, effect) = (word(&toleration.key), word(&toleration.effect));
     (key.is_empty() || key == taint.key)
         && (effect.is_empty() || effect == taint.effect)
-        && (word(&toleration.operator) == "Exists" || (!key.is_empty() && word(&toleration.value) == word(&taint.value)))
+        && (word(&toleration.operator) == "Exists"
+            || (!key.is_empty() && word(&toleration.value) == word(&taint.value)))
 }

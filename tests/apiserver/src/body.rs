@@ -27,7 +27,10 @@ impl Body for Streamed {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.0.poll_recv(cx).map(|part| part.map(|bytes| bytes.map(Frame::data)))
     }
 }
@@ -40,9 +43,7 @@ fn full(bytes: impl Into<Bytes>) -> BoxBody<Bytes, io::Error> {
 pub(crate) fn json(code: u16, value: &Value) -> Answer {
     let mut answer = Response::new(full(value.to_string()));
     *answer.status_mut() = code.try_into().unwrap_or_default();
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 
@@ -71,8 +72,6 @@ pub(crate) fn failure(failure: &Failure) -> Answer {
 
 pub(crate) fn streamed(parts: mpsc::Receiver<io::Result<Bytes>>) -> Answer {
     let mut answer = Response::new(Streamed(parts).boxed());
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }

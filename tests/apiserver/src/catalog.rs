@@ -45,16 +45,12 @@ pub(crate) fn resources() -> &'static [Resource] {
 
 /// By the words of a path.
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    resources()
-        .iter()
-        .find(|r| r.group == group && r.version == version && r.plural == plural)
+    resources().iter().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
 /// By the words of an object.
 pub(crate) fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
-    resources()
-        .iter()
-        .find(|r| r.kind == kind && r.api_version() == api_version)
+    resources().iter().find(|r| r.kind == kind && r.api_version() == api_version)
 }
 
 /// Answers a discovery path, if it is one.

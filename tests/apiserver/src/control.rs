@@ -218,7 +218,7 @@ impl Default for Settings {
         Self {
             users: HashMap::new(),
             anonymous: User::admin(),
-            bookmarks: Duration::from_secs(60),
+            bookmarks: Duration::from_mins(1),
             faults: Vec::new(),
             fate: Fate::Ready,
             fates: HashMap::new(),
@@ -233,7 +233,9 @@ impl Settings {
     /// The fault that hits this request, once counted.
     pub(crate) fn fault(&mut self, method: &str, path: &str) -> Option<Wrong> {
         let fault = self.faults.iter_mut().find(|fault| {
-            fault.times > 0 && path.contains(&fault.path) && fault.method.as_deref().is_none_or(|only| only == method)
+            fault.times > 0
+                && path.contains(&fault.path)
+                && fault.method.as_deref().is_none_or(|only| only == method)
         })?;
         fault.times -= 1;
         Some(fault.how.clone())

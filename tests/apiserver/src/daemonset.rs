@@ -29,13 +29,7 @@ fn write(status: bool) -> Write {
 /// One pass over all daemonsets. The caller repeats it until the version stands still.
 pub(crate) fn reconcile(state: &mut State, settings: &Settings) {
     for set in state.list(resource("apps", "daemonsets"), "") {
-        Pass {
-            state,
-            settings,
-            hash: hash(&set["spec"]["template"]),
-            set,
-        }
-        .run();
+        Pass { state, settings, hash: hash(&set["spec"]["template"]), set }.run();
     }
 }
 
@@ -83,7 +77,8 @@ impl Pass<'_> {
         let nodes = self.state.list(resource("", "nodes"), "");
         let spec = self.set["spec"]["template"]["spec"].clone();
         let eligible: Vec<Value> = nodes.into_iter().filter(|node| runs_on(&spec, node)).collect();
-        let names: Vec<String> = eligible.iter().map(|n| text(&n["metadata"]["name"]).to_owned()).collect();
+        let names: Vec<String> =
+            eligible.iter().map(|n| text(&n["metadata"]["name"]).to_owned()).collect();
         for pod in self.pods() {
             if !names.iter().any(|name| pod["spec"]["nodeName"] == name.as_str()) {
                 self.delete(&pod);
@@ -99,7 +94,8 @@ impl Pass<'_> {
         let name = text(&node["metadata"]["name"]).to_owned();
         let pods = self.pods();
         let here = |pod: &&Value| pod["spec"]["nodeName"] == name.as_str();
-        let (current, old): (Vec<&Value>, Vec<&Value>) = pods.iter().filter(here).partition(|pod| self.is_current(pod));
+        let (current, old): (Vec<&Value>, Vec<&Value>) =
+            pods.iter().filter(here).partition(|pod| self.is_current(pod));
         match current.first() {
             None => self.start(node, &name, &old, &pods),
             Some(pod) => {
@@ -166,7 +162,8 @@ impl Pass<'_> {
             return Some(message.clone());
         }
         let namespace = self.state.get(resource("", "namespaces"), "", &self.namespace()).ok()?;
-        let level = text(&namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]).to_owned();
+        let level =
+            text(&namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]).to_owned();
         let violations = schema::violations(&level, spec)?;
         Some(format!("violates PodSecurity \"{level}:latest\": {violations}"))
     }
@@ -205,28 +202,40 @@ impl Pass<'_> {
     fn play_kubelet(&mut self, node: &Value, pod: &Value, name: &str) {
         let fate = self.settings.fate_on(name).clone();
         let wanted = format!("{fate:?}");
-        let settled = pod["metadata"]["annotations"][FATE] == wanted.as_str() || fate == Fate::Pending;
+        let settled =
+            pod["metadata"]["annotations"][FATE] == wanted.as_str() || fate == Fate::Pending;
         // What has been pulled stays pulled.
         let pulled = pod["status"]["phase"] == "Running" && matches!(fate, Fate::ImagePull { .. });
         if settled || pulled || !is_ready(node) {
             return;
         }
-        let number = text(&pod["metadata"]["uid"]).get(24..).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let ip = format!("10.200.{}.{}", number.unwrap_or(0) >> 8 & 0xff, number.unwrap_or(0) & 0xff);
+        let number = text(&pod["metadata"]["uid"])
+            .get(24..)
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let ip =
+            format!("10.200.{}.{}", number.unwrap_or(0) >> 8 & 0xff, number.unwrap_or(0) & 0xff);
         let status = pod_status(&fate, pod, &node["status"]["addresses"][0]["address"], &ip);
         let namespace = self.namespace();
         let pods = resource("", "pods");
         // A pod deleted meanwhile has no kubelet.
-        let _ = self.state.update(pods, &namespace, text(&pod["metadata"]["name"]), &write(true), |pod| {
-            pod["metadata"]["annotations"][FATE] = json!(wanted);
-            pod["status"] = status;
-        });
+        let _ = self.state.update(
+            pods,
+            &namespace,
+            text(&pod["metadata"]["name"]),
+            &write(true),
+            |pod| {
+                pod["metadata"]["annotations"][FATE] = json!(wanted);
+                pod["status"] = status;
+            },
+        );
     }
 
     fn tell_status(&mut self, nodes: &[String]) {
         let pods = self.pods();
         let count = |holds: &dyn Fn(&Value) -> bool| {
-            let on = |name: &String| pods.iter().any(|pod| pod["spec"]["nodeName"] == name.as_str() && holds(pod));
+            let on = |name: &String| {
+                pods.iter().any(|pod| pod["spec"]["nodeName"] == name.as_str() && holds(pod))
+            };
             nodes.iter().filter(|name| on(name)).count()
         };
         let (desired, ready) = (nodes.len(), count(&|pod| is_ready(pod)));
@@ -246,11 +255,8 @@ impl Pass<'_> {
             }
         }
         let (namespace, name) = (self.namespace(), text(&self.set["metadata"]["name"]).to_owned());
-        let by = Write {
-            manager: "kube-controller-manager".into(),
-            status: true,
-            ..Write::default()
-        };
+        let by =
+            Write { manager: "kube-controller-manager".into(), status: true, ..Write::default() };
         // Deleted meanwhile: nobody to tell.
         let _ = self.state.update(resource("apps", "daemonsets"), &namespace, &name, &by, |set| {
             set["status"] = status;
@@ -304,7 +310,8 @@ fn runs_on(spec: &Value, node: &Value) -> bool {
     let selected = spec["nodeSelector"]
         .as_object()
         .is_none_or(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)));
-    let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        ["nodeSelectorTerms"];
     let affine = terms.as_array().is_none_or(|terms| {
         terms.iter().any(|term| {
             let expressions = term["matchExpressions"].as_array();
@@ -329,7 +336,9 @@ fn expression_holds(expression: &Value, labels: &Value) -> bool {
 }
 
 fn tolerates(spec: &Value, taint: &Value) -> bool {
-    if taint["effect"] == "PreferNoSchedule" || text(&taint["key"]).starts_with("node.kubernetes.io/") {
+    if taint["effect"] == "PreferNoSchedule"
+        || text(&taint["key"]).starts_with("node.kubernetes.io/")
+    {
         return true;
     }
     spec["tolerations"].as_array().into_iter().flatten().any(|toleration| {

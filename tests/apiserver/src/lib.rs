@@ -98,12 +98,7 @@ impl Shared {
     fn control(&self, command: Command) -> Result<(), Failure> {
         match command {
             Command::Put { object } => put(&mut self.state(), object)?,
-            Command::Remove {
-                api_version,
-                kind,
-                namespace,
-                name,
-            } => {
+            Command::Remove { api_version, kind, namespace, name } => {
                 if let Some(resource) = catalog::find_kind(&api_version, &kind) {
                     // Gone already is as good.
                     let _ = self.state().delete(resource, &namespace, &name, false);
@@ -115,10 +110,7 @@ impl Shared {
             }
             Command::KillNode { name } => self.kill_node(&name)?,
             Command::Fate { node: None, fate } => self.settings().fate = fate,
-            Command::Fate {
-                node: Some(node),
-                fate,
-            } => {
+            Command::Fate { node: Some(node), fate } => {
                 self.settings().fates.insert(node, fate);
             }
             Command::User { token, user } => {
@@ -140,7 +132,9 @@ impl Shared {
                 let key = (reach.namespace.clone(), reach.pod.clone());
                 self.settings().reach.insert(key, reach);
             }
-            Command::CutSessions => self.sessions().drain(..).for_each(|(_, session)| session.abort()),
+            Command::CutSessions => {
+                self.sessions().drain(..).for_each(|(_, session)| session.abort());
+            }
         }
         self.settle();
         Ok(())
@@ -181,18 +175,12 @@ fn put(state: &mut State, object: Value) -> Result<(), Failure> {
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (word(&object["apiVersion"]), word(&object["kind"]));
     let Some(resource) = catalog::find_kind(&api_version, &kind) else {
-        return Err(Failure::bad_request(format!("no resource {api_version} {kind}")));
+        return Err(Failure::bad_request(&format!("no resource {api_version} {kind}")));
     };
-    let namespace = if resource.namespaced {
-        word(&object["metadata"]["namespace"])
-    } else {
-        String::new()
-    };
+    let namespace =
+        if resource.namespaced { word(&object["metadata"]["namespace"]) } else { String::new() };
     let name = word(&object["metadata"]["name"]);
-    let write = Write {
-        manager: "test".into(),
-        ..Write::default()
-    };
+    let write = Write { manager: "test".into(), ..Write::default() };
     if state.get(resource, &namespace, &name).is_ok() {
         state.update(resource, &namespace, &name, &write, |live| {
             let mut object = object;
@@ -260,15 +248,13 @@ impl Double {
             cuts: tokio::sync::watch::Sender::default(),
         });
         for name in ["default", "kube-system"] {
-            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            put(&mut shared.state(), namespace).map_err(|_| io::Error::other("a fresh server refused a namespace"))?;
+            let namespace =
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            put(&mut shared.state(), namespace)
+                .map_err(|_| io::Error::other("a fresh server refused a namespace"))?;
         }
         let accepting = tokio::spawn(accept(listener, shared.clone()));
-        Ok(Self {
-            shared,
-            address,
-            accepting,
-        })
+        Ok(Self { shared, address, accepting })
     }
 
     /// Where it listens.
@@ -299,7 +285,13 @@ impl Double {
     }
 
     /// An object as the server has it now.
-    pub fn object(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub fn object(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Value> {
         let resource = catalog::find_kind(api_version, kind)?;
         self.shared.state().get(resource, namespace, name).ok()
     }

@@ -51,7 +51,12 @@ impl Manager {
 /// Keys of the lists that merge item by item.
 fn keys_of(field: &str, list: &[Value]) -> Option<&'static [&'static str]> {
     let keys: &'static [&'static str] = match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets" => &["name"],
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets" => &["name"],
         "volumeMounts" => &["mountPath"],
         "volumeDevices" => &["devicePath"],
         "ports" => &["containerPort", "protocol"],
@@ -60,7 +65,7 @@ fn keys_of(field: &str, list: &[Value]) -> Option<&'static [&'static str]> {
         "hostAliases" => &["ip"],
         _ => return None,
     };
-    list.iter().all(|item| item.is_object()).then_some(keys)
+    list.iter().all(Value::is_object).then_some(keys)
 }
 
 fn is_atomic(field: &str) -> bool {
@@ -164,8 +169,9 @@ pub(crate) fn written(path: &[Step]) -> String {
             }
             Step::Item(key) => {
                 let key: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
-                let parts: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                text += &format!("[{}]", parts.join(","));
+                let parts: Vec<String> =
+                    key.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                text.extend(["[", parts.join(",").as_str(), "]"]);
             }
             Step::Itself => {}
         }
@@ -298,7 +304,8 @@ pub(crate) fn apply(
     wanted: &Leaves,
     force: bool,
 ) -> Result<Outcome, Vec<(String, String)>> {
-    let is_mine = |m: &Manager| m.name == manager.name && m.operation == "Apply" && m.subresource.is_none();
+    let is_mine =
+        |m: &Manager| m.name == manager.name && m.operation == "Apply" && m.subresource.is_none();
     let mut conflicts = Vec::new();
     for other in managers.iter().filter(|m| !is_mine(m)) {
         for (path, value) in wanted {
@@ -315,9 +322,9 @@ pub(crate) fn apply(
     let mut object = live.clone();
     let mut owned: Vec<Manager> = managers.to_vec();
     for other in owned.iter_mut().filter(|m| !is_mine(m)) {
-        other
-            .fields
-            .retain(|path| !conflicts.iter().any(|(name, taken)| *name == other.name && taken == path));
+        other.fields.retain(|path| {
+            !conflicts.iter().any(|(name, taken)| *name == other.name && taken == path)
+        });
     }
     let before = managers.iter().find(|m| is_mine(m)).map(|m| m.fields.clone()).unwrap_or_default();
     for gone in before.iter().filter(|path| !wanted.contains_key(*path)) {
@@ -340,16 +347,10 @@ pub(crate) fn apply(
             mine.fields = fields;
             mine.time.clone_from(&manager.time);
         }
-        None => owned.push(Manager {
-            fields,
-            ..manager.clone()
-        }),
+        None => owned.push(Manager { fields, ..manager.clone() }),
     }
     owned.retain(|m| !m.fields.is_empty());
-    Ok(Outcome {
-        object,
-        managers: owned,
-    })
+    Ok(Outcome { object, managers: owned })
 }
 
 fn make_item(object: &mut Value, path: &[Step]) {
@@ -360,7 +361,12 @@ fn make_item(object: &mut Value, path: &[Step]) {
 }
 
 /// After an update: the changed leaves are the updater's now.
-pub(crate) fn update(managers: &[Manager], updater: &Manager, before: &Value, after: &Value) -> Vec<Manager> {
+pub(crate) fn update(
+    managers: &[Manager],
+    updater: &Manager,
+    before: &Value,
+    after: &Value,
+) -> Vec<Manager> {
     let (old, new) = (leaves(before), leaves(after));
     let changed: BTreeSet<Path> = new
         .iter()
@@ -369,23 +375,20 @@ pub(crate) fn update(managers: &[Manager], updater: &Manager, before: &Value, af
         .collect();
     let mut owned = managers.to_vec();
     for manager in &mut owned {
-        manager
-            .fields
-            .retain(|path| new.contains_key(path) && !changed.contains(path));
+        manager.fields.retain(|path| new.contains_key(path) && !changed.contains(path));
     }
     if !changed.is_empty() {
         let mine = owned.iter_mut().find(|m| {
-            m.name == updater.name && m.operation == updater.operation && m.subresource == updater.subresource
+            m.name == updater.name
+                && m.operation == updater.operation
+                && m.subresource == updater.subresource
         });
         match mine {
             Some(mine) => {
                 mine.fields.extend(changed);
                 mine.time.clone_from(&updater.time);
             }
-            None => owned.push(Manager {
-                fields: changed,
-                ..updater.clone()
-            }),
+            None => owned.push(Manager { fields: changed, ..updater.clone() }),
         }
     }
     owned.retain(|m| !m.fields.is_empty());

@@ -17,7 +17,10 @@ use futures::{SinkExt, StreamExt, stream::SplitSink};
 use hyper::{
     HeaderMap, Request,
     body::{Bytes, Incoming},
-    header::{ACCEPT, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+    header::{
+        ACCEPT, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    },
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
@@ -65,7 +68,7 @@ pub(crate) fn upgrade(
     let headers = request.headers().clone();
     let word = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !word(UPGRADE).eq_ignore_ascii_case("websocket") {
-        return Err(Failure::bad_request("Upgrade request required".into()));
+        return Err(Failure::bad_request("Upgrade request required"));
     }
     may_create(user, namespace, pod)?;
     let node = running_on(shared, namespace, pod)?;
@@ -110,39 +113,34 @@ pub(crate) fn upgrade(
 
 /// `get` was checked with the path; the upgrade also needs `create`, and says nothing when it lacks.
 fn may_create(user: &User, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let ask = Ask {
-        verb: "create",
-        group: "",
-        resource: "pods/portforward".into(),
-        namespace,
-    };
+    let ask = Ask { verb: "create", group: "", resource: "pods/portforward".into(), namespace };
     if user.may(&ask) {
         return Ok(());
     }
-    let target = Target {
-        group: "",
-        resource: "pods",
-        name: pod,
-    };
+    let target = Target { group: "", resource: "pods", name: pod };
     Err(Failure::forbidden(&target, ""))
 }
 
 fn running_on(shared: &Shared, namespace: &str, pod: &str) -> Result<String, Failure> {
     let dead = shared.settings().dead_nodes.clone();
-    let resource = catalog::find("", "v1", "pods").ok_or_else(|| Failure::text(404, "404 page not found\n"))?;
+    let resource = catalog::find("", "v1", "pods")
+        .ok_or_else(|| Failure::text(404, "404 page not found\n"))?;
     let found = shared.state().get(resource, namespace, pod)?;
     let node = found["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let phase = found["status"]["phase"].as_str().unwrap_or_default();
     let finished = matches!(phase, "Succeeded" | "Failed");
-    let started = found["status"]["containerStatuses"].as_array().is_some_and(|all| {
-        all.iter().any(|c: &Value| !c["state"]["running"].is_null())
-    });
+    let started = found["status"]["containerStatuses"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|c: &Value| !c["state"]["running"].is_null()));
     if node.is_empty() {
         let message = format!("pod {pod} does not have a host assigned");
-        Err(Failure::bad_request(message))
+        Err(Failure::bad_request(&message))
     } else if dead.contains(&node) {
         // HAND-MADE: no recording of a node without power.
-        Err(Failure::text(500, &format!("error dialing backend: dial tcp {node}:10250: connect: no route to host")))
+        Err(Failure::text(
+            500,
+            &format!("error dialing backend: dial tcp {node}:10250: connect: no route to host"),
+        ))
     } else if finished || (phase == "Pending" && !started) {
         Err(Failure::text(500, &format!("pod not found (\"{pod}_{namespace}\")")))
     } else {
@@ -203,7 +201,8 @@ enum Ended {
 
 impl Session {
     async fn serve(self, upgraded: Upgraded, ports: Vec<u16>) {
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        let socket =
+            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         let (out, mut input) = socket.split();
         let out: Out = Arc::new(Mutex::new(out));
         let session = Arc::new(self);
@@ -245,8 +244,7 @@ impl Session {
                     Some(Ended::Early(End::Stall)) => {
                         std::future::pending::<()>().await;
                     }
-                    Some(Ended::Early(End::Drop)) => return,
-                    Some(Ended::Client) | None => return,
+                    Some(Ended::Early(End::Drop) | Ended::Client) | None => return,
                     Some(Ended::Early(End::Close)) => break,
                     Some(Ended::Pod) => {
                         open -= 1;
@@ -257,24 +255,28 @@ impl Session {
                 },
             }
         }
-        let normal = CloseFrame {
-            code: CloseCode::Normal,
-            reason: "".into(),
-        };
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         // The client may be gone already.
         let _ = out.lock().await.send(Message::Close(Some(normal))).await;
         let _ = timeout(LINGER, async { while let Some(Ok(_)) = input.next().await {} }).await;
     }
 
     /// One port: greets on both channels, dials, and copies both ways.
-    async fn forward(&self, channel: u8, port: u16, out: &Out, mut data: mpsc::Receiver<Bytes>) -> Ended {
+    async fn forward(
+        &self,
+        channel: u8,
+        port: u16,
+        out: &Out,
+        mut data: mpsc::Receiver<Bytes>,
+    ) -> Ended {
         let [low, high] = port.to_le_bytes();
         for channel in [channel, channel + 1] {
             if send(out, vec![channel, low, high]).await.is_err() {
                 return Ended::Client;
             }
         }
-        let connection = match dial(self.reach.netns.clone(), self.reach.port.unwrap_or(port)).await {
+        let connection = match dial(self.reach.netns.clone(), self.reach.port.unwrap_or(port)).await
+        {
             Ok(connection) => connection,
             Err(error) => {
                 let mut text = vec![channel + 1];
@@ -331,7 +333,8 @@ impl Session {
 
     /// How much may be sent before the session ends as it was told to.
     fn room(&self) -> usize {
-        let left = self.reach.end_after.map(|end| end.saturating_sub(self.sent.load(Ordering::Relaxed)));
+        let left =
+            self.reach.end_after.map(|end| end.saturating_sub(self.sent.load(Ordering::Relaxed)));
         left.map_or(LARGEST, |left| usize::try_from(left).unwrap_or(LARGEST).min(LARGEST))
     }
 

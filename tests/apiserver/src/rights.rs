@@ -66,10 +66,7 @@ pub(crate) struct Ask<'a> {
 impl User {
     /// May do everything.
     pub fn admin() -> Self {
-        Self {
-            name: "kubernetes-admin".into(),
-            rules: vec![Rule::of("*", &["*"], &["*"], None)],
-        }
+        Self { name: "kubernetes-admin".into(), rules: vec![Rule::of("*", &["*"], &["*"], None)] }
     }
 
     pub(crate) fn may(&self, ask: &Ask<'_>) -> bool {

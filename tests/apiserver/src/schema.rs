@@ -22,7 +22,9 @@ pub(crate) fn check(resource: &Resource, object: &Value) -> Result<(), Failure> 
         ("rbac.authorization.k8s.io", "Role") => typed::<rbac::Role>(&object),
         ("rbac.authorization.k8s.io", "RoleBinding") => typed::<rbac::RoleBinding>(&object),
         ("rbac.authorization.k8s.io", "ClusterRole") => typed::<rbac::ClusterRole>(&object),
-        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => typed::<rbac::ClusterRoleBinding>(&object),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => {
+            typed::<rbac::ClusterRoleBinding>(&object)
+        }
         _ => return Ok(()),
     };
     let Err(problem) = found else { return Ok(()) };
@@ -32,7 +34,7 @@ pub(crate) fn check(resource: &Resource, object: &Value) -> Result<(), Failure> 
         Some(namespace) => format!("{namespace}/{name}"),
         None => format!("/{name}"),
     };
-    Err(Failure::internal(format!(
+    Err(Failure::internal(&format!(
         "failed to create typed patch object ({whole}; {}, Kind={}): {problem}",
         resource.api_version(),
         resource.kind
@@ -52,14 +54,16 @@ fn typed<T: Serialize + DeserializeOwned>(object: &Value) -> Result<(), String> 
 /// The first field that is in `written` and not in `known`.
 fn unknown(written: &Value, known: &Value, at: &str) -> Option<String> {
     match (written, known) {
-        (Value::Object(members), Value::Object(kept)) => members.iter().find_map(|(name, value)| {
-            let path = format!("{at}.{name}");
-            match kept.get(name) {
-                _ if value.is_null() => None,
-                Some(known) => unknown(value, known, &path),
-                None => Some(path),
-            }
-        }),
+        (Value::Object(members), Value::Object(kept)) => {
+            members.iter().find_map(|(name, value)| {
+                let path = format!("{at}.{name}");
+                match kept.get(name) {
+                    _ if value.is_null() => None,
+                    Some(known) => unknown(value, known, &path),
+                    None => Some(path),
+                }
+            })
+        }
         (Value::Array(items), Value::Array(kept)) => {
             items.iter().zip(kept).enumerate().find_map(|(index, (item, known))| {
                 let key = match item["name"].as_str() {
@@ -78,7 +82,9 @@ fn quantities_are_text(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                if let ("limits" | "requests", Value::Object(amounts)) = (name.as_str(), &mut *value) {
+                if let ("limits" | "requests", Value::Object(amounts)) =
+                    (name.as_str(), &mut *value)
+                {
                     for amount in amounts.values_mut().filter(|a| a.is_number()) {
                         *amount = json!(amount.to_string());
                     }
@@ -143,7 +149,9 @@ fn fill_in_pod(spec: &mut Value) {
             default(container, "terminationMessagePath", json!("/dev/termination-log"));
             default(container, "terminationMessagePolicy", json!("File"));
             default(container, "imagePullPolicy", json!("IfNotPresent"));
-            for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            for port in
+                container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
+            {
                 default(port, "protocol", json!("TCP"));
             }
         }
@@ -159,7 +167,11 @@ fn fill_in_pod(spec: &mut Value) {
 }
 
 /// Refuses what the real server finds invalid. `before` is the stored object, if there is one.
-pub(crate) fn validate(resource: &Resource, before: Option<&Value>, object: &Value) -> Result<(), Failure> {
+pub(crate) fn validate(
+    resource: &Resource,
+    before: Option<&Value>,
+    object: &Value,
+) -> Result<(), Failure> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let mut causes = Vec::new();
     if resource.kind == "DaemonSet" {
@@ -170,9 +182,11 @@ pub(crate) fn validate(resource: &Resource, before: Option<&Value>, object: &Val
         }
         let labels = &spec["template"]["metadata"]["labels"];
         let selected = spec["selector"]["matchLabels"].as_object();
-        let matches = selected.is_some_and(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)));
+        let matches = selected
+            .is_some_and(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)));
         if !matches {
-            let message = format!("Invalid value: {labels}: `selector` does not match template `labels`");
+            let message =
+                format!("Invalid value: {labels}: `selector` does not match template `labels`");
             causes.push(("FieldValueInvalid", message, "spec.template.metadata.labels"));
         }
         let rolling = &spec["updateStrategy"]["rollingUpdate"];
@@ -201,7 +215,9 @@ pub(crate) fn validate(resource: &Resource, before: Option<&Value>, object: &Val
 /// recorder.
 pub(crate) fn violations(level: &str, pod: &Value) -> Option<String> {
     let found = match level {
-        "restricted" => [host_and_privilege(pod), escalation(pod), volumes(pod, true), identity(pod)].concat(),
+        "restricted" => {
+            [host_and_privilege(pod), escalation(pod), volumes(pod, true), identity(pod)].concat()
+        }
         "baseline" => [host_and_privilege(pod), volumes(pod, false)].concat(),
         _ => return None,
     };

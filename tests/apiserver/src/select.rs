@@ -55,7 +55,9 @@ impl Label {
 }
 
 fn field(text: &str) -> Option<(String, bool, String)> {
-    let own = |(path, value): (&str, &str), equal| Some((path.trim().to_owned(), equal, value.trim().to_owned()));
+    let own = |(path, value): (&str, &str), equal| {
+        Some((path.trim().to_owned(), equal, value.trim().to_owned()))
+    };
     match (text.split_once("!="), text.split_once("=="), text.split_once('=')) {
         (Some(parts), _, _) => own(parts, false),
         (_, Some(parts), _) | (_, _, Some(parts)) => own(parts, true),

@@ -77,7 +77,9 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> i
     };
     match fault {
         Some(Wrong::Drop) => return Err(io::ErrorKind::ConnectionReset.into()),
-        Some(Wrong::Internal { message }) => return Ok(body::failure(&Failure::internal(message))),
+        Some(Wrong::Internal { message }) => {
+            return Ok(body::failure(&Failure::internal(&message)));
+        }
         Some(Wrong::TooMany { retry_after }) => {
             return Ok(body::failure(&Failure::too_many_requests(retry_after)));
         }
@@ -100,7 +102,7 @@ async fn control(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
             Ok(()) => body::json(200, &json!({})),
             Err(failure) => body::failure(&failure),
         },
-        Err(error) => body::failure(&Failure::bad_request(error.to_string())),
+        Err(error) => body::failure(&Failure::bad_request(&error.to_string())),
     }
 }
 
@@ -128,12 +130,20 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     let place = place(&path).ok_or_else(|| Failure::text(404, "404 page not found\n"))?;
     authorize(&asked, &place)?;
     if place.subresource == "portforward" {
-        return portforward::upgrade(shared, request, &asked.user, &place.namespace, &place.name, &asked.query);
+        return portforward::upgrade(
+            shared,
+            request,
+            &asked.user,
+            &place.namespace,
+            &place.name,
+            &asked.query,
+        );
     }
     if asked.method == Method::GET {
         return read(shared, &asked, &place);
     }
-    let bytes = request.into_body().collect().await.map_err(|e| Failure::bad_request(e.to_string()))?;
+    let bytes =
+        request.into_body().collect().await.map_err(|e| Failure::bad_request(&e.to_string()))?;
     write(shared, &asked, &place, &bytes.to_bytes())
 }
 
@@ -173,7 +183,9 @@ fn place(path: &str) -> Option<Place> {
         _ => return None,
     };
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..] if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") => {
+        ["namespaces", namespace, rest @ ..]
+            if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") =>
+        {
             (*namespace, rest)
         }
         rest => ("", rest),
@@ -193,11 +205,7 @@ fn place(path: &str) -> Option<Place> {
 }
 
 fn target(place: &Place) -> Target<'_> {
-    Target {
-        group: &place.resource.group,
-        resource: &place.resource.plural,
-        name: &place.name,
-    }
+    Target { group: &place.resource.group, resource: &place.resource.plural, name: &place.name }
 }
 
 fn authorize(asked: &Asked, place: &Place) -> Result<(), Failure> {
@@ -241,7 +249,8 @@ fn read(shared: &Arc<Shared>, asked: &Asked, place: &Place) -> Result<Answer, Fa
         let object = shared.state().get(place.resource, &place.namespace, &place.name)?;
         return Ok(body::json(200, &object));
     }
-    let selector = Selector::parse(asked.parameter("fieldSelector"), asked.parameter("labelSelector"));
+    let selector =
+        Selector::parse(asked.parameter("fieldSelector"), asked.parameter("labelSelector"));
     if asked.is("watch") {
         let timeout = asked.parameter("timeoutSeconds").parse().ok();
         return watch::start(
@@ -261,7 +270,12 @@ fn read(shared: &Arc<Shared>, asked: &Asked, place: &Place) -> Result<Answer, Fa
     list(shared, asked, place, &selector)
 }
 
-fn list(shared: &Shared, asked: &Asked, place: &Place, selector: &Selector) -> Result<Answer, Failure> {
+fn list(
+    shared: &Shared,
+    asked: &Asked,
+    place: &Place,
+    selector: &Selector,
+) -> Result<Answer, Failure> {
     let state = shared.state();
     let version = watch::parse_version(asked.parameter("resourceVersion"))?;
     if let Some(version) = version {
@@ -270,7 +284,7 @@ fn list(shared: &Shared, asked: &Asked, place: &Place, selector: &Selector) -> R
         }
         if asked.parameter("resourceVersionMatch") == "Exact" && version < state.oldest() {
             let message = "The resourceVersion for the provided list is too old.";
-            return Err(Failure::expired(message.into()));
+            return Err(Failure::expired(message));
         }
     }
     let mut items = state.list(place.resource, &place.namespace);
@@ -316,7 +330,8 @@ fn write(shared: &Shared, asked: &Asked, place: &Place, bytes: &[u8]) -> Result<
         return Err(Failure::text(405, "405 method not allowed\n"));
     }
     let status = place.subresource == "status";
-    let (resource, namespace, name) = (place.resource, place.namespace.as_str(), place.name.as_str());
+    let (resource, namespace, name) =
+        (place.resource, place.namespace.as_str(), place.name.as_str());
     let write = asked.write(status);
     let (code, object) = match asked.method {
         Method::POST => (201, create(shared, place, parse_json(bytes)?, &write)?),
@@ -352,22 +367,19 @@ fn write(shared: &Shared, asked: &Asked, place: &Place, bytes: &[u8]) -> Result<
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| Failure::bad_request(format!("error decoding JSON: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::bad_request(&format!("error decoding JSON: {error}")))
 }
 
 fn create(shared: &Shared, place: &Place, object: Value, write: &Write) -> Result<Value, Failure> {
-    if place.resource.kind == "Pod" {
-        if let Some(level) = level(shared, &place.namespace, "enforce")
-            && let Some(violations) = schema::violations(&level, &object["spec"])
-        {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let target = Target {
-                name,
-                ..target(place)
-            };
-            let why = format!("violates PodSecurity \"{level}:latest\": {violations}");
-            return Err(Failure::forbidden(&target, &why));
-        }
+    if place.resource.kind == "Pod"
+        && let Some(level) = level(shared, &place.namespace, "enforce")
+        && let Some(violations) = schema::violations(&level, &object["spec"])
+    {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let target = Target { name, ..target(place) };
+        let why = format!("violates PodSecurity \"{level}:latest\": {violations}");
+        return Err(Failure::forbidden(&target, &why));
     }
     shared.state().create(place.resource, &place.namespace, object, write)
 }
@@ -398,16 +410,20 @@ fn apply(
     }
     let text = String::from_utf8_lossy(bytes);
     let object: Value = serde_saphyr::from_str(&text).map_err(|error| {
-        Failure::bad_request(format!("error decoding YAML: error converting YAML to JSON: yaml: {error}"))
+        Failure::bad_request(&format!(
+            "error decoding YAML: error converting YAML to JSON: yaml: {error}"
+        ))
     })?;
     let (api_version, kind) = (&object["apiVersion"], &object["kind"]);
-    if *api_version != place.resource.api_version().as_str() || *kind != place.resource.kind.as_str() {
+    if *api_version != place.resource.api_version().as_str()
+        || *kind != place.resource.kind.as_str()
+    {
         let message = format!("the object's {api_version} {kind} does not match the URL");
-        return Err(Failure::bad_request(message));
+        return Err(Failure::bad_request(&message));
     }
     let name = object["metadata"]["name"].as_str().unwrap_or(&place.name);
     if name != place.name {
-        return Err(Failure::bad_request(format!(
+        return Err(Failure::bad_request(&format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             place.name
         )));
@@ -436,7 +452,8 @@ fn warn(shared: &Shared, answer: &mut Answer, object: &Value) {
         let Some(violations) = schema::violations(&level, spec) else {
             continue;
         };
-        let text = format!("would violate PodSecurity \"{level}:latest\": {violations}").replace('"', "\\\"");
+        let text = format!("would violate PodSecurity \"{level}:latest\": {violations}")
+            .replace('"', "\\\"");
         if let Ok(warning) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             answer.headers_mut().insert("warning", warning);
             return;
@@ -447,7 +464,7 @@ fn warn(shared: &Shared, answer: &mut Answer, object: &Value) {
 fn review(user: &User, body: &Value) -> Result<Answer, Failure> {
     let asked = &body["spec"]["resourceAttributes"];
     if !asked.is_object() {
-        return Err(Failure::bad_request("only resourceAttributes are reviewed".into()));
+        return Err(Failure::bad_request("only resourceAttributes are reviewed"));
     }
     let word = |name: &str| asked[name].as_str().unwrap_or_default();
     let resource = match word("subresource") {

@@ -56,29 +56,16 @@ fn now() -> String {
 }
 
 fn key(resource: &Resource, namespace: &str, name: &str) -> Key {
-    (
-        resource.group.clone(),
-        resource.plural.clone(),
-        namespace.to_owned(),
-        name.to_owned(),
-    )
+    (resource.group.clone(), resource.plural.clone(), namespace.to_owned(), name.to_owned())
 }
 
 fn target<'a>(resource: &'a Resource, name: &'a str) -> Target<'a> {
-    Target {
-        group: &resource.group,
-        resource: &resource.plural,
-        name,
-    }
+    Target { group: &resource.group, resource: &resource.plural, name }
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self {
-            version: 100,
-            oldest: 1,
-            ..Self::default()
-        }
+        Self { version: 100, oldest: 1, ..Self::default() }
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -104,12 +91,18 @@ impl State {
     fn rendered(stored: &Stored) -> Value {
         let mut object = stored.object.clone();
         if !stored.managers.is_empty() {
-            object["metadata"]["managedFields"] = stored.managers.iter().map(Manager::to_json).collect();
+            object["metadata"]["managedFields"] =
+                stored.managers.iter().map(Manager::to_json).collect();
         }
         object
     }
 
-    pub(crate) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Value, Failure> {
+    pub(crate) fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Failure> {
         self.objects
             .get(&key(resource, namespace, name))
             .map(Self::rendered)
@@ -121,7 +114,9 @@ impl State {
         self.objects
             .iter()
             .filter(|((group, plural, of, _), _)| {
-                *group == resource.group && *plural == resource.plural && (namespace.is_empty() || of == namespace)
+                *group == resource.group
+                    && *plural == resource.plural
+                    && (namespace.is_empty() || of == namespace)
             })
             .map(|(_, stored)| Self::rendered(stored))
             .collect()
@@ -140,11 +135,7 @@ impl State {
         if exists {
             Ok(())
         } else {
-            Err(Failure::not_found(&Target {
-                group: "",
-                resource: "namespaces",
-                name: namespace,
-            }))
+            Err(Failure::not_found(&Target { group: "", resource: "namespaces", name: namespace }))
         }
     }
 
@@ -250,7 +241,9 @@ impl State {
         if asked.is_string() && asked != stored.object["metadata"]["resourceVersion"] {
             return Err(Failure::stale(&target(resource, name)));
         }
-        for fixed in ["name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion"] {
+        for fixed in
+            ["name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion"]
+        {
             let value = stored.object["metadata"][fixed].clone();
             if !value.is_null() {
                 object["metadata"][fixed] = value;
@@ -289,30 +282,22 @@ impl State {
             None => (json!({"metadata": {"name": name}}), Vec::new()),
         };
         let leaves = ownership::leaves(wanted);
-        let Outcome {
-            mut object,
-            managers: owned,
-        } = ownership::apply(&live, &managers, &manager, &leaves, write.force)
-            .map_err(|conflicts| Failure::conflicts(&conflicts))?;
+        let Outcome { mut object, managers: owned } =
+            ownership::apply(&live, &managers, &manager, &leaves, write.force)
+                .map_err(|conflicts| Failure::conflicts(&conflicts))?;
         schema::fill_in(resource, &mut object);
         let before = existing.as_ref().map(|stored| &stored.object);
         schema::validate(resource, before, &object)?;
         let Some(before) = existing else {
             self.stamp_new(resource, namespace, &mut object);
-            let stored = Stored {
-                object,
-                managers: owned,
-            };
+            let stored = Stored { object, managers: owned };
             return Ok((true, self.keep(resource, namespace, name, stored, write.dry_run)));
         };
         if object == before.object && owned == before.managers {
             return Ok((false, Self::rendered(&before)));
         }
         next_generation(&before.object, &mut object);
-        let stored = Stored {
-            object,
-            managers: owned,
-        };
+        let stored = Stored { object, managers: owned };
         Ok((false, self.keep(resource, namespace, name, stored, write.dry_run)))
     }
 
@@ -369,9 +354,8 @@ impl State {
 
     fn delete_all(&mut self, keys: &[Key]) {
         for (group, plural, namespace, name) in keys {
-            let resource = catalog::resources()
-                .iter()
-                .find(|r| r.group == *group && r.plural == *plural);
+            let resource =
+                catalog::resources().iter().find(|r| r.group == *group && r.plural == *plural);
             if let Some(resource) = resource {
                 // Another deletion may have taken it along.
                 let _ = self.delete(resource, namespace, name, false);
@@ -386,7 +370,8 @@ fn next_generation(before: &Value, object: &mut Value) {
     }
     if let Some(generation) = before["metadata"]["generation"].as_u64() {
         object["metadata"]["generation"] = json!(generation + 1);
-        if object["kind"] == "DaemonSet" && before["spec"]["template"] != object["spec"]["template"] {
+        if object["kind"] == "DaemonSet" && before["spec"]["template"] != object["spec"]["template"]
+        {
             object["metadata"]["annotations"]["deprecated.daemonset.template.generation"] =
                 json!((generation + 1).to_string());
         }

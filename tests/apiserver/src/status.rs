@@ -18,7 +18,7 @@ pub(crate) enum Body {
 }
 
 impl Failure {
-    fn status(code: u16, reason: Option<&str>, message: String, details: Option<Value>) -> Self {
+    fn status(code: u16, reason: Option<&str>, message: &str, details: Option<Value>) -> Self {
         let mut body = Map::new();
         body.insert("kind".into(), json!("Status"));
         body.insert("apiVersion".into(), json!("v1"));
@@ -32,27 +32,19 @@ impl Failure {
             body.insert("details".into(), details);
         }
         body.insert("code".into(), json!(code));
-        Self {
-            code,
-            body: Body::Status(Value::Object(body)),
-            retry_after: None,
-        }
+        Self { code, body: Body::Status(Value::Object(body)), retry_after: None }
     }
 
     pub(crate) fn text(code: u16, text: &str) -> Self {
-        Self {
-            code,
-            body: Body::Text(text.to_owned()),
-            retry_after: None,
-        }
+        Self { code, body: Body::Text(text.to_owned()), retry_after: None }
     }
 
-    pub(crate) fn bad_request(message: String) -> Self {
+    pub(crate) fn bad_request(message: &str) -> Self {
         Self::status(400, Some("BadRequest"), message, None)
     }
 
     pub(crate) fn unauthorized() -> Self {
-        Self::status(401, Some("Unauthorized"), "Unauthorized".into(), None)
+        Self::status(401, Some("Unauthorized"), "Unauthorized", None)
     }
 
     /// `resource` may carry a subresource: `pods/portforward`.
@@ -61,7 +53,7 @@ impl Failure {
         Self::status(
             403,
             Some("Forbidden"),
-            format!("{who} is forbidden: {explanation}"),
+            &format!("{who} is forbidden: {explanation}"),
             Some(target.details(None)),
         )
     }
@@ -70,7 +62,7 @@ impl Failure {
         Self::status(
             404,
             Some("NotFound"),
-            format!("{} not found", target.quoted()),
+            &format!("{} not found", target.quoted()),
             Some(target.details(None)),
         )
     }
@@ -79,7 +71,7 @@ impl Failure {
         Self::status(
             409,
             Some("AlreadyExists"),
-            format!("{} already exists", target.quoted()),
+            &format!("{} already exists", target.quoted()),
             Some(target.details(None)),
         )
     }
@@ -88,7 +80,7 @@ impl Failure {
         Self::status(
             409,
             Some("Conflict"),
-            format!(
+            &format!(
                 "Operation cannot be fulfilled on {}: the object has been modified; please apply your changes to the latest version and try again",
                 target.quoted()
             ),
@@ -111,24 +103,26 @@ impl Failure {
             let mut last = "";
             for (manager, field) in conflicts {
                 if manager != last {
-                    text += &format!(" conflicts with \"{manager}\":");
+                    text.extend([" conflicts with \"", manager, "\":"]);
                     last = manager;
                 }
-                text += &format!("\n- {field}");
+                text.extend(["\n- ", field]);
             }
             text
         };
-        Self::status(409, Some("Conflict"), message, Some(json!({"causes": causes})))
+        Self::status(409, Some("Conflict"), &message, Some(json!({"causes": causes})))
     }
 
     /// `kind` as in `DaemonSet.apps`; causes are reason, message and field.
-    pub(crate) fn invalid(group: &str, kind: &str, name: &str, causes: &[(&str, String, &str)]) -> Self {
-        let qualified = if group.is_empty() {
-            kind.to_owned()
-        } else {
-            format!("{kind}.{group}")
-        };
-        let lines: Vec<String> = causes.iter().map(|(_, message, field)| format!("{field}: {message}")).collect();
+    pub(crate) fn invalid(
+        group: &str,
+        kind: &str,
+        name: &str,
+        causes: &[(&str, String, &str)],
+    ) -> Self {
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let lines: Vec<String> =
+            causes.iter().map(|(_, message, field)| format!("{field}: {message}")).collect();
         let lines = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -151,13 +145,13 @@ impl Failure {
         Self::status(
             422,
             Some("Invalid"),
-            format!("{qualified} \"{name}\" is invalid: {lines}"),
+            &format!("{qualified} \"{name}\" is invalid: {lines}"),
             Some(Value::Object(details)),
         )
     }
 
     /// Unknown fields, wrong types: 500 without a reason.
-    pub(crate) fn internal(message: String) -> Self {
+    pub(crate) fn internal(message: &str) -> Self {
         Self::status(500, None, message, None)
     }
 
@@ -165,14 +159,14 @@ impl Failure {
         let mut failure = Self::status(
             429,
             Some("TooManyRequests"),
-            "Too many requests, please try again later.".into(),
+            "Too many requests, please try again later.",
             Some(json!({"retryAfterSeconds": seconds})),
         );
         failure.retry_after = Some(seconds);
         failure
     }
 
-    pub(crate) fn expired(message: String) -> Self {
+    pub(crate) fn expired(message: &str) -> Self {
         Self::status(410, Some("Expired"), message, None)
     }
 
@@ -180,7 +174,7 @@ impl Failure {
         let mut failure = Self::status(
             504,
             Some("Timeout"),
-            format!("Timeout: Too large resource version: {asked}, current: {current}"),
+            &format!("Timeout: Too large resource version: {asked}, current: {current}"),
             Some(json!({
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
                 "retryAfterSeconds": 1,
@@ -206,7 +200,7 @@ impl Target<'_> {
             text = format!("{text}.{}", self.group);
         }
         if !self.name.is_empty() {
-            text += &format!(" \"{}\"", self.name);
+            text.extend([" \"", self.name, "\""]);
         }
         text
     }

@@ -37,7 +37,7 @@ pub(crate) fn parse_version(text: &str) -> Result<Option<u64>, Failure> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        Failure::internal(format!(
+        Failure::internal(&format!(
             "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
         ))
     })
@@ -46,19 +46,15 @@ pub(crate) fn parse_version(text: &str) -> Result<Option<u64>, Failure> {
 pub(crate) fn start(shared: Arc<Shared>, asked: Asked) -> Result<Answer, Failure> {
     let version = parse_version(&asked.version)?;
     if asked.initial_events && asked.version_match != "NotOlderThan" {
-        let message = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        let message =
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         let causes = [("FieldValueForbidden", message.to_owned(), "resourceVersionMatch")];
         return Err(Failure::invalid("meta.k8s.io", "ListOptions", "", &causes));
     }
     // watch --events--> connection; when full: the watch waits
     let (events, parts) = mpsc::channel(16);
     tokio::spawn(async move {
-        let mut watch = Watch {
-            shared,
-            asked,
-            events,
-            seen: 0,
-        };
+        let mut watch = Watch { shared, asked, events, seen: 0 };
         // The client went away: that is how most watches end.
         let _ = watch.run(version).await;
     });
@@ -106,14 +102,16 @@ impl Watch {
         let every = self.shared.settings().bookmarks;
         let mut next_bookmark = Instant::now() + every;
         match version {
-            Some(version) if version > 0 && !self.asked.initial_events => self.begin_at(version).await?,
+            Some(version) if version > 0 && !self.asked.initial_events => {
+                self.begin_at(version).await?;
+            }
             _ => self.begin_with_all(version).await?,
         }
         loop {
             self.catch_up().await?;
             let far = Instant::now() + Duration::from_hours(1);
             tokio::select! {
-                changed = changes.changed() => changed.map_err(|_| Over)?,
+                woken = changes.changed() => woken.map_err(|_| Over)?,
                 () = sleep_until(next_bookmark) => {
                     self.bookmark(false).await?;
                     next_bookmark = Instant::now() + every;
@@ -141,7 +139,8 @@ impl Watch {
             (state.oldest(), state.version())
         };
         if version < oldest {
-            let expired = Failure::expired(format!("too old resource version: {version} ({current})"));
+            let expired =
+                Failure::expired(&format!("too old resource version: {version} ({current})"));
             if let status::Body::Status(status) = &expired.body {
                 self.send("ERROR", status).await?;
             }
@@ -154,10 +153,7 @@ impl Watch {
     async fn begin_with_all(&mut self, version: Option<u64>) -> Result<(), Over> {
         let (objects, version_now) = {
             let state = self.shared.state();
-            (
-                state.list(self.asked.resource, &self.asked.namespace),
-                state.version(),
-            )
+            (state.list(self.asked.resource, &self.asked.namespace), state.version())
         };
         self.seen = version_now;
         for object in objects.iter().filter(|object| self.asked.selector.matches(object)) {
@@ -192,15 +188,21 @@ impl Watch {
         }
         let seen = |object: &&Value| {
             let namespace = &self.asked.namespace;
-            let inside = namespace.is_empty() || object["metadata"]["namespace"] == namespace.as_str();
+            let inside =
+                namespace.is_empty() || object["metadata"]["namespace"] == namespace.as_str();
             inside && self.asked.selector.matches(object)
         };
-        let (before, after) = (change.before.as_ref().filter(seen), change.after.as_ref().filter(seen));
+        let (before, after) =
+            (change.before.as_ref().filter(seen), change.after.as_ref().filter(seen));
         match (before, after) {
             (None, Some(after)) => Some(("ADDED", after.clone())),
             (Some(_), Some(after)) => Some(("MODIFIED", after.clone())),
             (Some(before), None) => {
-                let mut last = change.last.clone().or_else(|| change.after.clone()).unwrap_or_else(|| before.clone());
+                let mut last = change
+                    .last
+                    .clone()
+                    .or_else(|| change.after.clone())
+                    .unwrap_or_else(|| before.clone());
                 last["metadata"]["resourceVersion"] = json!(change.version.to_string());
                 Some(("DELETED", last))
             }

@@ -21,7 +21,7 @@ fn names(folder: &str) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".json"))
+        .filter(|name| !name.ends_with("jsonl"))
         .collect();
     names.sort();
     names
@@ -39,20 +39,21 @@ async fn replay(double: &Double, request: &Value, token: Option<&str>) -> (Strin
         request["method"].as_str().unwrap(),
         request["path"].as_str().unwrap()
     );
-    let upgrade = request["headers"].as_array().unwrap().iter().any(|header| header[0] == "Upgrade");
+    let upgrade =
+        request["headers"].as_array().unwrap().iter().any(|header| header[0] == "Upgrade");
     for header in request["headers"].as_array().unwrap() {
         let (name, value) = (header[0].as_str().unwrap(), header[1].as_str().unwrap());
         if !["Host", "Content-Length", "Authorization"].contains(&name) {
-            text += &format!("{name}: {value}\r\n");
+            text.extend([name, ": ", value, "\r\n"]);
         }
     }
     if let Some(token) = token {
-        text += &format!("Authorization: Bearer {token}\r\n");
+        text.extend(["Authorization: Bearer ", token, "\r\n"]);
     }
     if !upgrade {
         text += "Connection: close\r\n";
     }
-    text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    text.extend(["Content-Length: ", &body.len().to_string(), "\r\n\r\n", &body]);
     let mut stream = TcpStream::connect(double.address()).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
@@ -62,7 +63,10 @@ async fn replay(double: &Double, request: &Value, token: Option<&str>) -> (Strin
         }
         assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0, "no answer");
     };
-    let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let length = head
+        .to_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
     let switched = head.starts_with("HTTP/1.1 101");
     loop {
         let enough = length.is_some_and(|length: usize| bytes.len() >= length) && !switched;
@@ -112,10 +116,7 @@ fn namespace(double: &Double, name: &str, labels: &Value) {
 }
 
 fn user(double: &Double, token: &str, name: &str, rules: Vec<Rule>) {
-    let user = User {
-        name: name.to_owned(),
-        rules,
-    };
+    let user = User { name: name.to_owned(), rules };
     let token = token.to_owned();
     double.control(Command::User { token, user }).unwrap();
 }
@@ -151,12 +152,18 @@ async fn applies_are_answered_as_recorded() {
         };
         let (head, body) = replay(&double, &recorded["request"], token).await;
         let expected = &recorded["response"];
-        assert_eq!(code(&head), code(expected["status_line"].as_str().unwrap()), "{name}: {}", String::from_utf8_lossy(&body));
+        assert_eq!(
+            code(&head),
+            code(expected["status_line"].as_str().unwrap()),
+            "{name}: {}",
+            String::from_utf8_lossy(&body)
+        );
         let warns = |headers: &Value| {
             let warning = headers.as_array().unwrap().iter().find(|h| h[0] == "Warning");
             warning.map(|h| h[1].as_str().unwrap().to_owned())
         };
-        let warning = head.lines().find_map(|line| line.strip_prefix("warning: ").map(str::to_owned));
+        let warning =
+            head.lines().find_map(|line| line.strip_prefix("warning: ").map(str::to_owned));
         if name.starts_with("42") || name.starts_with("43") {
             assert_eq!(warning, warns(&expected["headers"]), "{name}");
         }
@@ -167,7 +174,11 @@ async fn applies_are_answered_as_recorded() {
         let mut body: Value = serde_json::from_slice(&body).unwrap();
         let mut expected = expected["body"].clone();
         // Parsers word their findings as they like.
-        for (recordings, said) in [("14 15", "field not declared in schema"), ("18", "failed to create typed patch"), ("25", "error decoding YAML")] {
+        for (recordings, said) in [
+            ("14 15", "field not declared in schema"),
+            ("18", "failed to create typed patch"),
+            ("25", "error decoding YAML"),
+        ] {
             if recordings.contains(&name[..2]) {
                 for body in [&mut body, &mut expected] {
                     let message = body["message"].as_str().unwrap();
@@ -199,12 +210,7 @@ async fn a_daemonset_whose_pods_are_refused_is_told_by_counts_and_events() {
     let double = cluster().await;
     let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     namespace(&double, "psa-enforce", &enforce);
-    let node = Node {
-        name: "kt-n1".into(),
-        ready: true,
-        labels: [].into(),
-        taints: vec![],
-    };
+    let node = Node { name: "kt-n1".into(), ready: true, labels: [].into(), taints: vec![] };
     double.control(Command::Node(node)).unwrap();
     let applied = recording("apply/42-psa-enforce-daemonset-accepted.json");
     replay(&double, &applied["request"], None).await;
@@ -234,7 +240,8 @@ async fn access_reviews_are_answered_as_recorded() {
         let recorded = recording(&format!("access/{name}"));
         let token = match name.as_str() {
             "portforward-create-allowed-admin.json" => None,
-            "portforward-create-allowed-role.json" | "portforward-get-denied-when-only-create.json" => Some("pf-create"),
+            "portforward-create-allowed-role.json"
+            | "portforward-get-denied-when-only-create.json" => Some("pf-create"),
             "portforward-create-denied-other-namespace.json" => Some("pf-both"),
             _ => Some("nobody"),
         };
@@ -259,7 +266,9 @@ fn pod(double: &Double, name: &str, phase: &str, node: Option<&str>, reach: u16)
     }
     double.control(Command::Put { object }).unwrap();
     if reach > 0 {
-        let reach = serde_json::from_value(json!({"namespace": "rewind", "pod": name, "port": reach})).unwrap();
+        let reach =
+            serde_json::from_value(json!({"namespace": "rewind", "pod": name, "port": reach}))
+                .unwrap();
         double.control(Command::Reach(reach)).unwrap();
     }
 }
@@ -288,7 +297,8 @@ async fn upgrades_are_answered_as_recorded() {
         if name.starts_with("12b") {
             request["path"] = json!("/api/v1/namespaces/rewind/pods/done/portforward?ports=8080");
         } else if name.starts_with("12-") {
-            request["path"] = json!("/api/v1/namespaces/rewind/pods/pf-pending/portforward?ports=8080");
+            request["path"] =
+                json!("/api/v1/namespaces/rewind/pods/pf-pending/portforward?ports=8080");
         } else {
             assert!(path.contains("/namespaces/rewind/"), "{name}");
         }
@@ -297,7 +307,9 @@ async fn upgrades_are_answered_as_recorded() {
         assert_eq!(code(&head), code(expected["status_line"].as_str().unwrap()), "{name}");
         for wanted in ["Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"] {
             let recorded = expected["headers"].as_array().unwrap().iter().find(|h| h[0] == wanted);
-            let sent = head.lines().find_map(|l| l.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(wanted)));
+            let sent = head
+                .lines()
+                .find_map(|l| l.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(wanted)));
             assert_eq!(
                 sent.map(|(_, value)| value),
                 recorded.map(|h| h[1].as_str().unwrap()),
@@ -306,9 +318,13 @@ async fn upgrades_are_answered_as_recorded() {
         }
         match &expected["body"] {
             Value::Null => greets(&recorded, &body, &name),
-            Value::String(text) if name.starts_with("12b") => assert!(text.starts_with("pod not found (\"done")),
+            Value::String(text) if name.starts_with("12b") => {
+                assert!(text.starts_with("pod not found (\"done"));
+            }
             Value::String(text) => assert_eq!(String::from_utf8_lossy(&body), *text, "{name}"),
-            status => assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), *status, "{name}"),
+            status => {
+                assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), *status, "{name}");
+            }
         }
     }
     accepting.abort();
@@ -321,8 +337,15 @@ fn greets(recorded: &Value, body: &[u8], name: &str) {
         frame["dir"] == "server->client" && frame["payload_len"] == 3 && frame["opcode"] == "binary"
     });
     for frame in greetings {
-        let hex = format!("{}{}", frame["frame_header_hex"].as_str().unwrap(), frame["payload_hex"].as_str().unwrap());
-        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        let hex = format!(
+            "{}{}",
+            frame["frame_header_hex"].as_str().unwrap(),
+            frame["payload_hex"].as_str().unwrap()
+        );
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            .collect();
         let found = body.windows(bytes.len()).position(|w| w == bytes);
         assert!(found.is_some(), "{name}: {hex} is missing in {body:?}");
         at = at.max(found.unwrap());
@@ -348,10 +371,15 @@ async fn a_closed_port_is_told_on_the_error_channel_and_then_closed() {
 async fn versions_of_the_past_and_future_are_answered_as_recorded() {
     let double = cluster().await;
     double.control(Command::Expire).unwrap();
-    for name in ["410-list-exact-old-resourceversion", "list-future-resourceversion", "watch-list-bad-params"] {
+    for name in [
+        "410-list-exact-old-resourceversion",
+        "list-future-resourceversion",
+        "watch-list-bad-params",
+    ] {
         let mut recorded = recording(&format!("watch/{name}.json"));
         if name.starts_with("410") {
-            recorded["request"]["path"] = json!("/api/v1/pods?resourceVersion=50&resourceVersionMatch=Exact");
+            recorded["request"]["path"] =
+                json!("/api/v1/pods?resourceVersion=50&resourceVersionMatch=Exact");
         }
         let (head, body) = replay(&double, &recorded["request"], None).await;
         let expected = &recorded["response"];
@@ -366,17 +394,27 @@ async fn versions_of_the_past_and_future_are_answered_as_recorded() {
     }
     for name in ["410-watch-old-resourceversion", "bad-resourceversion", "future-resourceversion"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/watch/{name}.jsonl"));
-        let lines: Vec<Value> =
-            fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<Value> = fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         let mut request = lines[0]["request"].clone();
-        let path = request["path"].as_str().unwrap().replace("timeoutSeconds=5", "timeoutSeconds=1");
+        let path =
+            request["path"].as_str().unwrap().replace("timeoutSeconds=5", "timeoutSeconds=1");
         request["path"] = json!(path);
         let (head, body) = replay(&double, &request, None).await;
-        assert_eq!(code(&head), code(lines[1]["response"]["status_line"].as_str().unwrap()), "{name}");
+        assert_eq!(
+            code(&head),
+            code(lines[1]["response"]["status_line"].as_str().unwrap()),
+            "{name}"
+        );
         let body = String::from_utf8(body).unwrap();
         match name {
             "410-watch-old-resourceversion" => assert!(body.contains("\"code\":410"), "{body}"),
-            "bad-resourceversion" => assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), lines[2]["body"]),
+            "bad-resourceversion" => {
+                assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), lines[2]["body"]);
+            }
             // Silent but for bookmarks until it times out, and a clean end.
             _ => assert!(!body.contains("ADDED"), "{body}"),
         }
@@ -387,23 +425,19 @@ async fn versions_of_the_past_and_future_are_answered_as_recorded() {
 async fn a_daemonset_rolls_out_node_by_node_and_its_pods_go_with_it() {
     let double = cluster().await;
     for name in ["n1", "n2"] {
-        let node = Node {
-            name: name.into(),
-            ready: true,
-            labels: [].into(),
-            taints: vec![],
-        };
+        let node = Node { name: name.into(), ready: true, labels: [].into(), taints: vec![] };
         double.control(Command::Node(node)).unwrap();
     }
     let mut request = recording("apply/12-daemonset-created.json")["request"].clone();
-    let body = request["body"].as_str().unwrap().replace("      nodeSelector: {kubernetes.io/hostname: kt-n1}\n", "");
+    let body = request["body"]
+        .as_str()
+        .unwrap()
+        .replace("      nodeSelector: {kubernetes.io/hostname: kt-n1}\n", "");
     request["body"] = json!(body);
     replay(&double, &request, None).await;
     assert_eq!(double.objects("v1", "Pod", "rewind").len(), 2);
 
-    let fate = Fate::ImagePull {
-        message: "Back-off pulling image \"localhost/tools:2\"".into(),
-    };
+    let fate = Fate::ImagePull { message: "Back-off pulling image \"localhost/tools:2\"".into() };
     double.control(Command::Fate { node: None, fate }).unwrap();
     request["body"] = json!(body.replace("tools:1", "tools:2"));
     replay(&double, &request, None).await;

@@ -55,33 +55,40 @@ fn daemonset(image: &str) -> DynamicObject {
 fn objects(image: &str) -> Vec<DynamicObject> {
     vec![
         daemonset(image),
-        object(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": names::CONFIG_MAP, "labels": ours()}, "data": {"config.yaml": "tap: {}\n"}})),
-        object(json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": "kuberewind", "labels": ours()},
+        object(
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": names::CONFIG_MAP, "labels": ours()}, "data": {"config.yaml": "tap: {}\n"}}),
+        ),
+        object(
+            json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": "kuberewind", "labels": ours()},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kuberewind"},
-            "subjects": [{"kind": "ServiceAccount", "name": "kuberewind", "namespace": NS}]})),
-        object(json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": "kuberewind", "labels": ours()},
-            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]})),
-        object(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "kuberewind", "labels": ours()}})),
-        object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": ours()}})),
+            "subjects": [{"kind": "ServiceAccount", "name": "kuberewind", "namespace": NS}]}),
+        ),
+        object(
+            json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": "kuberewind", "labels": ours()},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]}),
+        ),
+        object(
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "kuberewind", "labels": ours()}}),
+        ),
+        object(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": ours()}}),
+        ),
     ]
 }
 
-async fn apply(access: &Access, objects: &[DynamicObject]) -> Result<Vec<(String, Change)>, ClusterError> {
+async fn apply(
+    access: &Access,
+    objects: &[DynamicObject],
+) -> Result<Vec<(String, Change)>, ClusterError> {
     let mut done = Vec::new();
     let note = |applied: &Applied| done.push((applied.kind.clone(), applied.change));
     apply::apply(access, NS, objects, ApplyOptions::default(), note).await?;
     Ok(done)
 }
 
-const DRY: ApplyOptions = ApplyOptions {
-    dry_run: true,
-    force: false,
-};
+const DRY: ApplyOptions = ApplyOptions { dry_run: true, force: false };
 
-const FORCE: ApplyOptions = ApplyOptions {
-    dry_run: false,
-    force: true,
-};
+const FORCE: ApplyOptions = ApplyOptions { dry_run: false, force: true };
 
 #[tokio::test]
 async fn objects_are_applied_in_an_order_that_works_and_each_change_is_told() {
@@ -120,15 +127,14 @@ async fn a_conflict_names_the_manager_and_the_field() {
     apply(&access, &objects("i:1")).await.unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(access.client().clone(), NS);
     let edit = Patch::Merge(json!({"data": {"config.yaml": "by hand"}}));
-    let by = PatchParams {
-        field_manager: Some("kubectl-edit".into()),
-        ..PatchParams::default()
-    };
+    let by = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
     maps.patch(names::CONFIG_MAP, &by, &edit).await.unwrap();
     let error = apply(&access, &objects("i:1")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("apply ConfigMap {NS}/kuberewind: .data.config.yaml is managed by \"kubectl-edit\"")
+        format!(
+            "apply ConfigMap {NS}/kuberewind: .data.config.yaml is managed by \"kubectl-edit\""
+        )
     );
     apply::apply(&access, NS, &objects("i:1"), FORCE, |_| ()).await.unwrap();
 }
@@ -139,16 +145,16 @@ async fn a_missing_right_is_named() {
     let lacks = async |rules: &[Rule]| {
         user(&double, "dev", rules.to_vec());
         let error = apply(&access_as(&double, Some("dev")).await, &objects("i")).await.unwrap_err();
-        let ClusterError::Forbidden { right, .. } = &error else {
-            panic!("{error:?}")
-        };
+        let ClusterError::Forbidden { right, .. } = &error else { panic!("{error:?}") };
         (right.to_string(), error.to_string())
     };
     let core = Rule::core(&["*"], &["*"], None);
-    let (right, text) = lacks(&[core.clone()]).await;
+    let (right, text) = lacks(std::slice::from_ref(&core)).await;
     assert_eq!(right, "`patch` on clusterroles.rbac.authorization.k8s.io in the whole cluster");
     assert!(
-        text.starts_with(&format!("apply ClusterRole kuberewind: not allowed: needs the right {right}")),
+        text.starts_with(&format!(
+            "apply ClusterRole kuberewind: not allowed: needs the right {right}"
+        )),
         "{text}"
     );
     let rbac = Rule::of("rbac.authorization.k8s.io", &["*"], &["*"], None);
@@ -164,7 +170,8 @@ async fn other_failures_of_apply_are_told_apart() {
     assert!(matches!(error, ClusterError::Unauthorized { .. }), "{error:?}");
 
     let error = apply(&access, &[daemonset("i")]).await.unwrap_err();
-    let wanted = format!("apply DaemonSet {NS}/{}: namespaces \"{NS}\" not found", names::DAEMONSET);
+    let wanted =
+        format!("apply DaemonSet {NS}/{}: namespaces \"{NS}\" not found", names::DAEMONSET);
     assert_eq!(error.to_string(), wanted);
 
     apply(&access, &objects("i")).await.unwrap();
@@ -200,7 +207,10 @@ async fn a_busy_server_is_asked_again() {
 
 fn enforce_restricted(double: &Double) {
     let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-    put(double, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": labels}}));
+    put(
+        double,
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": labels}}),
+    );
 }
 
 #[tokio::test]
@@ -270,7 +280,10 @@ async fn an_image_that_cannot_be_pulled_is_named_with_what_to_do() {
     fate(&double, "n1", Fate::ImagePull { message });
     apply(&access, &objects("ghcr.io/k/kuberewind:9")).await.unwrap();
     let text = wait(&access, SHORT).await.waiting["n1"].to_string();
-    assert!(text.contains("image ghcr.io/k/kuberewind:9 cannot be pulled (ImagePullBackOff: "), "{text}");
+    assert!(
+        text.contains("image ghcr.io/k/kuberewind:9 cannot be pulled (ImagePullBackOff: "),
+        "{text}"
+    );
     assert!(text.contains("tap.docker.registry"), "{text}");
 }
 
@@ -383,7 +396,8 @@ async fn clean_removes_all_that_tap_made_and_nothing_else() {
     let metadata = json!({"name": "dashboards", "labels": ours()});
     put(&double, json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": metadata}));
     let done = clean::clean(&access, NS, Duration::from_secs(5)).await.unwrap();
-    let kept: Vec<_> = done.iter().filter(|c| c.outcome != Outcome::Removed).map(|c| c.name.as_str()).collect();
+    let kept: Vec<_> =
+        done.iter().filter(|c| c.outcome != Outcome::Removed).map(|c| c.name.as_str()).collect();
     assert_eq!(kept, ["dashboards"]);
     assert!(double.objects("v1", "Pod", "").is_empty());
     assert!(double.object("v1", "Namespace", "", NS).is_none());
@@ -394,7 +408,10 @@ async fn clean_removes_all_that_tap_made_and_nothing_else() {
 #[tokio::test]
 async fn a_namespace_that_others_made_stays() {
     let (double, access) = cluster(&[]).await;
-    put(&double, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": {"team": "net"}}}));
+    put(
+        &double,
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS, "labels": {"team": "net"}}}),
+    );
     apply(&access, &objects("i")).await.unwrap();
     let done = clean::clean(&access, NS, Duration::from_secs(5)).await.unwrap();
     let because = "\"test\" manages it, too".to_owned();
@@ -405,7 +422,10 @@ async fn a_namespace_that_others_made_stays() {
 async fn a_namespace_that_others_live_in_stays() {
     let (double, access) = cluster(&[]).await;
     apply(&access, &objects("i")).await.unwrap();
-    put(&double, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": NS}}));
+    put(
+        &double,
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": NS}}),
+    );
     let done = clean::clean(&access, NS, Duration::from_secs(5)).await.unwrap();
     let because = "Secret theirs is in it, too".to_owned();
     assert_eq!(done.last().unwrap().outcome, Outcome::Kept { because });

@@ -69,21 +69,15 @@ fn pod(double: &Double, port: u16, change: impl FnOnce(&mut Reach)) {
             "status": {"phase": "Running", "containerStatuses": [{"name": "agent", "state": {"running": {}}}]},
         }),
     );
-    let mut reach = Reach {
-        namespace: NS.into(),
-        pod: "agent".into(),
-        port: Some(port),
-        ..Reach::default()
-    };
+    let mut reach =
+        Reach { namespace: NS.into(), pod: "agent".into(), port: Some(port), ..Reach::default() };
     change(&mut reach);
     double.control(Command::Reach(reach)).unwrap();
 }
 
 async fn forward(access: &Access) -> Forward {
-    let patience = Patience {
-        connect: Duration::from_secs(5),
-        silence: Duration::from_millis(1500),
-    };
+    let patience =
+        Patience { connect: Duration::from_secs(5), silence: Duration::from_millis(1500) };
     portforward::connect(access, NS, "agent", 8899, patience).await.unwrap()
 }
 
@@ -102,7 +96,8 @@ async fn drain(mut stream: Forward) -> (u64, Option<std::io::Error>) {
         match stream.read(&mut buffer).await {
             Ok(0) => return (at, None),
             Ok(length) => {
-                let intact = buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at));
+                let intact =
+                    buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at));
                 assert!(intact, "after byte {at}");
                 at += length as u64;
             }
@@ -233,7 +228,8 @@ async fn a_node_without_power_breaks_its_streams_and_refuses_new_ones() {
     double.control(Command::KillNode { name: "n1".into() }).unwrap();
     let mut rest = Vec::new();
     assert!(stream.read_to_end(&mut rest).await.is_err());
-    let error = portforward::connect(&access, NS, "agent", 8899, Patience::default()).await.unwrap_err();
+    let error =
+        portforward::connect(&access, NS, "agent", 8899, Patience::default()).await.unwrap_err();
     assert!(error.to_string().contains("error dialing backend"), "{error}");
 }
 
@@ -251,16 +247,21 @@ async fn nothing_listening_is_an_error_in_the_kubelets_words() {
 async fn a_missing_port_forward_right_is_named_whichever_it_is() {
     let (double, _) = cluster(&[]).await;
     pod(&double, 1, |_| ());
-    let exporter = |verbs: &[&str]| user(&double, "exporter", vec![Rule::core(verbs, &["pods/portforward"], Some(NS))]);
+    let exporter = |verbs: &[&str]| {
+        user(&double, "exporter", vec![Rule::core(verbs, &["pods/portforward"], Some(NS))]);
+    };
     let access = access_as(&double, Some("exporter")).await;
     for (has, lacks) in [(&["get"][..], "create"), (&["create"], "get"), (&[], "get")] {
         exporter(has);
         let wanted = format!("`{lacks}` on pods/portforward in namespace {NS}");
         let error = portforward::review(&access, NS).await.unwrap_err();
-        let text = format!("reach the agents in namespace {NS}: not allowed: needs the right {wanted}");
+        let text =
+            format!("reach the agents in namespace {NS}: not allowed: needs the right {wanted}");
         assert_eq!(error.to_string(), text);
         // Also when nobody asked beforehand.
-        let error = portforward::connect(&access, NS, "agent", 8899, Patience::default()).await.unwrap_err();
+        let error = portforward::connect(&access, NS, "agent", 8899, Patience::default())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains(&wanted), "{error}");
     }
     exporter(&["get", "create"]);
@@ -271,9 +272,57 @@ async fn a_missing_port_forward_right_is_named_whichever_it_is() {
 async fn pods_that_cannot_be_reached_say_why() {
     let (double, access) = cluster(&[]).await;
     pod(&double, 1, |_| ());
-    let error = portforward::connect(&access, NS, "absent", 1, Patience::default()).await.unwrap_err();
+    let error =
+        portforward::connect(&access, NS, "absent", 1, Patience::default()).await.unwrap_err();
     assert!(matches!(error, ClusterError::NotFound { .. }), "{error:?}");
-    put(&double, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "new", "namespace": NS}, "spec": {"containers": []}}));
+    put(
+        &double,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "new", "namespace": NS}, "spec": {"containers": []}}),
+    );
     let error = portforward::connect(&access, NS, "new", 1, Patience::default()).await.unwrap_err();
     assert!(error.to_string().contains("does not have a host assigned"), "{error}");
+}
+
+/// The double enters the pod's network namespace to dial, as the container runtime does.
+#[tokio::test]
+async fn a_pod_is_reached_on_its_own_loopback() {
+    use std::process::Command as Process;
+
+    struct Netns(String);
+    impl Drop for Netns {
+        fn drop(&mut self) {
+            // A test that failed has said why; this is only tidying.
+            let _ = Process::new("ip").args(["netns", "del", &self.0]).status();
+        }
+    }
+    let run = |words: &str| {
+        assert!(
+            Process::new("ip").args(words.split(' ')).status().unwrap().success(),
+            "ip {words}"
+        );
+    };
+    let netns = Netns(format!("client-fwd-{}", std::process::id()));
+    run(&format!("netns add {}", netns.0));
+    run(&format!("-n {} link set lo up", netns.0));
+    let script = "import socket; s=socket.create_server(('127.0.0.1',8899)); print('up',flush=True); c,_=s.accept(); c.sendall(c.recv(9)[::-1])";
+    let mut server = Process::new("ip")
+        .args(["netns", "exec", &netns.0, "python3", "-c", script])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut up).unwrap();
+
+    let (double, access) = cluster(&[]).await;
+    pod(&double, 0, |reach| {
+        reach.port = None;
+        reach.netns = Some(format!("/run/netns/{}", netns.0).into());
+    });
+    let mut stream = forward(&access).await;
+    stream.write_all(b"rewind").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "dniwer");
+    server.wait().unwrap();
 }

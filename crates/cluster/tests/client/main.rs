@@ -15,10 +15,7 @@ async fn access_as(double: &Double, token: Option<&str>) -> Access {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config");
     std::fs::write(&path, double.kubeconfig(token)).unwrap();
-    let options = AccessOptions {
-        kubeconfig: Some(path),
-        context: None,
-    };
+    let options = AccessOptions { kubeconfig: Some(path), context: None };
     Access::open(&options).await.unwrap()
 }
 
@@ -32,12 +29,7 @@ async fn cluster(nodes: &[&str]) -> (Double, Access) {
 }
 
 fn node(double: &Double, name: &str, ready: bool, taints: Vec<Value>) {
-    let node = Node {
-        name: name.into(),
-        ready,
-        labels: [].into(),
-        taints,
-    };
+    let node = Node { name: name.into(), ready, labels: [].into(), taints };
     double.control(Command::Node(node)).unwrap();
 }
 
@@ -51,10 +43,7 @@ fn fate(double: &Double, node: &str, fate: Fate) {
 }
 
 fn user(double: &Double, token: &str, rules: Vec<Rule>) {
-    let user = User {
-        name: format!("system:serviceaccount:{NS}:{token}"),
-        rules,
-    };
+    let user = User { name: format!("system:serviceaccount:{NS}:{token}"), rules };
     let token = token.to_owned();
     double.control(Command::User { token, user }).unwrap();
 }
