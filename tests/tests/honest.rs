@@ -22,13 +22,13 @@ fn what_a_ring_lost_is_counted_in_status_and_in_every_export_also_after_a_restar
     send(&pair.sender, VethPair::INTERFACE, &pcap, Rate::PerSecond(50_000));
     recorder.program().signal(Signal::CONT);
 
-    let recorded = || {
+    let kept_now = || {
         let file = window(data.path(), 3, &["--report", &report.display().to_string()]);
         let numbers = file.packets().filter_map(|packet| number_of(packet.data));
         u64::try_from(numbers.filter(|number| *number < SENT).count()).unwrap()
     };
     let status = recorder.wait_status("the loss", Duration::from_secs(10), |s| s.lost() > 0);
-    let kept = recorded();
+    let kept = kept_now();
     assert_eq!(recorder.status().lost(), status.lost());
     assert!(status.losses["ring"] + status.losses["ring-memory"] == status.lost(), "{status:?}");
     // The kernel's own chatter (router solicitations and the like) may be lost too.
@@ -37,7 +37,7 @@ fn what_a_ring_lost_is_counted_in_status_and_in_every_export_also_after_a_restar
     assert_eq!(reported(&report), lost);
 
     recorder.stop_by(Signal::TERM);
-    assert_eq!(recorded(), kept);
+    assert_eq!(kept_now(), kept);
     assert_eq!(reported(&report), lost, "after the recorder has gone");
 }
 

@@ -6,14 +6,16 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and what it may know.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("packet", &[]),
     ("filter", &["packet"]),
     ("capture", &["filter", "packet"]),
     ("store", &["packet"]),
     ("export", &["packet"]),
     ("kuberewind", &["capture", "export", "filter", "packet", "store"]),
+    ("cluster", &["filter", "packet"]),
     ("tests", &["packet"]),
+    ("apiserver-double", &[]),
     ("xtask", &["tests"]),
 ];
 
