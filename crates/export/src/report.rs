@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, WindowAccount};
+use kuberewind_packet::{Gap, GapCause, Loss, LossAt, LossCause, Span, Timestamp, WindowAccount};
 use serde::{Deserialize, Serialize};
 
 use crate::{Format, figures};
@@ -144,10 +144,12 @@ impl Report {
         nodes: Vec<NodeReport>,
         remarks: &[String],
     ) -> Self {
+        // A stream that is followed goes on after the window that was asked for.
+        let to = nodes.iter().map(|node| node.account.asked.to).fold(window.to, Timestamp::max);
         Self {
             file: None,
             format,
-            window,
+            window: Span::new(window.from, to),
             packets: nodes.iter().map(|node| node.account.packets).sum(),
             bytes: nodes.iter().map(|node| node.account.bytes).sum(),
             file_bytes: 0,
@@ -290,7 +292,7 @@ pub(crate) fn describe(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kuberewind_packet::{Damage, Timestamp};
+    use kuberewind_packet::Damage;
 
     use super::*;
 
