@@ -54,6 +54,46 @@ fn kill_9_under_load_loses_at_most_the_last_second_and_doubles_nothing() {
 }
 
 #[test]
+fn twenty_kills_in_a_row_cost_at_most_the_last_second_each() {
+    const KILLS: u64 = 20;
+    let (pair, data, out) = (VethPair::new(1500), data_dir(), tempfile::tempdir().unwrap());
+    let pcap = out.path().join("load.pcap");
+    write_pcap(&pcap, (0..900_000).map(|number| numbered(number, 100)));
+    let tcpdump = Tcpdump::start(&pair.receiver, VethPair::INTERFACE);
+    let load = Rate::PerSecond(10_000);
+    let mut sender = start_sending(&pair.sender, VethPair::INTERFACE, &pcap, load);
+
+    // Whom: recorders that have taken anything from a few packets to a second's worth.
+    let mut excused = vec![Timestamp::MIN..=Timestamp::now()];
+    for kill in 0..KILLS {
+        let recorder = Recorder::start(data.path(), &[&pair.receiver], &[]);
+        excused.last_mut().map(|last| *last = *last.start()..=Timestamp::now()).unwrap();
+        let enough = 1 + kill.wrapping_mul(2_654_435_761) % 9_000;
+        recorder.wait_status("load", Duration::from_secs(30), |status| status.packets >= enough);
+        let killed = Timestamp::now();
+        recorder.stop_by(Signal::KILL);
+        excused.push(killed.saturating_sub(Duration::from_secs(1))..=Timestamp::MAX);
+    }
+    sender.assert_running();
+    sender.signal(Signal::TERM);
+    sender.ended(Duration::from_secs(10));
+    let last = numbered(LAST, 100);
+    send_frame(&pair.sender, VethPair::INTERFACE, &last);
+    let theirs = tcpdump.stop_after(&last);
+
+    let counts = counts(&window(data.path(), 3, &[]));
+    assert!(counts.values().all(|count| *count == 1), "some are doubled");
+    let wrong = theirs.packets().filter(|packet| {
+        number_of(packet.data).is_some_and(|number| !counts.contains_key(&number))
+            && !excused.iter().any(|stretch| stretch.contains(&packet.timestamp))
+    });
+    assert_eq!(wrong.count(), 0, "missing though no kill excuses it");
+    for segment in segments(data.path()) {
+        CaptureFile::read(&segment);
+    }
+}
+
+#[test]
 fn ctrl_c_and_sigterm_seal_within_a_second_and_lose_nothing() {
     for signal in [Signal::INT, Signal::TERM] {
         let (pair, data, out) = (VethPair::new(1500), data_dir(), tempfile::tempdir().unwrap());
