@@ -3,6 +3,9 @@
 //! The command line's side: the cluster found ([`Access`]), objects applied ([`apply`]), a rollout
 //! waited for and diagnosed ([`rollout`]), agents listed ([`agents`]) and reached ([`portforward`]),
 //! recording switched off and on ([`control`]), and all of it taken away again ([`clean`]).
+//!
+//! The node's side: its pods ([`pods`]), the network namespaces that they are in ([`netns`]), and what
+//! is to be recorded of them ([`plan`]).
 
 pub mod access;
 pub mod agents;
@@ -11,6 +14,9 @@ pub mod clean;
 pub mod control;
 mod error;
 pub mod names;
+pub mod netns;
+pub mod plan;
+pub mod pods;
 pub mod portforward;
 pub mod rollout;
 

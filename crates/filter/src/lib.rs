@@ -30,8 +30,16 @@ mod join;
 mod libpcap;
 mod machine;
 mod stored;
+mod targets;
 
 pub use capture::CaptureFilter;
 pub use error::FilterError;
 pub use instruction::Instruction;
 pub use stored::StoredFilter;
+pub use targets::Candidate;
+pub use targets::OwnPods;
+pub use targets::Reason;
+pub use targets::TargetError;
+pub use targets::TargetRules;
+pub use targets::TargetSettings;
+pub use targets::Verdict;
