@@ -6,13 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and what it may know.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("packet", &[]),
     ("filter", &["packet"]),
     ("capture", &["filter", "packet"]),
     ("store", &["packet"]),
     ("export", &["packet"]),
-    ("kuberewind", &["capture", "export", "filter", "packet", "store"]),
+    ("cluster", &["filter", "packet"]),
+    ("kuberewind", &["capture", "cluster", "export", "filter", "packet", "store"]),
     ("tests", &["packet"]),
     ("xtask", &["tests"]),
 ];

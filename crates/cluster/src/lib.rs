@@ -1,0 +1,3 @@
+//! Kubernetes in and out.
+
+pub mod chart;
