@@ -1,6 +1,7 @@
 //! Kubernetes in and out.
 //!
-//! The command line's side: the cluster found ([`Access`]), objects applied ([`apply`]), a rollout
+//! The command line's side: the cluster found ([`Access`]), the chart rendered ([`chart`]) and its
+//! objects applied ([`apply`]), a rollout
 //! waited for and diagnosed ([`rollout`]), agents listed ([`agents`]) and reached ([`portforward`]),
 //! recording switched off and on ([`control`]), and all of it taken away again ([`clean`]).
 //!
@@ -10,6 +11,7 @@
 pub mod access;
 pub mod agents;
 pub mod apply;
+pub mod chart;
 pub mod clean;
 pub mod control;
 mod error;

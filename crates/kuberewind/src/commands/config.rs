@@ -70,15 +70,13 @@ fn change(args: &ConfigCommand, assignments: &[String]) -> anyhow::Result<Exit> 
 /// What the assignments set, as a tree.
 fn assigned(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
     let sources = Sources { set: assignments.to_vec(), ..Sources::default() };
-    let settings = Effective::load(&sources)?;
+    let assigned = Effective::load(&sources)?;
+    settings::refuse_cluster_keys(&assigned)?;
     let mut tree = serde_json::json!({});
-    for key in KEYS.iter().filter(|key| settings.origin(key.name) == Origin::Set) {
+    for key in KEYS.iter().filter(|key| assigned.origin(key.name) == Origin::Set) {
         let pointer = format!("/{}", key.name.replace('.', "/"));
-        let value = settings.tree().pointer(&pointer).cloned().unwrap_or_default();
-        match key.name.split_once('.') {
-            Some((section, name)) => tree[section][name] = value,
-            None => tree[key.name] = value,
-        }
+        let value = assigned.tree().pointer(&pointer).cloned().unwrap_or_default();
+        *key.name.split('.').fold(&mut tree, |tree, name| &mut tree[name]) = value;
     }
     Ok(tree)
 }

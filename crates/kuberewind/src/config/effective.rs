@@ -142,19 +142,25 @@ impl Effective {
 /// values again, each with its origin as a comment.
 pub(crate) fn listing(settings: &Value) -> String {
     let mut text = String::new();
-    let mut section = "";
+    let mut open: Vec<&str> = Vec::new();
     for key in KEYS {
-        let (outer, name) = key.name.split_once('.').unwrap_or(("", key.name));
-        if outer != section && !outer.is_empty() {
-            section = outer;
-            let _ = writeln!(text, "{outer}:");
+        let fields: Vec<&str> = key.fields().collect();
+        let Some((name, sections)) = fields.split_last() else { continue };
+        open.truncate(same(&open, sections));
+        for section in &sections[open.len()..] {
+            let _ = writeln!(text, "{:1$}{section}:", "", 2 * open.len());
+            open.push(section);
         }
-        let indent = if outer.is_empty() { "" } else { "  " };
         let value = yaml(key.fields().fold(&settings["values"], |tree, name| &tree[name]));
         let origin = settings["origins"][key.name].as_str().unwrap_or("unknown");
-        let _ = writeln!(text, "{indent}{name}: {value} # {origin}");
+        let _ = writeln!(text, "{:1$}{name}: {value} # {origin}", "", 2 * open.len());
     }
     text
+}
+
+/// How many are the same at the beginning.
+fn same(a: &[&str], b: &[&str]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// What was set, by key, not yet read.
@@ -220,11 +226,15 @@ impl Given {
 
     /// One value. Null takes back what was set: a key's value, or all of a section.
     fn take(&mut self, path: &[Step], value: Value, origin: Origin) -> Result<(), ConfigError> {
+        if let Some((key, name)) = part_at(path) {
+            self.take_parts(key, Map::from_iter([(name.to_owned(), value)]), origin);
+            return Ok(());
+        }
         if let Some(key) = key_at(path) {
-            if value.is_null() {
-                self.0.remove(key.name);
-            } else {
-                self.0.insert(key.name, (value, origin));
+            match value {
+                Value::Null => drop(self.0.remove(key.name)),
+                Value::Object(parts) if key.is_map() => self.take_parts(key, parts, origin),
+                value => drop(self.0.insert(key.name, (value, origin))),
             }
             return Ok(());
         }
@@ -237,6 +247,20 @@ impl Given {
         }
         self.0.retain(|name, _| !is_below(name, path));
         Ok(())
+    }
+
+    /// Parts of a map that the user names. Null takes one back.
+    fn take_parts(&mut self, key: &Key, parts: Map<String, Value>, origin: Origin) {
+        let before = self.0.remove(key.name).map(|(value, _)| value);
+        let mut map = match before {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
+        };
+        map.extend(parts);
+        map.retain(|_, value| !value.is_null());
+        if !map.is_empty() {
+            self.0.insert(key.name, (Value::Object(map), origin));
+        }
     }
 
     /// Every value, each checked by itself.
@@ -276,6 +300,12 @@ fn path_of(name: &str) -> Vec<Step> {
 
 fn key_at(path: &[Step]) -> Option<&'static Key> {
     KEYS.iter().find(|key| begins(key, path) && key.fields().count() == path.len())
+}
+
+/// The map that the path leads into, and the name of its part.
+fn part_at(path: &[Step]) -> Option<(&'static Key, &str)> {
+    let (Step::Field(name), above) = path.split_last()? else { return None };
+    key_at(above).filter(|key| key.is_map()).map(|key| (key, name.as_str()))
 }
 
 fn is_section(path: &[Step]) -> bool {

@@ -1,13 +1,17 @@
 //! Every key, once: its name, what it means, its place in [`Config`]; and the defaults.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kuberewind_packet::ByteSize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::setting::Setting;
-use super::{Config, LogLevel, MinFree, Namespaces, PcapdumpConfig, Snaplen, TapConfig};
+use super::{
+    Amounts, CaptureConfig, Config, DockerConfig, LogLevel, MinFree, Names, Namespaces, Objects,
+    PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig, Snaplen, TapConfig, Texts,
+};
 
 /// One key of the tree.
 pub(crate) struct Key {
@@ -56,22 +60,141 @@ pub(crate) const KEYS: &[Key] = &[
         name: "tap.regex",
         form: "regular expression",
         about: "Which pods are recorded, by name, unanchored; none is all. On a cluster only.",
-        live: false,
+        live: true,
         place: |config| &mut config.tap.regex,
     },
     Key {
         name: "tap.namespaces",
         form: "list of names",
         about: "Only pods of these namespaces are recorded; an empty list is all. On a cluster only.",
-        live: false,
+        live: true,
         place: |config| &mut config.tap.namespaces,
     },
     Key {
         name: "tap.excludedNamespaces",
         form: "list of names",
         about: "Pods of these namespaces are never recorded, whatever else is set. On a cluster only.",
-        live: false,
+        live: true,
         place: |config| &mut config.tap.excluded_namespaces,
+    },
+    Key {
+        name: "tap.capture.captureSelf",
+        form: "true or false",
+        about: "kuberewind's own pods, and its exports, are recorded too. On a cluster only.",
+        live: true,
+        place: |config| &mut config.tap.capture.capture_self,
+    },
+    Key {
+        name: "tap.capture.hostNetwork",
+        form: "true or false",
+        about: "The nodes' own network is recorded, so also pods that use it (`hostNetwork`). On a cluster only.",
+        live: true,
+        place: |config| &mut config.tap.capture.host_network,
+    },
+    Key {
+        name: "tap.tls",
+        form: "true or false",
+        about: "The agents are given the rights that reading TLS secrets takes. This version does not read any. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.tls,
+    },
+    Key {
+        name: "tap.docker.registry",
+        form: "name",
+        about: "The image is `REGISTRY/kuberewind:TAG`. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.docker.registry,
+    },
+    Key {
+        name: "tap.docker.tag",
+        form: "name",
+        about: "The image's tag; none is this version. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.docker.tag,
+    },
+    Key {
+        name: "tap.docker.imagePullPolicy",
+        form: "Always, IfNotPresent or Never",
+        about: "When nodes pull the image. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.docker.image_pull_policy,
+    },
+    Key {
+        name: "tap.docker.imagePullSecrets",
+        form: "list of names",
+        about: "Secrets for the registry. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.docker.image_pull_secrets,
+    },
+    Key {
+        name: "tap.resources.requests.cpu",
+        form: "amount",
+        about: "What is set aside for an agent. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.resources.requests.cpu,
+    },
+    Key {
+        name: "tap.resources.requests.memory",
+        form: "amount",
+        about: "What is set aside for an agent. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.resources.requests.memory,
+    },
+    Key {
+        name: "tap.resources.limits.cpu",
+        form: "amount",
+        about: "An agent that is held back loses packets; none is no limit. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.resources.limits.cpu,
+    },
+    Key {
+        name: "tap.resources.limits.memory",
+        form: "amount",
+        about: "An agent that exceeds it is killed; the rings do not count. None is no limit. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.resources.limits.memory,
+    },
+    Key {
+        name: "tap.nodeSelectorTerms",
+        form: "list of objects",
+        about: "Which nodes have an agent, as in `nodeSelectorTerms` of a pod; none is all. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.node_selector_terms,
+    },
+    Key {
+        name: "tap.tolerations",
+        form: "list of objects",
+        about: "Which taints do not keep agents away, as in `tolerations` of a pod. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.tolerations,
+    },
+    Key {
+        name: "tap.priorityClass",
+        form: "name",
+        about: "The agents' PriorityClass; none is the cluster's default. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.priority_class,
+    },
+    Key {
+        name: "tap.labels",
+        form: "names and texts",
+        about: "Further labels of everything that is installed. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.labels,
+    },
+    Key {
+        name: "tap.annotations",
+        form: "names and texts",
+        about: "Further annotations of everything that is installed. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.annotations,
+    },
+    Key {
+        name: "tap.metrics.port",
+        form: "port",
+        about: "Where an agent's pod answers `/metrics`, `/healthz` and `/readyz`. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.metrics_port,
     },
     Key {
         name: "pcapdump.enabled",
@@ -135,10 +258,49 @@ impl Key {
         (self.place)(&mut Config::default()).show()
     }
 
+    /// Whether the user names its parts.
+    pub(super) fn is_map(&self) -> bool {
+        (self.place)(&mut Config::default()).is_map()
+    }
+
     /// Its names, outermost first.
     pub(super) fn fields(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.name.split('.')
     }
+}
+
+/// Kubeshark's.
+const METRICS_PORT: NonZeroU16 = NonZeroU16::new(49_100).expect("it is not 0");
+
+/// No registry holds the image yet: it is loaded into the nodes.
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self {
+            registry: Registry::localhost(),
+            tag: None,
+            image_pull_policy: PullPolicy::IfNotPresent,
+            image_pull_secrets: Names::default(),
+        }
+    }
+}
+
+impl Default for ResourcesConfig {
+    fn default() -> Self {
+        let quantity = Quantity::new;
+        Self {
+            requests: Amounts { cpu: quantity("100m"), memory: quantity("128Mi") },
+            limits: Amounts { cpu: None, memory: quantity("512Mi") },
+        }
+    }
+}
+
+fn linux_nodes() -> Objects {
+    let linux = json!({ "key": "kubernetes.io/os", "operator": "In", "values": ["linux"] });
+    Objects(vec![json!({ "matchExpressions": [linux] })])
+}
+
+fn every_taint() -> Objects {
+    Objects(vec![json!({ "operator": "Exists" })])
 }
 
 /// The defaults.
@@ -153,6 +315,16 @@ impl Default for Config {
                 regex: None,
                 namespaces: Namespaces::default(),
                 excluded_namespaces: Namespaces::default(),
+                capture: CaptureConfig { capture_self: false, host_network: false },
+                tls: false,
+                docker: DockerConfig::default(),
+                resources: ResourcesConfig::default(),
+                node_selector_terms: linux_nodes(),
+                tolerations: every_taint(),
+                priority_class: None,
+                labels: Texts::default(),
+                annotations: Texts::default(),
+                metrics_port: METRICS_PORT,
             },
             pcapdump: PcapdumpConfig {
                 enabled: true,

@@ -18,6 +18,7 @@ mod setting;
 mod tests;
 mod values;
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,8 +35,14 @@ pub(crate) use keys::Key;
 pub(crate) use origin::Origin;
 pub(crate) use values::LogLevel;
 pub(crate) use values::MinFree;
+pub(crate) use values::Names;
 pub(crate) use values::Namespaces;
+pub(crate) use values::Objects;
+pub(crate) use values::PullPolicy;
+pub(crate) use values::Quantity;
+pub(crate) use values::Registry;
 pub(crate) use values::Snaplen;
+pub(crate) use values::Texts;
 
 /// Every setting, read and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +74,66 @@ pub(crate) struct TapConfig {
     pub(crate) namespaces: Namespaces,
     /// Never these. On a cluster.
     pub(crate) excluded_namespaces: Namespaces,
+    /// Which namespaces of the network are recorded beside those of pods. On a cluster.
+    pub(crate) capture: CaptureConfig,
+    /// Whether agents may read TLS secrets. On a cluster.
+    pub(crate) tls: bool,
+    /// The agents' image.
+    pub(crate) docker: DockerConfig,
+    /// What the agents may use.
+    pub(crate) resources: ResourcesConfig,
+    /// On which nodes there are agents; none is all.
+    pub(crate) node_selector_terms: Objects,
+    /// In spite of which taints.
+    pub(crate) tolerations: Objects,
+    /// Which pods go first when a node is full; none is the cluster's default.
+    pub(crate) priority_class: Option<String>,
+    /// On every object.
+    pub(crate) labels: Texts,
+    /// On every object.
+    pub(crate) annotations: Texts,
+    /// `tap.metrics.port`, on the address of the agent's pod.
+    pub(crate) metrics_port: NonZeroU16,
+}
+
+/// `tap.capture.*`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CaptureConfig {
+    /// kuberewind's own pods, too.
+    pub(crate) capture_self: bool,
+    /// The nodes' own network, for pods that have no other.
+    pub(crate) host_network: bool,
+}
+
+/// `tap.docker.*`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DockerConfig {
+    /// Before `/kuberewind`.
+    pub(crate) registry: Registry,
+    /// None is this version.
+    pub(crate) tag: Option<String>,
+    /// When it is pulled.
+    pub(crate) image_pull_policy: PullPolicy,
+    /// With which secrets.
+    pub(crate) image_pull_secrets: Names,
+}
+
+/// `tap.resources.*`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ResourcesConfig {
+    /// What is set aside.
+    pub(crate) requests: Amounts,
+    /// What is not exceeded.
+    pub(crate) limits: Amounts,
+}
+
+/// CPU and memory.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Amounts {
+    /// Of one processor.
+    pub(crate) cpu: Option<Quantity>,
+    /// Without the rings, which the kernel does not count.
+    pub(crate) memory: Option<Quantity>,
 }
 
 /// `pcapdump.*`

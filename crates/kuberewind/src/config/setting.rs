@@ -1,5 +1,7 @@
 //! How each kind of value is read from the tree and written back to it.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +9,9 @@ use kuberewind_packet::{ByteSize, ParseByteSizeError};
 use serde_json::Value;
 
 use super::duration::{DurationError, format_duration, parse_duration};
-use super::values::{LogLevel, MinFree, Namespaces, Snaplen};
+use super::values::{
+    LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry, Snaplen, Texts,
+};
 
 /// A value of [`super::Config`], as a place in the tree.
 pub(super) trait Setting {
@@ -15,6 +19,10 @@ pub(super) trait Setting {
     fn read(&mut self, value: &Value) -> Result<(), Reason>;
     /// What [`Setting::read`] would take over again; null is "none".
     fn show(&self) -> Value;
+    /// Whether the user names its parts, so that each is set by itself: `tap.labels.team=net`.
+    fn is_map(&self) -> bool {
+        false
+    }
 }
 
 /// Why a value is not one for its key. The key and the value stand beside it.
@@ -56,6 +64,32 @@ pub(crate) enum Reason {
     /// Another word.
     #[error("expected error, warn, info, debug or trace")]
     LogLevel,
+    /// See [`Quantity`].
+    #[error("expected an amount as Kubernetes writes it, like 100m, 2 or 512Mi")]
+    Quantity,
+    /// Another word.
+    #[error("expected Always, IfNotPresent or Never")]
+    PullPolicy,
+    /// Not a list, or not of objects.
+    #[error("expected a list of objects, as in a pod's spec")]
+    NotObjects,
+    /// Not an object, or one with more than texts in it.
+    #[error("expected names, each with a text: {{team: net}} in a file, key.team=net with --set")]
+    NotTexts,
+    /// What the chart itself sets.
+    #[error("`{name}` is kuberewind's own")]
+    OwnName {
+        /// The label's or annotation's name.
+        name: String,
+    },
+    /// See [`Registry`].
+    #[error(
+        "expected what stands before `/kuberewind` in the image's name, like registry.example/team"
+    )]
+    Registry,
+    /// Not 1 to 65535.
+    #[error("expected a port from 1 to 65535")]
+    Port,
 }
 
 impl From<ParseByteSizeError> for Reason {
@@ -193,6 +227,116 @@ impl Setting for LogLevel {
     fn show(&self) -> Value {
         Value::from(self.name())
     }
+}
+
+/// Empty is no bound: null would be the default, which is one.
+impl Setting for Option<Quantity> {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        let text = text(value)?;
+        *self = match text.as_str() {
+            "" => None,
+            text => Some(Quantity::new(text).ok_or(Reason::Quantity)?),
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.as_ref().map_or("", Quantity::text))
+    }
+}
+
+impl Setting for PullPolicy {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        *self = Self::from_name(&text(value)?).ok_or(Reason::PullPolicy)?;
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.name())
+    }
+}
+
+impl Setting for Registry {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        *self = Self::new(&text(value)?).ok_or(Reason::Registry)?;
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.text())
+    }
+}
+
+impl Setting for NonZeroU16 {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        *self = text(value)?.parse().map_err(|_| Reason::Port)?;
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.get())
+    }
+}
+
+/// `{}` with `--set` is no names, as with namespaces.
+impl Setting for Names {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        let items = value.as_array().ok_or(Reason::NotList)?;
+        let names = items.iter().map(text).collect::<Result<Vec<_>, _>>();
+        let mut names = names.map_err(|_| Reason::NotList)?;
+        names.retain(|name| !name.is_empty());
+        *self = Self(names);
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.0.as_slice())
+    }
+}
+
+/// `{}` with `--set` is no objects.
+impl Setting for Objects {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        let mut objects = value.as_array().ok_or(Reason::NotObjects)?.clone();
+        objects.retain(|object| *object != "");
+        if !objects.iter().all(Value::is_object) {
+            return Err(Reason::NotObjects);
+        }
+        *self = Self(objects);
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::Array(self.0.clone())
+    }
+}
+
+impl Setting for Texts {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        let map = value.as_object().ok_or(Reason::NotTexts)?;
+        if let Some(name) = map.keys().find(|name| is_own(name)) {
+            return Err(Reason::OwnName { name: name.clone() });
+        }
+        let texts = map.iter().map(|(name, value)| Ok((name.clone(), text(value)?)));
+        let texts: Result<BTreeMap<_, _>, Reason> = texts.collect();
+        *self = Self(texts.map_err(|_| Reason::NotTexts)?);
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        self.0.iter().map(|(name, text)| (name.clone(), Value::from(text.as_str()))).collect()
+    }
+
+    fn is_map(&self) -> bool {
+        true
+    }
+}
+
+/// What selects our objects is not to be overwritten.
+fn is_own(name: &str) -> bool {
+    const OWN: [&str; 5] = ["name", "instance", "version", "component", "managed-by"];
+    let ours = name.strip_prefix("app.kubernetes.io/").is_some_and(|rest| OWN.contains(&rest));
+    ours || name.starts_with("kuberewind/")
 }
 
 /// `--set tap.regex=5` is a number to Helm and YAML, and text to us.

@@ -1,6 +1,7 @@
 //! The configuration as a whole: layers, origins, errors, listings.
 
 use std::fs;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,6 +77,24 @@ fn all_different() -> Config {
             regex: Some("cart".into()),
             namespaces: Namespaces::new(vec!["shop".into(), "null".into()]).unwrap(),
             excluded_namespaces: Namespaces::new(vec!["bank".into()]).unwrap(),
+            capture: CaptureConfig { capture_self: true, host_network: true },
+            tls: true,
+            docker: DockerConfig {
+                registry: Registry::new("registry.example:5000/team").unwrap(),
+                tag: Some("1.2".into()),
+                image_pull_policy: PullPolicy::Never,
+                image_pull_secrets: Names(vec!["pull".into()]),
+            },
+            resources: ResourcesConfig {
+                requests: Amounts { cpu: Quantity::new("1.5"), memory: Quantity::new("1Gi") },
+                limits: Amounts { cpu: Quantity::new("2"), memory: None },
+            },
+            node_selector_terms: Objects(vec![json!({"matchFields": [{"key": "a: b", "n": 1}]})]),
+            tolerations: Objects(Vec::new()),
+            priority_class: Some("high".into()),
+            labels: Texts([("team".into(), "net".into()), ("on".into(), "yes".into())].into()),
+            annotations: Texts([("example.com/a".into(), "b: #c".into())].into()),
+            metrics_port: NonZeroU16::new(9100).unwrap(),
         },
         pcapdump: PcapdumpConfig {
             enabled: false,
@@ -200,6 +219,36 @@ mod layers {
     }
 
     #[test]
+    fn labels_are_set_one_by_one_over_those_of_files() {
+        let place =
+            Place::new().with("kuberewind.yaml", "tap:\n  labels: {team: net, on: 'yes'}\n");
+        let labels = |set: &[&str]| {
+            let set = set.iter().map(|&argument| argument.to_owned()).collect();
+            let effective = Effective::load(&Sources { set, ..place.sources() }).unwrap();
+            effective.tree()["tap"]["labels"].clone()
+        };
+        assert_eq!(labels(&[]), json!({"team": "net", "on": "yes"}));
+        assert_eq!(
+            labels(&[r"tap.labels.example\.com/a=1,tap.labels.team=null"]),
+            json!({"on": "yes", "example.com/a": "1"})
+        );
+        assert_eq!(labels(&["tap.labels=null"]), json!({}));
+        assert_eq!(labels(&["tap.labels=null,tap.labels.a=b"]), json!({"a": "b"}));
+    }
+
+    #[test]
+    fn objects_are_lists_of_any_shape() {
+        let tolerations =
+            |argument: &str| set(&[argument]).unwrap().tree()["tap"]["tolerations"].clone();
+        assert_eq!(tolerations("headless=true"), json!([{"operator": "Exists"}]));
+        assert_eq!(
+            tolerations("tap.tolerations[0].key=spot,tap.tolerations[0].tolerationSeconds=30"),
+            json!([{"key": "spot", "tolerationSeconds": 30}])
+        );
+        assert_eq!(tolerations("tap.tolerations={}"), json!([]));
+    }
+
+    #[test]
     fn a_file_without_keys_sets_nothing() {
         for text in ["", "# nothing\n", "---\n", "tap:\npcapdump:\n", "tap: {}\n", "null\n"] {
             let place = Place::new().with("kuberewind.yaml", text);
@@ -254,6 +303,20 @@ mod errors {
         insta::assert_snapshot!(file_error("\n\npcapdump:\n  maxTime: [1h]\n"), @r#"bad value `["1h"]` for `pcapdump.maxTime` in kuberewind.yaml:4: expected one value, not a list or a section"#);
         insta::assert_snapshot!(file_error("tap:\n  regex:\n    name: cart\n"), @r#"bad value `{"name":"cart"}` for `tap.regex` in kuberewind.yaml:2: expected one value, not a list or a section"#);
         insta::assert_snapshot!(file_error("tap: [a]\n"), @r#"`tap` in kuberewind.yaml:1 is `["a"]`, but it holds keys like `tap.bpfOverride`"#);
+    }
+
+    #[test]
+    fn a_bad_value_for_the_cluster_is_named_too() {
+        insta::assert_snapshot!(set_error("tap.labels=net"), @"bad value `net` for `tap.labels` in --set: expected names, each with a text: {team: net} in a file, key.team=net with --set");
+        insta::assert_snapshot!(set_error("tap.labels.team.name=net"), @"unknown key `tap.labels.team.name` in --set; did you mean `tap.labels`?");
+        insta::assert_snapshot!(set_error(r"tap.labels.app\.kubernetes\.io/name=net"), @r#"bad value `{"app.kubernetes.io/name":"net"}` for `tap.labels` in --set: `app.kubernetes.io/name` is kuberewind's own"#);
+        insta::assert_snapshot!(set_error("tap.tolerations={Exists}"), @r#"bad value `["Exists"]` for `tap.tolerations` in --set: expected a list of objects, as in a pod's spec"#);
+        insta::assert_snapshot!(set_error("tap.resources.limits.memory=512MB"), @"bad value `512MB` for `tap.resources.limits.memory` in --set: expected an amount as Kubernetes writes it, like 100m, 2 or 512Mi");
+        insta::assert_snapshot!(set_error("tap.docker.registry=registry.example/"), @"bad value `registry.example/` for `tap.docker.registry` in --set: expected what stands before `/kuberewind` in the image's name, like registry.example/team");
+        insta::assert_snapshot!(set_error("tap.docker.imagePullPolicy=always"), @"bad value `always` for `tap.docker.imagePullPolicy` in --set: expected Always, IfNotPresent or Never");
+        insta::assert_snapshot!(set_error("tap.metrics.port=0"), @"bad value `0` for `tap.metrics.port` in --set: expected a port from 1 to 65535");
+        insta::assert_snapshot!(set_error("tap.docker.tga=1"), @"unknown key `tap.docker.tga` in --set; did you mean `tap.docker.tag`?");
+        insta::assert_snapshot!(set_error("tap.docker=1"), @"`tap.docker` in --set is `1`, but it holds keys like `tap.docker.registry`");
     }
 
     #[test]
@@ -351,7 +414,15 @@ mod live {
     fn these_keys_are_live() {
         let live: Vec<_> = KEYS.iter().filter(|key| key.live).map(|key| key.name).collect();
         let pcapdump = KEYS.iter().map(|key| key.name).filter(|name| name.starts_with("pcapdump."));
-        assert_eq!(live, ["tap.bpfOverride"].into_iter().chain(pcapdump).collect::<Vec<_>>());
+        let tap = [
+            "tap.bpfOverride",
+            "tap.regex",
+            "tap.namespaces",
+            "tap.excludedNamespaces",
+            "tap.capture.captureSelf",
+            "tap.capture.hostNetwork",
+        ];
+        assert_eq!(live, tap.into_iter().chain(pcapdump).collect::<Vec<_>>());
     }
 }
 
@@ -375,6 +446,29 @@ mod listings {
           regex: "^cart: #1" # kuberewind.yaml:4
           namespaces: [shop, "on"] # --set
           excludedNamespaces: [] # default
+          capture:
+            captureSelf: false # default
+            hostNetwork: false # default
+          tls: false # default
+          docker:
+            registry: localhost # default
+            tag: null # default
+            imagePullPolicy: IfNotPresent # default
+            imagePullSecrets: [] # default
+          resources:
+            requests:
+              cpu: 100m # default
+              memory: 128Mi # default
+            limits:
+              cpu: "" # default
+              memory: 512Mi # default
+          nodeSelectorTerms: [{"matchExpressions":[{"key":"kubernetes.io/os","operator":"In","values":["linux"]}]}] # default
+          tolerations: [{"operator":"Exists"}] # default
+          priorityClass: null # default
+          labels: {} # default
+          annotations: {} # default
+          metrics:
+            port: 49100 # default
         pcapdump:
           enabled: true # default
           timeInterval: 1m # default
@@ -580,6 +674,7 @@ mod documentation {
     fn row(key: &crate::config::Key) -> String {
         let default = match key.default() {
             Value::Null => "none".to_owned(),
+            Value::String(text) if text.is_empty() => "none".to_owned(),
             Value::String(text) => format!("`{text}`"),
             value => format!("`{value}`"),
         };
@@ -627,5 +722,79 @@ mod documentation {
     fn the_errors_shown_are_the_errors_given() {
         assert!(PAGE.contains(&set_error("pcapdump.maxTme=1h")));
         assert!(PAGE.contains(&file_error("pcapdump:\n  maxTime: 1d\n")));
+    }
+}
+
+/// `chart/` is the same tree of values.
+mod chart {
+    use super::*;
+    use kuberewind_cluster::chart::{self, Release};
+
+    fn render(values: &Value) -> Vec<Value> {
+        let release = Release {
+            name: "kuberewind".into(),
+            namespace: "kuberewind".into(),
+            kube_version: "v1.36.1".into(),
+            cluster_id: None,
+        };
+        chart::render(values, &release).unwrap()
+    }
+
+    fn pods(objects: &[Value]) -> Value {
+        objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap()["spec"].clone()
+    }
+
+    #[test]
+    fn its_defaults_are_ours() {
+        let place = Place::new().with("kuberewind.yaml", &chart::defaults().unwrap().to_string());
+        assert_eq!(*place.load().config(), Config::default());
+    }
+
+    #[test]
+    fn it_has_every_key_and_no_other() {
+        let mut defaults = chart::defaults().unwrap();
+        for key in KEYS {
+            let (name, section) = key
+                .fields()
+                .collect::<Vec<_>>()
+                .split_last()
+                .map(|(name, above)| {
+                    let section = above.iter().fold(&mut defaults, |tree, name| &mut tree[*name]);
+                    ((*name).to_owned(), section.as_object_mut().unwrap())
+                })
+                .unwrap();
+            assert!(section.remove(&name).is_some(), "chart/values.yaml has no {}", key.name);
+        }
+        assert_eq!(leaves(&defaults), 0, "no keys: {defaults}");
+    }
+
+    fn leaves(tree: &Value) -> usize {
+        tree.as_object().map_or(1, |section| section.values().map(leaves).sum())
+    }
+
+    #[test]
+    fn the_values_in_force_render_as_those_that_were_given() {
+        assert_eq!(render(&tree_of(&Config::default())), render(&json!({})));
+        let given = json!({ "tap": { "resources": { "limits": { "memory": "" } }, "labels": { "team": "net" } } });
+        let place = Place::new().with("kuberewind.yaml", &given.to_string());
+        assert_eq!(render(place.load().tree()), render(&given));
+    }
+
+    #[test]
+    fn a_live_setting_restarts_no_agent_and_every_other_does() {
+        let different = tree_of(&all_different());
+        let before = pods(&render(&json!({})));
+        // `headless` is the command line's.
+        for key in KEYS.iter().filter(|key| key.name != "headless") {
+            let value = key.fields().fold(&different, |tree, name| &tree[name]).clone();
+            let mut changed = json!({});
+            *key.fields().fold(&mut changed, |tree, name| &mut tree[name]) = value;
+            assert_eq!(pods(&render(&changed)) == before, key.live, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn its_version_is_ours() {
+        assert_eq!(chart::version().unwrap(), crate::VERSION);
     }
 }

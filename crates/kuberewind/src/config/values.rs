@@ -1,8 +1,10 @@
 //! Values with a meaning of their own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use kuberewind_packet::ByteSize;
+use serde_json::Value;
 
 /// What stays free on the data directory's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,5 +132,90 @@ impl From<LogLevel> for tracing::Level {
             LogLevel::Debug => Self::DEBUG,
             LogLevel::Trace => Self::TRACE,
         }
+    }
+}
+
+/// An amount of CPU or memory as Kubernetes writes it: `100m`, `0.5`, `512Mi`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quantity(String);
+
+impl Quantity {
+    /// `None` for what Kubernetes would not take.
+    pub(super) fn new(text: &str) -> Option<Self> {
+        const UNITS: [&str; 14] =
+            ["", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let fits = digits(whole) && digits(fraction) && UNITS.contains(&unit);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// As written.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// When the kubelet pulls the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullPolicy {
+    /// At each start.
+    Always,
+    /// Where the node does not have it.
+    IfNotPresent,
+    /// It must be there.
+    Never,
+}
+
+impl PullPolicy {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Always, Self::IfNotPresent, Self::Never].into_iter().find(|it| it.name() == name)
+    }
+
+    /// Kubernetes's word.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Objects of Kubernetes's own shape, which the API server checks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Objects(pub(super) Vec<Value>);
+
+/// Labels or annotations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Texts(pub(super) BTreeMap<String, String>);
+
+/// Names of objects, none of them empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names(pub(super) Vec<String>);
+
+/// Where images are, up to the last `/`: `registry.example:5000/team`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Registry(String);
+
+impl Registry {
+    /// Nobody's: where an image that was loaded into a node is looked for, and never pulled from.
+    pub(super) fn localhost() -> Self {
+        Self("localhost".to_owned())
+    }
+
+    /// `None` if an image's name cannot begin with it.
+    pub(super) fn new(text: &str) -> Option<Self> {
+        let inner = |c: char| c.is_ascii_alphanumeric() || "-._:/".contains(c);
+        let begins = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let ends = text.ends_with(|c: char| c.is_ascii_alphanumeric());
+        (begins && ends && text.chars().all(inner)).then(|| Self(text.to_owned()))
+    }
+
+    /// As written.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
     }
 }

@@ -1,0 +1,55 @@
+"""What Helm's own engine makes of a chart.
+
+Reads {"chart": path, "cases": [{"values", "name", "namespace", "kubeVersion"}]} and writes for each case
+{"refused": text or null, "lint": [text], "objects": [object], "notes": text}.
+"""
+
+import json
+import re
+import sys
+
+from helm_python import Chart, HelmError, _native, lint, values_from_yaml
+
+
+def render(chart, case):
+    options = {
+        "name": case["name"],
+        "namespace": case["namespace"],
+        "kube_version": case["kubeVersion"],
+    }
+    values = json.dumps(case["values"])
+    return json.loads(
+        _native.call_string("helm_render", chart._raw(), values, json.dumps(options))
+    )
+
+
+def objects(files):
+    """In the order of the files' names. values_from_yaml is Go's YAML."""
+    for name in sorted(name for name in files if name.endswith(".yaml")):
+        for document in re.split(r"^---$", files[name], flags=re.MULTILINE):
+            made = values_from_yaml(document)
+            if made:
+                yield made
+
+
+def judge(path, chart, case):
+    try:
+        chart.validate_schema(case["values"])
+    except HelmError as error:
+        return {"refused": str(error), "lint": [], "objects": [], "notes": ""}
+    report = lint(path, case["values"], strict=True, namespace=case["namespace"])
+    # 1 is good advice.
+    found = [m["path"] + ": " + m["error"] for m in report["messages"] if m["severity"] > 1]
+    files = render(chart, case)
+    notes = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+    return {
+        "refused": None,
+        "lint": found + report["errors"],
+        "objects": list(objects(files)),
+        "notes": notes,
+    }
+
+
+asked = json.load(sys.stdin)
+with Chart.load(asked["chart"]) as chart:
+    json.dump([judge(asked["chart"], chart, case) for case in asked["cases"]], sys.stdout)

@@ -1,0 +1,81 @@
+//! Asks Helm.
+
+use std::env;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// What Helm is given.
+pub(crate) struct Case {
+    pub(crate) values: Value,
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) kube_version: String,
+}
+
+/// What Helm said.
+pub(crate) struct Judged {
+    /// Why the values do not fit the schema.
+    pub(crate) refused: Option<String>,
+    pub(crate) lint: Vec<String>,
+    pub(crate) objects: Vec<Value>,
+    pub(crate) notes: String,
+}
+
+/// One answer for each case.
+pub(crate) fn judge(cases: &[Case]) -> Vec<Judged> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cases = cases.iter().map(|case| {
+        json!({
+            "values": case.values,
+            "name": case.name,
+            "namespace": case.namespace,
+            "kubeVersion": case.kube_version,
+        })
+    });
+    let asked = json!({ "chart": here.join("../../chart"), "cases": cases.collect::<Vec<_>>() });
+    let answers = ask(&here.join("tests/chart/helm.py"), &asked);
+    answers.as_array().expect("a list").iter().map(judged).collect()
+}
+
+fn judged(answer: &Value) -> Judged {
+    let texts =
+        |value: &Value| value.as_array().into_iter().flatten().map(Value::to_string).collect();
+    Judged {
+        refused: answer["refused"].as_str().map(str::to_owned),
+        lint: texts(&answer["lint"]),
+        objects: answer["objects"].as_array().cloned().unwrap_or_default(),
+        notes: answer["notes"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+fn ask(script: &Path, asked: &Value) -> Value {
+    let python = python();
+    let mut child = Command::new(&python)
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{}: {error}; `cargo xtask setup` installs it", python.display())
+        });
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(asked.to_string().as_bytes()).expect("python reads");
+    drop(input);
+    let output = child.wait_with_output().expect("python ends");
+    assert!(
+        output.status.success(),
+        "{} failed; `cargo xtask setup` installs helm-python-sdk",
+        script.display()
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn python() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target =
+        target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"));
+    env::var_os("KUBEREWIND_PYTHON").map_or_else(|| target.join("venv/bin/python"), PathBuf::from)
+}
