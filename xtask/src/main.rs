@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod image;
 mod setup;
 mod step;
 mod test;
@@ -14,6 +15,7 @@ usage: cargo xtask COMMAND
   setup           install what building and testing need, where it is missing
   test            set up, then format, lints, and every test
   demo            set up, build, record real traffic on this machine, and show what was captured
+  image           write the agent's image, from the static binary alone
   bench capture   CPU time per packet beside tcpdump [--rounds N] [--packets N] [--pps N]
 ";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::run(),
         ["test"] => test::run(),
         ["demo"] => demo::run(),
+        ["image"] => image::run(),
         ["bench", "capture", ref options @ ..] => bench::run(options),
         _ => {
             eprint!("{USAGE}");

@@ -8,7 +8,9 @@ use kuberewind_tests::target_dir;
 
 use crate::step;
 
-const SCAPY: &str = "scapy==2.6.1";
+/// Modules, each with the package that brings it: packets that nobody else sends, and Helm's own engine.
+const PYTHON: [(&str, &str); 2] =
+    [("scapy", "scapy==2.6.1"), ("helm_python", "helm-python-sdk==0.2.2")];
 const NGINX: &str = "nginx-light";
 
 /// How to tell that a Debian package, or another that does the same, is there.
@@ -45,7 +47,7 @@ const PACKAGES: [(&str, Sign); 20] = [
 pub(crate) fn run() -> Result<()> {
     let missing = PACKAGES.iter().filter(|(_, sign)| !is_there(sign)).map(|(package, _)| *package);
     install(&missing.collect::<Vec<_>>())?;
-    install_scapy()
+    install_python()
 }
 
 fn is_there(sign: &Sign) -> bool {
@@ -101,15 +103,17 @@ fn quieten_nginx(installed: &[&str], root: bool) -> Result<()> {
     step::run(command.args(["disable", "--now", "nginx"]))
 }
 
-/// scapy, in an environment of its own below cargo's target directory.
-fn install_scapy() -> Result<()> {
+/// Python's modules, in an environment of its own below cargo's target directory.
+fn install_python() -> Result<()> {
     let venv = target_dir().join("venv");
     let python = venv.join("bin/python");
     let mut check = Command::new(&python);
-    let check = check.args(["-c", "import scapy"]).stderr(Stdio::null());
+    let imports = PYTHON.map(|(module, _)| format!("import {module}")).join("\n");
+    let check = check.args(["-c", &imports]).stderr(Stdio::null());
     if check.status().is_ok_and(|status| status.success()) {
         return Ok(());
     }
     step::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-    step::run(Command::new(&python).args(["-m", "pip", "install", "--quiet", SCAPY]))
+    let packages = PYTHON.map(|(_, package)| package);
+    step::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))
 }

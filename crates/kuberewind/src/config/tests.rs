@@ -664,6 +664,16 @@ mod merging {
     }
 }
 
+/// A default, as in a table.
+fn default_text(key: &crate::config::Key) -> String {
+    match key.default() {
+        Value::Null => "none".to_owned(),
+        Value::String(text) if text.is_empty() => "none".to_owned(),
+        Value::String(text) => format!("`{text}`"),
+        value => format!("`{value}`"),
+    }
+}
+
 /// `docs/configuration.md` says what the code does.
 mod documentation {
     use super::*;
@@ -672,13 +682,8 @@ mod documentation {
     const PAGE: &str = include_str!("../../../../docs/configuration.md");
 
     fn row(key: &crate::config::Key) -> String {
-        let default = match key.default() {
-            Value::Null => "none".to_owned(),
-            Value::String(text) if text.is_empty() => "none".to_owned(),
-            Value::String(text) => format!("`{text}`"),
-            value => format!("`{value}`"),
-        };
         let live = if key.live { "yes" } else { "no" };
+        let default = default_text(key);
         format!("| `{}` | {default} | {} | {live} | {} |\n", key.name, key.form, key.about)
     }
 
@@ -791,6 +796,22 @@ mod chart {
             *key.fields().fold(&mut changed, |tree, name| &mut tree[name]) = value;
             assert_eq!(pods(&render(&changed)) == before, key.live, "{}", key.name);
         }
+    }
+
+    /// A row of the table in the chart's README.
+    fn row(key: &crate::config::Key) -> String {
+        let about = key.about.trim_end_matches(" On a cluster only.");
+        format!("| `{}` | {} | {about} |\n", key.name, default_text(key))
+    }
+
+    #[test]
+    fn its_table_of_values_is_the_code_s() {
+        let readme = include_str!("../../../../chart/README.md");
+        let head = "| value | default | meaning |\n|---|---|---|\n";
+        let table: String = KEYS.iter().map(row).collect();
+        let (_, after) = readme.split_once(head).unwrap();
+        let (written, _) = after.split_once("\n\n").unwrap();
+        assert!(written == table.trim_end(), "write this into chart/README.md:\n{head}{table}");
     }
 
     #[test]
