@@ -150,11 +150,11 @@ mod tests {
                 assert_eq!(format!("net:[{}]", place.netns), sandbox["net"].as_str().unwrap());
             }
         }
+    }
 
-        fn process_of(pid: u32, uid: String, netns: NetnsId) -> PodProcess {
-            let age = Duration::from_secs(u64::from(20_000 - pid));
-            PodProcess { pid, age, whose: Whose::Pod(uid), netns }
-        }
+    fn process_of(pid: u32, uid: String, netns: NetnsId) -> PodProcess {
+        let age = Duration::from_secs(u64::from(20_000 - pid));
+        PodProcess { pid, age, whose: Whose::Pod(uid), netns }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Default for Timing {
             silence: Duration::from_secs(90),
             least_wait: Duration::from_millis(500),
             most_wait: Duration::from_secs(30),
-            linger: Duration::from_secs(60),
+            linger: Duration::from_mins(1),
         }
     }
 }
