@@ -201,7 +201,9 @@ fn strangers<'a>(pods: &[Judged<'_>], found: &'a Namespaces) -> Vec<(&'a str, &'
 
 fn plan_pods(plan: &mut Plan, pods: &[Judged<'_>], strangers: &[(&str, &PodNetns)]) {
     let mut claims: BTreeMap<&str, usize> = BTreeMap::new();
-    pods.iter().for_each(|pod| *claims.entry(pod.facts.cgroup_uid()).or_default() += 1);
+    for pod in pods {
+        *claims.entry(pod.facts.cgroup_uid()).or_default() += 1;
+    }
     let forbidden: BTreeSet<NetnsId> = {
         let places = pods.iter().filter(|pod| pod.forbidden()).filter_map(Judged::place);
         let unknown = strangers.iter().filter_map(|(_, found)| found.place.as_ref());

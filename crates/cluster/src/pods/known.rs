@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_deleted_pod_is_known_a_while_longer_and_then_forgotten() {
-        let (start, linger) = (Instant::now(), Duration::from_secs(60));
+        let (start, linger) = (Instant::now(), Duration::from_mins(1));
         let mut known = Known::new(linger);
         known.replace(vec![pod("a"), pod("b"), pod("c")], start);
         known.delete("a", start);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_name_that_comes_again_is_another_pod() {
-        let mut known = Known::new(Duration::from_secs(60));
+        let mut known = Known::new(Duration::from_mins(1));
         known.apply(pod("a"));
         known.delete("a", Instant::now());
         known.apply(pod("b"));
