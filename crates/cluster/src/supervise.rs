@@ -17,14 +17,15 @@ use crate::pods::PodSnapshot;
 const CALM: Duration = Duration::from_secs(1);
 
 /// Follows pods, rules and `/proc` until one of the senders is dropped, and tells each plan that differs
-/// from the one before. When `/proc` cannot be read there is an error instead, and what the last plan
-/// said stays as it is.
+/// from the one before. When `/proc` cannot be read there is an error, and plans go by what was found
+/// last: new rules, and above all new exclusions, hold at once.
 pub async fn supervise(
     mut scanner: Scanner,
     mut pods: watch::Receiver<Arc<PodSnapshot>>,
     mut rules: watch::Receiver<Arc<TargetRules>>,
     mut tell: impl FnMut(Result<&Plan, ScanError>) + Send,
 ) {
+    let mut found = None;
     let mut told = None;
     let mut eagerness = Eagerness::new(Instant::now());
     loop {
@@ -33,14 +34,15 @@ pub async fn supervise(
         let looked;
         (scanner, looked) = look(scanner).await;
         match looked {
-            Ok(found) => {
-                let new = plan(&known, &found, &chosen);
-                eagerness.expect(&new.waiting, Instant::now());
-                if told.as_ref() != Some(&new) {
-                    tell(Ok(told.insert(new)));
-                }
-            }
+            Ok(namespaces) => found = Some(namespaces),
             Err(error) => tell(Err(error)),
+        }
+        if let Some(found) = &found {
+            let new = plan(&known, found, &chosen);
+            eagerness.expect(&new.waiting, Instant::now());
+            if told.as_ref() != Some(&new) {
+                tell(Ok(told.insert(new)));
+            }
         }
         let changed = tokio::select! {
             changed = pods.changed() => changed,
@@ -61,7 +63,11 @@ async fn look(mut scanner: Scanner) -> (Scanner, Result<Namespaces, ScanError>) 
     });
     match looked.await {
         Ok(looked) => looked,
-        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

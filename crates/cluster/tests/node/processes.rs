@@ -10,23 +10,23 @@ use kuberewind_cluster::netns::{Namespaces, PodNetns, Scanner, Whose};
 use kuberewind_packet::NetnsId;
 
 /// A pod made of control groups and processes.
-struct Pod {
-    uid: String,
+pub(crate) struct Pod {
+    pub(crate) uid: String,
     groups: Vec<PathBuf>,
     processes: Vec<Child>,
 }
 
-const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
+pub(crate) const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
 
 /// The driver's name for the pod's group, and for a container's below it.
 #[derive(Clone, Copy)]
-enum Driver {
+pub(crate) enum Driver {
     Cgroupfs,
     Systemd,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let uid = format!("{:08x}-0000-4000-8000-{count:012x}", std::process::id());
@@ -38,7 +38,7 @@ impl Pod {
     }
 
     /// The group of container `id`, in the hierarchy that this machine has.
-    fn group(&mut self, hierarchy: &str, driver: Driver, id: u8) -> PathBuf {
+    pub(crate) fn group(&mut self, hierarchy: &str, driver: Driver, id: u8) -> PathBuf {
         let id = format!("{id:064x}");
         let path = match driver {
             Driver::Cgroupfs => format!("kubepods/besteffort/pod{}/{id}", self.uid),
@@ -56,7 +56,7 @@ impl Pod {
     }
 
     /// A process that sleeps, in a network namespace of its own or in ours.
-    fn spawn(&mut self, own_namespace: bool) -> u32 {
+    pub(crate) fn spawn(&mut self, own_namespace: bool) -> u32 {
         let mut command = if own_namespace {
             let mut command = Command::new("unshare");
             command.args(["--net", "sleep", "1000"]);
@@ -87,7 +87,7 @@ impl Pod {
         pid
     }
 
-    fn kill(&mut self, pid: u32) {
+    pub(crate) fn kill(&mut self, pid: u32) {
         let index = self.processes.iter().position(|child| child.id() == pid).unwrap();
         let mut child = self.processes.remove(index);
         child.kill().unwrap();
@@ -110,7 +110,7 @@ impl Drop for Pod {
 }
 
 /// Our own namespace stands for the node's: a machine's first process may be out of our reach.
-fn scanner() -> Scanner {
+pub(crate) fn scanner() -> Scanner {
     Scanner::new("/proc").with_node("/proc/self/ns/net")
 }
 
@@ -122,7 +122,7 @@ fn wait(mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn put(pid: u32, group: &std::path::Path) {
+pub(crate) fn put(pid: u32, group: &std::path::Path) {
     fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
 }
 
