@@ -1,12 +1,12 @@
 //! Kubernetes in and out.
 //!
 //! The command line's side: the cluster found ([`Access`]), the chart rendered ([`chart`]) and its
-//! objects applied ([`apply`]), a rollout
-//! waited for and diagnosed ([`rollout`]), agents listed ([`agents`]) and reached ([`portforward`]),
-//! recording switched off and on ([`control`]), and all of it taken away again ([`clean`]).
+//! objects applied ([`apply`]), a rollout waited for and diagnosed ([`rollout`]), agents listed
+//! ([`agents`]) and reached ([`portforward`]), recording switched off and on ([`control`]), and all of
+//! it taken away again ([`clean`]).
 //!
-//! The node's side: its pods ([`pods`]), the network namespaces that they are in ([`netns`]), and what
-//! is to be recorded of them ([`plan`]).
+//! The node's side: its pods ([`pods`]), the network namespaces that they are in ([`netns`]), what is
+//! to be recorded of them ([`plan`]), and the loop that keeps that up to date ([`supervise`]).
 
 pub mod access;
 pub mod agents;
@@ -21,6 +21,8 @@ pub mod plan;
 pub mod pods;
 pub mod portforward;
 pub mod rollout;
+mod supervise;
 
 pub use access::{Access, AccessOptions};
 pub use error::{ClusterError, FieldConflict, Right};
+pub use supervise::supervise;

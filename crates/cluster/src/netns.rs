@@ -131,13 +131,12 @@ mod tests {
         let text = include_str!("../tests/data/pods-to-processes.json");
         let recorded: Value = serde_json::from_str(text).unwrap();
         for pod in recorded["pods"].as_array().unwrap() {
-            let processes = pod["processes"].as_array().unwrap().iter().map(|process| {
-                let lines =
-                    process["cgroup"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
+            let processes = pod["processes"].as_array().unwrap().iter().map(|raw| {
+                let lines = raw["cgroup"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
                 let found = membership(&lines.collect::<Vec<_>>().join("\n"));
-                let pid = u32::try_from(process["pid"].as_u64().unwrap()).unwrap();
-                let netns = scan::parse_link(process["net"].as_str().unwrap()).unwrap();
-                process_of(pid, found.pod_uid.unwrap(), netns)
+                let pid = u32::try_from(raw["pid"].as_u64().unwrap()).unwrap();
+                let netns = scan::parse_link(raw["net"].as_str().unwrap()).unwrap();
+                process(pid, u64::from(20_000 - pid), &found.pod_uid.unwrap(), netns)
             });
             let places = settle(processes, NODE, |pid| pid.to_string().into());
             let uid = pod["uid"].as_str().unwrap();
@@ -150,11 +149,6 @@ mod tests {
                 assert_eq!(format!("net:[{}]", place.netns), sandbox["net"].as_str().unwrap());
             }
         }
-    }
-
-    fn process_of(pid: u32, uid: String, netns: NetnsId) -> PodProcess {
-        let age = Duration::from_secs(u64::from(20_000 - pid));
-        PodProcess { pid, age, whose: Whose::Pod(uid), netns }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use kuberewind_filter::{Candidate, Reason, TargetRules, Verdict};
 use kuberewind_packet::{NetnsId, Owner, Pod};
 
 use crate::netns::{Namespaces, Place, PodNetns, Whose};
-use crate::pods::{PodFacts, PodSnapshot};
+use crate::pods::{Origin, PodFacts, PodSnapshot};
 
 /// For how long a process may be in the node's network namespace, or of a pod that nobody knows, before
 /// that is more than a start in progress.
@@ -146,6 +146,10 @@ pub fn plan(known: &PodSnapshot, found: &Namespaces, rules: &TargetRules) -> Pla
     plan_pods(&mut plan, &pods, &strangers);
     plan_node(&mut plan, &pods, &strangers, found, rules);
     plan.problems.extend(problems(&pods, &strangers, found));
+    if known.origin == Origin::Nobody {
+        // No pod is known: `PodSnapshot::problem` says why, once.
+        plan.problems.retain(|problem| !matches!(problem, Problem::UnknownPod(_)));
+    }
     plan.forbidden_addresses = forbidden_addresses(&pods);
     plan.not_recorded.sort();
     plan.problems.sort();
@@ -255,8 +259,9 @@ fn owners<'a, 'b>(pods: &'b [Judged<'a>]) -> BTreeMap<NetnsId, &'b Judged<'a>> {
     owners
 }
 
-/// The node's own namespace: recorded for pods in the node's network, or all of it on request; never
-/// while a pod is in it that must not be recorded, for their packets cannot be told apart.
+/// The node's own namespace: recorded for pods in the node's network, or all of it on request. Never
+/// while a pod is in it that must not be recorded, for their packets cannot be told apart; nor while
+/// some namespace is excluded and a pod runs that nobody knows, for its addresses are not known either.
 fn plan_node(
     plan: &mut Plan,
     pods: &[Judged<'_>],
@@ -273,7 +278,7 @@ fn plan_node(
         .filter(|pod| pod.forbidden())
         .map(|pod| format!("{}/{}", pod.facts.namespace, pod.facts.name));
     let unnamed =
-        strangers.iter().filter(|(_, found)| found.place.is_none() && found.age >= STARTING);
+        strangers.iter().filter(|(_, found)| rules.has_exclusions() && found.age >= STARTING);
     let unnamed = unnamed.map(|(uid, _)| format!("the unknown pod {uid}"));
     let forbidding: Vec<_> = named.chain(unnamed).collect();
     if forbidding.is_empty() {

@@ -152,6 +152,11 @@ impl TargetRules {
         self.bpf_override
     }
 
+    /// Whether any namespace is excluded: a pod of which nothing is known may then be one of those.
+    pub fn has_exclusions(&self) -> bool {
+        !self.excluded.is_empty()
+    }
+
     /// The settings that `tap.bpfOverride` puts out of force, for `tap` and `status` to name.
     pub fn overridden(&self) -> Vec<&'static str> {
         let set = [

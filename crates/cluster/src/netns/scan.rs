@@ -53,6 +53,7 @@ pub enum ScanError {
 #[derive(Debug)]
 pub struct Scanner {
     proc: PathBuf,
+    node: PathBuf,
     known: HashMap<u32, Known>,
     looks: u32,
 }
@@ -77,7 +78,15 @@ enum Kind {
 impl Scanner {
     /// `proc` is where the node's own `/proc` is mounted: `/host/proc` in a pod.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), known: HashMap::new(), looks: 0 }
+        let proc = proc.into();
+        let node = proc.join("1/ns/net");
+        Self { proc, node, known: HashMap::new(), looks: 0 }
+    }
+
+    /// With another file that leads to the node's namespace than the one of its first process.
+    #[must_use]
+    pub fn with_node(self, node: impl Into<PathBuf>) -> Self {
+        Self { node: node.into(), ..self }
     }
 
     /// Looks once. Processes that end meanwhile are left out.
@@ -125,7 +134,7 @@ impl Scanner {
     }
 
     fn node(&self) -> Result<Place, ScanError> {
-        let path = self.netns_path(1);
+        let path = self.node.clone();
         let link = rustix::fs::readlink(&path, Vec::new());
         let netns = link.map_err(io::Error::from).and_then(|link| {
             let link = link.to_string_lossy();

@@ -4,7 +4,6 @@ use kuberewind_filter::{OwnPods, TargetSettings};
 use proptest::prelude::*;
 
 use super::*;
-use crate::pods::Origin;
 
 const NODE: u64 = 1;
 
@@ -152,9 +151,13 @@ fn an_excluded_pod_in_the_nodes_network_keeps_all_of_it_from_being_recorded() {
     pods[0].phase = "Failed".into();
     assert_eq!(targets(&planned(whole.clone(), pods, &found(&[("b", None, 9)]))), ["host 1"]);
 
-    // A pod that nobody knows may be an excluded one.
-    let plan = planned(whole, vec![], &found(&[("x", None, 9)]));
-    assert_eq!(targets(&plan), [""; 0]);
+    // A pod that nobody knows may be an excluded one, unless none is excluded.
+    for netns in [None, Some(10)] {
+        let stranger = found(&[("x", netns, 9)]);
+        assert_eq!(targets(&planned(whole.clone(), vec![], &stranger)), [""; 0]);
+        let all = TargetSettings { excluded_namespaces: vec![], ..whole.clone() };
+        assert_eq!(targets(&planned(all, vec![], &stranger)), ["host 1"]);
+    }
 }
 
 #[test]

@@ -115,7 +115,9 @@ pub struct PodWatch {
 }
 
 impl PodWatch {
-    /// Must be called within a tokio runtime. `file` keeps what is known for the next start.
+    /// Must be called within a tokio runtime. `file` keeps what is known for the next start. The client's
+    /// configuration should have `default_retry: false`: waiting and asking again is done here, and
+    /// kube's own retries would only delay the word that something is wrong.
     pub fn start(client: Client, node: &str, file: Option<PathBuf>, timing: Timing) -> Self {
         // watch --newest snapshot--> supervisor, file; a slow reader misses only what is out of date
         let (sender, snapshots) = watch::channel(Arc::default());
