@@ -97,7 +97,7 @@ impl Eagerness {
         let waited = now.saturating_duration_since(self.since);
         match waited.as_secs() {
             _ if self.waiting.is_empty() => CALM,
-            0..10 => Duration::from_millis(25),
+            0..10 => Duration::from_millis(40),
             10..60 => Duration::from_millis(200),
             _ => CALM,
         }
@@ -117,7 +117,7 @@ mod tests {
 
         eagerness.expect(&pods(&["a"]), start);
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(eagerness.pause(after(9)), Duration::from_millis(25));
+        assert_eq!(eagerness.pause(after(9)), Duration::from_millis(40));
         assert_eq!(eagerness.pause(after(59)), Duration::from_millis(200));
         assert_eq!(eagerness.pause(after(60)), CALM);
 
@@ -125,7 +125,7 @@ mod tests {
         eagerness.expect(&pods(&["a"]), after(60));
         assert_eq!(eagerness.pause(after(60)), CALM);
         eagerness.expect(&pods(&["a", "b"]), after(60));
-        assert_eq!(eagerness.pause(after(60)), Duration::from_millis(25));
+        assert_eq!(eagerness.pause(after(60)), Duration::from_millis(40));
         eagerness.expect(&pods(&[]), after(61));
         assert_eq!(eagerness.pause(after(61)), CALM);
     }
