@@ -10,7 +10,7 @@ use kuberewind_filter::{OwnPods, TargetRules, TargetSettings};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::processes::{Driver, HIERARCHIES, Pod, put, scanner};
+use crate::processes::{Driver, Pod, hierarchies, put, scanner};
 
 fn rules(regex: &str) -> Arc<TargetRules> {
     let settings = TargetSettings {
@@ -61,14 +61,14 @@ async fn targets_follow_pods_processes_and_rules() {
     let mut cart = Pod::new();
     let facts = told(&cart, "cart-1");
     pods.send(snapshot(vec![facts.clone()])).unwrap();
-    let group = cart.group(HIERARCHIES[0], Driver::Cgroupfs, 1);
+    let group = cart.group(hierarchies()[0], Driver::Cgroupfs, 1);
     let sandbox = cart.spawn(true);
     put(sandbox, &group);
     owners_are(&["shop/cart-1"]).await;
 
     // The other way round: it runs, and nobody knows it yet.
     let mut desk = Pod::new();
-    let group = desk.group(HIERARCHIES[1], Driver::Systemd, 1);
+    let group = desk.group(hierarchies().last().unwrap(), Driver::Systemd, 1);
     put(desk.spawn(true), &group);
     pods.send(snapshot(vec![facts.clone(), told(&desk, "till-1")])).unwrap();
     owners_are(&["shop/cart-1"]).await;
