@@ -124,16 +124,7 @@ impl Interfaces {
             return place;
         }
         let name = self.name(index);
-        self.seen.push(Seen {
-            index,
-            wanted: self.label.wants(&name),
-            name,
-            slot: None,
-            packets: 0,
-            bytes: 0,
-            newest: None,
-            gone: None,
-        });
+        self.seen.push(self.first_seen(index, name, None));
         self.seen.len() - 1
     }
 
@@ -178,16 +169,12 @@ impl Interfaces {
 
     fn gone(&self, index: u32) -> Seen {
         let name = self.names.get(&index).cloned().unwrap_or_else(|| format!("if{index}"));
-        Seen {
-            index,
-            wanted: self.label.wants(&name),
-            name,
-            slot: None,
-            packets: 0,
-            bytes: 0,
-            newest: None,
-            gone: Some(Instant::now()),
-        }
+        self.first_seen(index, name, Some(Instant::now()))
+    }
+
+    fn first_seen(&self, index: u32, name: String, gone: Option<Instant>) -> Seen {
+        let wanted = self.label.wants(&name);
+        Seen { index, name, wanted, slot: None, packets: 0, bytes: 0, newest: None, gone }
     }
 
     /// The interface goes on under another name.

@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("capture", &["filter", "packet"]),
     ("store", &["packet"]),
     ("export", &["packet"]),
-    ("kuberewind", &["capture", "cluster", "export", "filter", "packet", "store"]),
+    ("kuberewind", &["capture", "export", "filter", "packet", "store"]),
     ("cluster", &["filter", "packet"]),
     ("tests", &["packet"]),
     ("apiserver-double", &[]),

@@ -129,7 +129,12 @@ impl WindowAccount {
         };
         self.packets += next.packets;
         self.bytes += next.bytes;
-        self.losses.extend(next.losses.iter().cloned());
+        // A loss whose time reaches over the edge between the two is in both.
+        for loss in &next.losses {
+            if !self.losses.contains(loss) {
+                self.losses.push(loss.clone());
+            }
+        }
         self.gaps.extend(&next.gaps);
         for damage in &next.damaged {
             if !self.damaged.contains(damage) {
@@ -144,5 +149,27 @@ impl WindowAccount {
         self.losses.is_empty()
             && self.damaged.is_empty()
             && self.gaps.iter().all(|gap| !gap.cause.is_missing())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LossCause, Timestamp};
+
+    #[test]
+    fn a_loss_over_the_edge_of_two_windows_is_counted_once() {
+        let at = Timestamp::from_nanos;
+        let loss = |from, to| LossAt {
+            owner: "host".to_owned(),
+            loss: Loss { cause: LossCause::Ring, packets: 7, from: at(from), to: at(to) },
+        };
+        let window = |from, to, losses: &[LossAt]| WindowAccount {
+            losses: losses.to_vec(),
+            ..WindowAccount::new("n1".to_owned(), Span::new(at(from), at(to)))
+        };
+        let first = window(0, 10, &[loss(8, 12)]);
+        let both = first.then(&window(10, 20, &[loss(8, 12), loss(15, 16)]));
+        assert_eq!(both, window(0, 20, &[loss(8, 12), loss(15, 16)]));
     }
 }
