@@ -12,6 +12,9 @@ pub const NAMESPACE: &str = "kuberewind";
 /// The daemonset.
 pub const DAEMONSET: &str = "kuberewind-agent";
 
+/// Where an agent's API listens: on its pod's loopback, nowhere else.
+pub const API_PORT: u16 = 49101;
+
 /// The `ConfigMap` of the agents.
 pub const CONFIG_MAP: &str = "kuberewind";
 

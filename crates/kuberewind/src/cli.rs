@@ -24,12 +24,14 @@ should be there is missing (and is named).";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Record packets until Ctrl-C
+    /// Record: on every node of a cluster, or on this machine until Ctrl-C
     Tap(TapArgs),
     /// Write what was recorded as one file
     Pcapdump(PcapdumpArgs),
     /// Show what is recorded, what is held, and what was lost
     Status(StatusArgs),
+    /// Take kuberewind off the cluster
+    Clean(CleanArgs),
     /// Show the effective settings and where each comes from
     Config(ConfigCommand),
     /// Print a completion script for a shell
@@ -37,6 +39,24 @@ pub(crate) enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     Man(ManArgs),
+    /// Record a node's pods: what the DaemonSet runs
+    #[command(hide = true)]
+    Agent(AgentArgs),
+}
+
+/// Which cluster, and where in it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "local")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub(crate) context: Option<String>,
+    /// The namespace that kuberewind is installed in
+    #[arg(short = 's', long, value_name = "NAMESPACE", default_value = kuberewind_cluster::names::NAMESPACE, conflicts_with = "local")]
+    pub(crate) release_namespace: String,
 }
 
 /// Settings, from files and from the command line.
@@ -58,22 +78,90 @@ pub(crate) struct SettingsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  kuberewind tap --set headless=true
+  kuberewind tap 'cart|checkout' -n shop,payments
+  kuberewind tap -e kube-system --set pcapdump.maxTime=24h,pcapdump.maxSize=20GB
   sudo kuberewind tap --local
   sudo kuberewind tap --local --netns blue --set pcapdump.maxTime=24h,pcapdump.maxSize=20GB
   sudo kuberewind tap --local -i eth0 --set tap.bpfOverride='tcp port 443'")]
 pub(crate) struct TapArgs {
+    /// Record the pods whose name this regular expression matches; the same as --set tap.regex=REGEX
+    /// [default: all pods]
+    #[arg(value_name = "POD_REGEX", conflicts_with = "local")]
+    pub(crate) regex: Option<String>,
     /// Record this machine
     #[arg(long)]
     pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) deploy: DeployArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Record a network namespace instead of the machine's own: a name in /run/netns, a path, a PID,
     /// or `host` for the machine's own (repeatable)
-    #[arg(long, value_name = "NAME|PATH|PID")]
+    #[arg(long, value_name = "NAME|PATH|PID", requires = "local")]
     pub(crate) netns: Vec<NetnsSpec>,
     /// Record only this interface (repeatable) [default: all]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", requires = "local")]
     pub(crate) interface: Vec<String>,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+/// What `tap` does to a cluster.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DeployArgs {
+    /// Record only pods of these namespaces (repeatable, or a list with commas)
+    #[arg(short, long, value_name = "NAMESPACE", value_delimiter = ',', conflicts_with = "local")]
+    pub(crate) namespaces: Vec<String>,
+    /// Never record pods of these namespaces (repeatable, or a list with commas)
+    #[arg(
+        short,
+        long,
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        alias = "excludedNamespaces",
+        conflicts_with = "local"
+    )]
+    pub(crate) excluded_namespaces: Vec<String>,
+    /// Show which pods would be recorded, and change nothing
+    #[arg(long, conflicts_with = "local")]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: print the objects instead
+    #[arg(short, long, value_enum, value_name = "FORMAT", requires = "dry_run")]
+    pub(crate) output: Option<OutputArg>,
+    /// How long to wait until every node records
+    #[arg(long, value_name = "DURATION", default_value = "2m", conflicts_with = "local")]
+    pub(crate) wait: String,
+    /// Where the image is pulled from; the same as --set tap.docker.registry=REGISTRY
+    #[arg(short = 'r', long, value_name = "REGISTRY", conflicts_with = "local")]
+    pub(crate) docker_registry: Option<String>,
+    /// The image's tag; the same as --set tap.docker.tag=TAG
+    #[arg(short = 't', long, value_name = "TAG", conflicts_with = "local")]
+    pub(crate) docker_tag: Option<String>,
+    /// Forget the values that an earlier `tap` set
+    #[arg(long, conflicts_with = "local")]
+    pub(crate) reset_values: bool,
+}
+
+/// `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputArg {
+    /// As YAML
+    Yaml,
+    /// As JSON
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// Leave the recordings on the nodes
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+    /// How long to wait until everything is gone
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    pub(crate) wait: String,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +169,8 @@ pub(crate) struct TapArgs {
     args_conflicts_with_subcommands = true,
     after_help = "\
 Examples:
+  kuberewind pcapdump --time 5m
+  kuberewind pcapdump --time 5m --pod '^cart-' -n shop --dest cart.pcapng
   sudo kuberewind pcapdump --local --time 5m
   sudo kuberewind pcapdump --local --since 2026-11-22T21:30:00Z --until 2026-11-22T21:35:00Z
   sudo kuberewind pcapdump --local --time 1h --filter 'host 10.0.0.7 and port 53' --dest dns.pcapng
@@ -92,22 +182,46 @@ pub(crate) struct PcapdumpArgs {
     #[command(flatten)]
     pub(crate) export: ExportArgs,
     #[command(flatten)]
+    pub(crate) select: SelectArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum SwitchCommand {
     /// Stop recording; what is recorded stays, and expires as before
-    Stop(LocalArgs),
+    Stop(SwitchArgs),
     /// Start recording again
-    Start(LocalArgs),
+    Start(SwitchArgs),
 }
 
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct LocalArgs {
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SwitchArgs {
     /// On this machine
     #[arg(long)]
     pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// What of a cluster's recording.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct SelectArgs {
+    /// Only packets of pods whose name this regular expression matches
+    #[arg(long, value_name = "REGEX", conflicts_with = "local")]
+    pub(crate) pod: Option<String>,
+    /// Only packets of pods of these namespaces (repeatable, or a list with commas)
+    #[arg(short, long, value_name = "NAMESPACE", value_delimiter = ',', conflicts_with = "local")]
+    pub(crate) namespaces: Vec<String>,
+    /// Only from these nodes (repeatable, or a list with commas)
+    #[arg(long, value_name = "NODE", value_delimiter = ',', conflicts_with = "local")]
+    pub(crate) node: Vec<String>,
+    /// From how many nodes at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "local")]
+    pub(crate) parallel: u16,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +285,8 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
 
@@ -214,6 +330,26 @@ pub(crate) struct ManArgs {
     /// The directory to write to
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
+}
+
+/// What the DaemonSet tells its agents, and what a laboratory tells them otherwise.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The node that it records
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node: String,
+    /// The namespace of its own pod
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
+    pub(crate) namespace: String,
+    /// Its own pod
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub(crate) pod: String,
+    /// The node's /proc
+    #[arg(long, value_name = "DIR", default_value = "/host/proc")]
+    pub(crate) proc: PathBuf,
+    /// A kubeconfig file instead of the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 #[cfg(test)]

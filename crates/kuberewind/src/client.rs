@@ -12,8 +12,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 
 use crate::agent::{ApiFailure, Clock, SOCKET_NAME, Status, WindowQuery};
 use crate::exit::Usage;
@@ -21,10 +22,106 @@ use crate::exit::Usage;
 /// How long an agent may take to answer anything but a window.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection to an agent, over whatever carries bytes.
+pub(crate) struct Session {
+    requests: SendRequest<Full<Bytes>>,
+}
+
+impl Session {
+    /// Greets the agent at the other end.
+    pub(crate) async fn over<S>(stream: S) -> anyhow::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let greeted = http1::handshake(TokioIo::new(stream)).await;
+        let (requests, connection) = greeted.context("greet the recorder")?;
+        // The connection ends with the stream; whoever waits for an answer is told then.
+        tokio::spawn(connection);
+        Ok(Self { requests })
+    }
+
+    /// The agent's clock.
+    pub(crate) async fn clock(&mut self) -> anyhow::Result<Clock> {
+        self.get("/v1/clock").await
+    }
+
+    /// What the agent says of itself.
+    pub(crate) async fn status(&mut self) -> anyhow::Result<Status> {
+        self.get("/v1/status").await
+    }
+
+    /// The window as the agent sends it (see `kuberewind_export::wire`). The session carries nothing
+    /// else from then on.
+    pub(crate) async fn window(mut self, query: &WindowQuery) -> anyhow::Result<Incoming> {
+        let query = serde_urlencoded::to_string(query).context("write the window query")?;
+        let response =
+            self.request(Method::GET, &format!("/v1/window?{query}"), Bytes::new()).await?;
+        Ok(response.into_body())
+    }
+
+    async fn get<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
+        self.exchange(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        let body = serde_json::to_vec(body).context("write the request")?;
+        self.exchange(method, path, body.into()).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<T> {
+        let response = self.request(method, path, body).await?;
+        let bytes = collect(response).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("the recorder's answer to {path} is not one of this version"))
+    }
+
+    /// Sends a request; an answer that is not a success is an error with the agent's own words.
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "kuberewind")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .context("write the request")?;
+        let answer = async {
+            // The connection is not free for the next request the moment the last answer was read.
+            self.requests.ready().await?;
+            self.requests.send_request(request).await
+        };
+        let response = answer.await.context("the recorder did not answer")?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = collect(response).await?;
+        match serde_json::from_slice::<ApiFailure>(&bytes) {
+            Ok(ApiFailure { error }) if status == StatusCode::BAD_REQUEST => bail!(Usage(error)),
+            Ok(ApiFailure { error }) => bail!(error),
+            Err(_) => bail!("the recorder answered {status} to {path}"),
+        }
+    }
+}
+
 /// One agent, reached over its Unix socket. Blocking: the command line has nothing else to do.
 pub(crate) struct Client {
     runtime: Runtime,
-    requests: SendRequest<Full<Bytes>>,
+    session: Session,
 }
 
 /// An agent is not there: nothing listens, or nothing ever did.
@@ -53,29 +150,29 @@ impl Client {
                 return Err(error).with_context(|| format!("connect to {}", socket.display()));
             }
         };
-        let requests = runtime.block_on(handshake(stream)).context("greet the recorder")?;
-        Ok(Self { runtime, requests })
+        let session = runtime.block_on(Session::over(stream))?;
+        Ok(Self { runtime, session })
     }
 
     /// The agent's clock.
     pub(crate) fn clock(&mut self) -> anyhow::Result<Clock> {
-        self.get("/v1/clock")
+        self.runtime.block_on(self.session.clock())
     }
 
     /// What the agent says of itself.
     pub(crate) fn status(&mut self) -> anyhow::Result<Status> {
-        self.get("/v1/status")
+        self.runtime.block_on(self.session.status())
     }
 
     /// Switches recording on or off, for good.
     pub(crate) fn set_recording(&mut self, recording: bool) -> anyhow::Result<()> {
         let body = serde_json::json!({ "recording": recording });
-        self.send(Method::PUT, "/v1/recording", &body)
+        self.runtime.block_on(self.session.send(Method::PUT, "/v1/recording", &body))
     }
 
     /// The agent's settings and where each came from (`Effective::to_json`).
     pub(crate) fn settings(&mut self) -> anyhow::Result<serde_json::Value> {
-        self.get("/v1/settings")
+        self.runtime.block_on(self.session.get("/v1/settings"))
     }
 
     /// Lays a value tree over the agent's settings; what it answers is what now holds.
@@ -83,95 +180,29 @@ impl Client {
         &mut self,
         changes: &serde_json::Value,
     ) -> anyhow::Result<serde_json::Value> {
-        self.send(Method::PATCH, "/v1/settings", changes)
+        self.runtime.block_on(self.session.send(Method::PATCH, "/v1/settings", changes))
     }
 
     /// The window as the agent sends it (see `kuberewind_export::wire`).
-    pub(crate) fn window(mut self, query: &WindowQuery) -> anyhow::Result<Body> {
-        let query = serde_urlencoded::to_string(query).context("write the window query")?;
-        let response = self.request(Method::GET, &format!("/v1/window?{query}"), Bytes::new())?;
-        Ok(Body { chunk: Bytes::new(), incoming: response.into_body(), runtime: self.runtime })
+    pub(crate) fn window(self, query: &WindowQuery) -> anyhow::Result<Body> {
+        let incoming = self.runtime.block_on(self.session.window(query))?;
+        Ok(Body { chunk: Bytes::new(), incoming, runtime: self.runtime })
     }
 
     /// Ends a stream that goes on.
     pub(crate) fn end_follow(&mut self, ticket: u64) -> anyhow::Result<()> {
-        self.exchange(Method::DELETE, &format!("/v1/follow/{ticket}"), Bytes::new())
+        let path = format!("/v1/follow/{ticket}");
+        self.runtime.block_on(self.session.exchange(Method::DELETE, &path, Bytes::new()))
     }
-
-    fn get<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
-        self.exchange(Method::GET, path, Bytes::new())
-    }
-
-    fn send<T: DeserializeOwned>(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> anyhow::Result<T> {
-        let body = serde_json::to_vec(body).context("write the request")?;
-        self.exchange(method, path, body.into())
-    }
-
-    fn exchange<T: DeserializeOwned>(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> anyhow::Result<T> {
-        let response = self.request(method, path, body)?;
-        let bytes = collect(self.runtime.handle(), response)?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("the recorder's answer to {path} is not one of this version"))
-    }
-
-    /// Sends a request; an answer that is not a success is an error with the agent's own words.
-    fn request(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> anyhow::Result<Response<Incoming>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "kuberewind")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .context("write the request")?;
-        let requests = &mut self.requests;
-        let answer = async {
-            // The connection is not free for the next request the moment the last answer was read.
-            requests.ready().await?;
-            requests.send_request(request).await
-        };
-        let response = self.runtime.block_on(answer).context("the recorder did not answer")?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let bytes = collect(self.runtime.handle(), response)?;
-        match serde_json::from_slice::<ApiFailure>(&bytes) {
-            Ok(ApiFailure { error }) if status == StatusCode::BAD_REQUEST => bail!(Usage(error)),
-            Ok(ApiFailure { error }) => bail!(error),
-            Err(_) => bail!("the recorder answered {status} to {path}"),
-        }
-    }
-}
-
-async fn handshake(stream: UnixStream) -> hyper::Result<SendRequest<Full<Bytes>>> {
-    let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The connection ends with the stream; whoever waits for an answer is told then.
-    tokio::spawn(connection);
-    Ok(requests)
 }
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn collect(runtime: &Handle, response: Response<Incoming>) -> anyhow::Result<Bytes> {
-    let body = async { tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await };
-    let body = runtime.block_on(body).context("the recorder stopped in mid-answer")?;
+async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
+    let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
+    let body = body.context("the recorder stopped in mid-answer")?;
     Ok(body.context("read the recorder's answer")?.to_bytes())
 }
 

@@ -36,8 +36,10 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Tap(args) => commands::tap(args),
         Command::Pcapdump(args) => commands::pcapdump(args),
         Command::Status(args) => commands::status(args),
+        Command::Clean(args) => commands::clean(args),
         Command::Config(args) => commands::configuration(args),
         Command::Completion(args) => commands::completion(args),
         Command::Man(args) => commands::man(args),
+        Command::Agent(args) => commands::agent(args),
     }
 }

@@ -6,13 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and what it may know.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("packet", &[]),
     ("filter", &["packet"]),
-    ("capture", &["filter", "packet"]),
+    ("tls", &["packet"]),
+    ("capture", &["filter", "packet", "tls"]),
     ("store", &["packet"]),
-    ("export", &["packet"]),
-    ("kuberewind", &["capture", "export", "filter", "packet", "store"]),
+    ("export", &["packet", "tls"]),
+    ("kuberewind", &["capture", "cluster", "export", "filter", "packet", "store", "tls"]),
     ("cluster", &["filter", "packet"]),
     ("tests", &["packet"]),
     ("apiserver-double", &[]),

@@ -14,6 +14,8 @@ pub(crate) use recorder::RecorderError;
 pub(crate) use recorder::Source;
 pub(crate) use serve::Server;
 pub(crate) use status::Health;
+pub(crate) use status::PodNotRecorded;
+pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
 
@@ -39,6 +41,10 @@ pub(crate) struct WindowQuery {
     /// To go on after `to`: a number of the asker's choice, under which `DELETE /v1/follow/N` ends
     /// the stream in good order.
     pub(crate) follow: Option<u64>,
+    /// Only packets of pods whose name matches this regular expression, unanchored.
+    pub(crate) pods: Option<String>,
+    /// Only packets of pods of these namespaces, with commas between them.
+    pub(crate) namespaces: Option<String>,
 }
 
 impl WindowQuery {

@@ -304,6 +304,7 @@ impl Recorder {
             namespaces: capture.namespaces,
             cut: capture.cut,
             store,
+            pods: None,
         })
     }
 

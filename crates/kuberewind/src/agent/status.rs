@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kuberewind_capture::{CaptureStatus, NamespaceStatus};
 use kuberewind_filter::CaptureFilter;
-use kuberewind_packet::{LossCause, Span, Timestamp};
+use kuberewind_packet::{LossCause, Pod, Span, Timestamp};
 use kuberewind_store::StoreStatus;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,33 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<String>,
     /// The segments.
     pub(crate) store: StoreStatus,
+    /// The node's pods; none on a machine without Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pods: Option<PodsStatus>,
+}
+
+/// A node's pods, as its agent sees them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodsStatus {
+    /// Those that are recorded.
+    pub(crate) recorded: Vec<Pod>,
+    /// Those that are not, and why.
+    pub(crate) not_recorded: Vec<PodNotRecorded>,
+    /// How many are to be recorded and have no network namespace yet.
+    pub(crate) waiting: usize,
+    /// `metadata.resourceVersion` of the `ConfigMap` whose settings hold; none before one was read.
+    pub(crate) settings_version: Option<String>,
+}
+
+/// A pod that is not recorded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodNotRecorded {
+    /// Which.
+    pub(crate) pod: Pod,
+    /// Why, in words.
+    pub(crate) why: String,
 }
 
 /// The limits of the recording.

@@ -1,17 +1,20 @@
 //! The commands, one a module.
 
 mod advice;
+mod agent;
+mod clean;
+mod cluster;
 mod completion;
 mod config;
 mod pcapdump;
-mod progress;
 mod settings;
 mod shutdown;
 mod status;
 mod switch;
 mod tap;
-mod window;
 
+pub(crate) use agent::agent;
+pub(crate) use clean::clean;
 pub(crate) use completion::completion;
 pub(crate) use completion::man;
 pub(crate) use config::configuration;

@@ -1,20 +1,20 @@
 //! `kuberewind pcapdump stop` and `start`.
 
 use crate::agent::Switch;
-use crate::cli::{LocalArgs, SettingsArgs, SwitchCommand};
+use crate::cli::{SettingsArgs, SwitchCommand};
 use crate::client::{Client, NotRunning};
 use crate::exit::Exit;
 
 use super::settings;
 
 /// Switches recording off or on, now and for recorders to come.
-pub(super) fn switch(command: SwitchCommand, args: &SettingsArgs) -> anyhow::Result<Exit> {
-    let (on, LocalArgs { local }) = match command {
+pub(super) fn switch(command: &SwitchCommand, args: &SettingsArgs) -> anyhow::Result<Exit> {
+    let (on, switch) = match command {
         SwitchCommand::Start(args) => (true, args),
         SwitchCommand::Stop(args) => (false, args),
     };
     let verb = if on { "start" } else { "stop" };
-    if !local {
+    if !switch.local {
         return Err(super::needs_local(&format!("{verb} this machine's recording")));
     }
     let dir = settings::data_dir(args)?;

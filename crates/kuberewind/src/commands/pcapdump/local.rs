@@ -1,4 +1,4 @@
-//! `kuberewind pcapdump`: a window of the recording, as one file.
+//! This machine's recording, with its recorder or without.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek as _, Write as _};
@@ -18,25 +18,16 @@ use kuberewind_store::{Keep, Recording};
 
 use crate::PROGRAM;
 use crate::agent::WindowQuery;
-use crate::cli::{ExportArgs, PcapdumpArgs};
+use crate::cli::ExportArgs;
 use crate::client::{Client, NotRunning};
 use crate::exit::Exit;
 
+use super::super::{advice, shutdown};
 use super::progress::Bar;
 use super::window::Asked;
-use super::{advice, settings, shutdown, switch};
-
-/// Exports a window, or switches recording off or on.
-pub(crate) fn pcapdump(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
-    match args.switch {
-        Some(command) => switch::switch(command, &args.settings),
-        None if !args.export.local => Err(super::needs_local("export this machine's recording")),
-        None => export(&args.export, &settings::data_dir(&args.settings)?),
-    }
-}
 
 /// Everything that can be wrong with the call is found before the recorder is asked.
-fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
+pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
     let asked = Asked::parse(args)?;
     let filter = args.filter.as_deref().map(StoredFilter::compile).transpose()?;
     let destination = Destination::find(args.dest.as_deref(), args.format.map(Into::into))?;

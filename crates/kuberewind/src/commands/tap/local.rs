@@ -1,4 +1,4 @@
-//! `kuberewind tap`: record until told to stop.
+//! On this machine, until told to stop.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -12,16 +12,13 @@ use crate::agent::{Health, Recorder, Server, Source, Status};
 use crate::cli::TapArgs;
 use crate::exit::Exit;
 
-use super::{settings, shutdown};
+use super::super::{settings, shutdown};
 
 /// How often the live line is drawn anew.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// Records this machine until Ctrl-C.
-pub(crate) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
-    if !args.local {
-        return Err(super::needs_local("record this machine"));
-    }
+pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let settings = settings::load(&args.settings)?;
     settings::refuse_cluster_keys(&settings)?;
     log_to_stderr(settings.config().log_level.into());
@@ -167,7 +164,7 @@ impl Screen {
 }
 
 /// `lost 0`, or `lost 1,234 (ring 1,200, disk 34)`.
-pub(super) fn losses(status: &Status) -> String {
+pub(in super::super) fn losses(status: &Status) -> String {
     let total = figures::count(status.lost());
     let causes: Vec<_> = status
         .losses

@@ -1,4 +1,4 @@
-//! `kuberewind status`.
+//! Of this machine.
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,13 +10,10 @@ use crate::cli::StatusArgs;
 use crate::client::Client;
 use crate::exit::Exit;
 
-use super::{advice, settings, tap};
+use super::super::{advice, settings, tap};
 
 /// Shows what the recorder says of itself. Exit codes: 0 recording, 3 not recording, 1 not running.
-pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
-    if !args.local {
-        return Err(super::needs_local("see this machine's recorder"));
-    }
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
     let dir = settings::data_dir(&args.settings)?;
     let status = Client::connect(&dir)?.status()?;
     if args.json {

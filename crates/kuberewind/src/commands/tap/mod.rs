@@ -1,0 +1,14 @@
+//! `kuberewind tap`: record.
+
+mod cluster;
+mod local;
+
+pub(super) use local::losses;
+
+use crate::cli::TapArgs;
+use crate::exit::Exit;
+
+/// On this machine, or on a cluster.
+pub(crate) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
+    if args.local { local::tap(args) } else { cluster::tap(args) }
+}
