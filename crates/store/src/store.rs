@@ -20,6 +20,7 @@ use crate::index::{self, Index};
 use crate::journal::{self, Event, Journal};
 use crate::limits::Limits;
 use crate::lock::Lock;
+use crate::note::{self, Note};
 use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
@@ -125,6 +126,23 @@ impl Store {
     /// after the process is killed, though not after a power cut.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.ask(Command::Sync)
+    }
+
+    /// Writes bytes beside the packets: they count in the bound, and go when the packets around them
+    /// go. Returns once they are written, as with [`Self::sync`].
+    ///
+    /// # Errors
+    /// The note is longer than a mebibyte, or cannot be written.
+    pub fn note(&self, at: Timestamp, bytes: Vec<u8>) -> Result<(), StoreError> {
+        if bytes.len() > note::LONGEST {
+            return Err(StoreError::LongNote { len: bytes.len() });
+        }
+        self.ask(|reply| Command::Note(Note { at, bytes }, reply))
+    }
+
+    /// The notes of `[from, to)` that are still held, in the order in which they were written.
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
     }
 
     /// The packets of `[from, to)` that `keep` keeps, in the order of time, as they are held now.
@@ -258,6 +276,11 @@ impl Recording {
     /// As [`Store::window`].
     pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
         Window::new(Arc::clone(&self.catalog), span, keep)
+    }
+
+    /// As [`Store::notes`].
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
     }
 
     /// What is held; nothing is known of what was lost in memory.
