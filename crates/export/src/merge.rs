@@ -98,6 +98,17 @@ impl<S: PacketStream> Merge<S> {
         &self.table.interfaces
     }
 
+    /// The TLS secrets that came with the streams so far, each once: lines of a key log.
+    pub fn key_log(&self) -> Vec<u8> {
+        let lines = self.lanes.iter().flat_map(|lane| lane.stream.key_log().split(|b| *b == b'\n'));
+        let mut lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        let mut log = lines.join(&b'\n');
+        log.extend(lines.first().map(|_| b'\n'));
+        log
+    }
+
     /// Whether the next [`Self::advance`] will not wait.
     pub fn has_next_at_hand(&self) -> bool {
         match self.heap.peek() {

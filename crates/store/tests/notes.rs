@@ -28,7 +28,10 @@ fn notes_are_read_back_from_open_sealed_and_torn_segments_and_readers_skip_them(
         expected.push(note);
     }
     assert_eq!(store.notes(Span::new(at(0), Timestamp::MAX)).unwrap(), expected);
-    assert_eq!(store.notes(Span::new(at(start + 11), at(start + 31))).unwrap(), expected[1..3].to_vec());
+    assert_eq!(
+        store.notes(Span::new(at(start + 11), at(start + 31))).unwrap(),
+        expected[1..3].to_vec()
+    );
 
     let killed = tempfile::tempdir().unwrap();
     let open_file = files(dir.path(), ".open").remove(0);

@@ -6,6 +6,7 @@ mod recorder;
 mod serve;
 mod status;
 mod switch;
+mod tls;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
