@@ -59,7 +59,7 @@ fn secrets_arrive_before_the_first_packet_however_many_they_are() {
     for compress in [false, true] {
         let mut sender = Sender::new(Vec::new(), compress).unwrap();
         sender.secrets(log.as_bytes()).unwrap();
-        sender.send(&mut Made::new("n1", packets(3))).unwrap();
+        sender.send(&mut Made::new("n1", packets(3, 1))).unwrap();
         let wire = sender.finish(&account()).unwrap();
         let mut received = Received::open(&wire[..]).unwrap();
         assert!(received.advance().unwrap());
