@@ -36,5 +36,7 @@ pub use status::StoreStatus;
 pub use store::Recording;
 pub use store::Store;
 pub use store::StoreConfig;
+pub use window::Choice;
 pub use window::Keep;
+pub use window::KeepOwner;
 pub use window::Window;

@@ -24,7 +24,7 @@ use crate::note::{self, Note};
 use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
-use crate::window::{Keep, Window};
+use crate::window::{Choice, Window};
 use crate::writer::{Command, Reply, Writer};
 
 /// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
@@ -145,9 +145,9 @@ impl Store {
         note::within(&self.catalog, span)
     }
 
-    /// The packets of `[from, to)` that `keep` keeps, in the order of time, as they are held now.
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    /// The chosen packets of `[from, to)` in the order of time, as they are held now.
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
     }
 
     /// How it goes.
@@ -274,8 +274,8 @@ impl Recording {
     }
 
     /// As [`Store::window`].
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
     }
 
     /// As [`Store::notes`].

@@ -10,13 +10,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
 use axum::{Json, Router};
-use kuberewind_filter::StoredFilter;
 use kuberewind_packet::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::recorder::{Recorder, RecorderError};
-use super::{Health, Status, WindowQuery, metrics};
+use super::{Health, Status, Wanted, WindowQuery, metrics};
 
 /// Windows that may leave at the same time; each holds a few chunks in memory.
 const MAX_WINDOWS: usize = 4;
@@ -129,8 +128,7 @@ async fn window(
     State(agent): State<Agent>,
     Query(query): Query<WindowQuery>,
 ) -> Result<Response, Failure> {
-    let filter = query.filter.as_deref().map(StoredFilter::compile).transpose();
-    let filter = filter.map_err(RecorderError::from)?;
+    let wanted = Wanted::compile(&query).map_err(RecorderError::from)?;
     let Ok(permit) = agent.windows.clone().acquire_owned().await else {
         return Err(Failure::stopping());
     };
@@ -140,7 +138,7 @@ async fn window(
         let ticket = query.follow;
         agent.follows.lock().extend(ticket);
         let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
-        let sent = agent.recorder.send(&query, filter, goes_on, out);
+        let sent = agent.recorder.send(&query, &wanted, goes_on, out);
         ticket.map(|ticket| agent.follows.lock().remove(&ticket));
         drop(permit);
         sent
