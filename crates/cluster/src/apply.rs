@@ -48,6 +48,8 @@ pub struct Applied {
     pub name: String,
     /// What came of it.
     pub change: Change,
+    /// Its `metadata.resourceVersion` now.
+    pub version: String,
     /// What the server warned of: Pod Security tells here that pods will be refused.
     pub warnings: Vec<String>,
 }
@@ -187,6 +189,7 @@ impl Place {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             change,
+            version: after["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
             warnings: warnings(&headers),
         })
     }
