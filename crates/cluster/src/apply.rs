@@ -54,6 +54,18 @@ pub struct Applied {
     pub warnings: Vec<String>,
 }
 
+/// Objects as they are applied.
+///
+/// # Errors
+/// [`ClusterError::Nameless`] for one that is none.
+pub fn objects(values: &[Value]) -> Result<Vec<DynamicObject>, ClusterError> {
+    let object = |(index, value): (usize, &Value)| {
+        serde_json::from_value(value.clone())
+            .map_err(|_| ClusterError::Nameless { index, what: "metadata" })
+    };
+    values.iter().enumerate().map(object).collect()
+}
+
 /// Applies objects as field manager `kuberewind`: first what others need, the daemonset last.
 /// `applied` hears of each as it is done; objects without a namespace go into `namespace`.
 ///

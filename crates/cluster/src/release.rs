@@ -3,14 +3,28 @@
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Namespace, Pod},
+    rbac::v1::ClusterRole,
 };
 use kube::{Api, api::ListParams};
 use serde_json::Value;
 
-use crate::{Access, ClusterError, access::right, control, control::Recording, names};
+use crate::{
+    Access, ClusterError,
+    access::right,
+    clean,
+    control::{self, Recording},
+    names,
+    pods::PodFacts,
+};
 
 /// The key of the values in the `ConfigMap`'s data.
 pub const VALUES_KEY: &str = "values.yaml";
+
+/// The agents' rights in the whole cluster.
+const CLUSTER_ROLE: &str = "kuberewind";
+
+/// Pods are listed so many at a time.
+const PAGE: u32 = 500;
 
 /// Where Helm writes the name of its release.
 const HELM_RELEASE: &str = "meta.helm.sh/release-name";
@@ -67,8 +81,7 @@ fn installed(set: Option<&DaemonSet>, map: Option<&ConfigMap>) -> Installed {
         values: data(VALUES_KEY).and_then(|text| serde_saphyr::from_str(text).ok()),
         recording: data(control::RECORDING_KEY).and_then(|word| Recording::from_word(word)),
         version: label(names::LABEL_VERSION).map(str::to_owned),
-        helm: by_helm
-            .then(|| annotation(HELM_RELEASE).unwrap_or_else(|| "kuberewind".to_owned())),
+        helm: by_helm.then(|| annotation(HELM_RELEASE).unwrap_or_else(|| "kuberewind".to_owned())),
     }
 }
 
@@ -85,28 +98,65 @@ pub async fn has_namespace(access: &Access, namespace: &str) -> Result<bool, Clu
     Ok(found.is_some())
 }
 
+/// Another namespace in which kuberewind is installed: what belongs to the whole cluster has fixed
+/// names, so a second release would take it away from the first. None also where we may not look.
+pub async fn elsewhere(access: &Access, namespace: &str) -> Option<String> {
+    let roles: Api<ClusterRole> = Api::all(access.client().clone());
+    let role = roles.get_opt(CLUSTER_ROLE).await.ok()??;
+    let of = role.metadata.annotations?.remove(clean::RELEASE_NAMESPACE)?;
+    let sets: Api<DaemonSet> = Api::namespaced(access.client().clone(), &of);
+    let there = of != namespace && sets.get_opt(names::DAEMONSET).await.ok()?.is_some();
+    there.then_some(of)
+}
+
+/// A pod, and the node that it is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodOnNode {
+    /// What the rules look at.
+    pub facts: PodFacts,
+    /// None until it is scheduled.
+    pub node: Option<String>,
+}
+
 /// The pods of a namespace, or (none) of the whole cluster.
 ///
 /// # Errors
 /// [`ClusterError`], also for a right that is missing.
-pub async fn pods(access: &Access, namespace: Option<&str>) -> Result<Vec<Pod>, ClusterError> {
+pub async fn pods(
+    access: &Access,
+    namespace: Option<&str>,
+) -> Result<Vec<PodOnNode>, ClusterError> {
     let client = access.client().clone();
     let pods: Api<Pod> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     let mut found = Vec::new();
-    let mut page = ListParams::default().limit(500);
+    let mut page = ListParams::default().limit(PAGE);
     loop {
         let listed = pods.list(&page).await.map_err(|error| {
             let whose = namespace.map_or("all namespaces".to_owned(), |n| format!("namespace {n}"));
             let doing = format!("list the pods of {whose}");
             access.explain(&doing, right("list", "", "pods", namespace), error)
         })?;
-        found.extend(listed.items);
+        found.extend(listed.items.into_iter().map(on_node));
         match listed.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => return Ok(found),
         }
     }
+}
+
+fn on_node(pod: Pod) -> PodOnNode {
+    let spec = pod.spec.unwrap_or_default();
+    let facts = PodFacts {
+        uid: pod.metadata.uid.unwrap_or_default(),
+        namespace: pod.metadata.namespace.unwrap_or_default(),
+        name: pod.metadata.name.unwrap_or_default(),
+        labels: pod.metadata.labels.unwrap_or_default(),
+        host_network: spec.host_network.unwrap_or(false),
+        phase: pod.status.and_then(|status| status.phase).unwrap_or_default(),
+        ..PodFacts::default()
+    };
+    PodOnNode { facts, node: spec.node_name.filter(|node| !node.is_empty()) }
 }
