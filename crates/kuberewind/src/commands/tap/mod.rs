@@ -1,7 +1,11 @@
 //! `kuberewind tap`: record.
 
 mod cluster;
+mod live;
 mod local;
+mod planned;
+mod preview;
+mod report;
 
 pub(super) use local::losses;
 
