@@ -101,15 +101,21 @@ impl Shared {
             Command::Remove { api_version, kind, namespace, name } => {
                 if let Some(resource) = catalog::find_kind(&api_version, &kind) {
                     // Gone already is as good.
-                    let _ = self.state().delete(resource, &namespace, &name, false);
+                    let _ = self.state().remove(resource, &namespace, &name);
                 }
+            }
+            Command::PodStatus { namespace, name, uid, status } => {
+                self.tell_status(&namespace, &name, &uid, status)?;
             }
             Command::Node(node) => {
                 self.settings().dead_nodes.retain(|dead| *dead != node.name);
                 put(&mut self.state(), node_object(&node))?;
             }
             Command::KillNode { name } => self.kill_node(&name)?,
-            Command::Fate { node: None, fate } => self.settings().fate = fate,
+            Command::Fate { node: None, fate } => {
+                self.state().has_kubelets = fate == Fate::Pending;
+                self.settings().fate = fate;
+            }
             Command::Fate { node: Some(node), fate } => {
                 self.settings().fates.insert(node, fate);
             }
@@ -137,6 +143,25 @@ impl Shared {
             }
         }
         self.settle();
+        Ok(())
+    }
+
+    fn tell_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        status: Value,
+    ) -> Result<(), Failure> {
+        let Some(pods) = catalog::find("", "v1", "pods") else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        if state.get(pods, namespace, name)?["metadata"]["uid"] != uid {
+            return Err(Failure::not_found(&status::Target { group: "", resource: "pods", name }));
+        }
+        let write = Write { manager: "kubelet".into(), status: true, ..Write::default() };
+        state.update(pods, namespace, name, &write, |pod| pod["status"] = status)?;
         Ok(())
     }
 
