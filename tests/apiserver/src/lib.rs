@@ -20,10 +20,14 @@ mod status;
 mod watch;
 
 use std::{
+    collections::HashMap,
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -50,6 +54,8 @@ struct Shared {
     state: Mutex<State>,
     /// Running port-forwards with their pod's node.
     sessions: Mutex<Vec<(String, AbortHandle)>>,
+    /// Bytes that port-forwards took to clients, by namespace and pod.
+    forwarded: Mutex<HashMap<(String, String), Arc<AtomicU64>>>,
     /// writers --version--> watches; only the newest counts
     changed: tokio::sync::watch::Sender<u64>,
     /// control --cut--> watches
@@ -71,6 +77,11 @@ impl Shared {
 
     fn sessions(&self) -> MutexGuard<'_, Vec<(String, AbortHandle)>> {
         lock(&self.sessions)
+    }
+
+    fn forwarded(&self, namespace: &str, pod: &str) -> Arc<AtomicU64> {
+        let key = (namespace.to_owned(), pod.to_owned());
+        lock(&self.forwarded).entry(key).or_default().clone()
     }
 
     fn user(&self, authorization: &str) -> Option<User> {
@@ -269,6 +280,7 @@ impl Double {
             settings: Mutex::default(),
             state: Mutex::new(State::new()),
             sessions: Mutex::default(),
+            forwarded: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             cuts: tokio::sync::watch::Sender::default(),
         });
@@ -325,6 +337,11 @@ impl Double {
     pub fn objects(&self, api_version: &str, kind: &str, namespace: &str) -> Vec<Value> {
         let resource = catalog::find_kind(api_version, kind);
         resource.map(|resource| self.shared.state().list(resource, namespace)).unwrap_or_default()
+    }
+
+    /// How many bytes port-forwards have taken from a pod to clients so far.
+    pub fn forwarded(&self, namespace: &str, pod: &str) -> u64 {
+        self.shared.forwarded(namespace, pod).load(Ordering::Relaxed)
     }
 
     /// Every request so far: method and path with its query.

@@ -86,6 +86,7 @@ pub(crate) fn upgrade(
     let session = Session {
         pod: format!("{namespace}_{pod}"),
         reach,
+        forwarded: shared.forwarded(namespace, pod),
         sent: AtomicU64::new(0),
         began: Instant::now(),
     };
@@ -184,7 +185,9 @@ type Out = Arc<Mutex<SplitSink<WebSocketStream<TokioIo<Upgraded>>, Message>>>;
 struct Session {
     pod: String,
     reach: Reach,
-    /// Bytes of payload towards the client, all ports together.
+    /// Bytes of payload towards clients, all sessions to this pod together.
+    forwarded: Arc<AtomicU64>,
+    /// Those of this session, all ports together.
     sent: AtomicU64,
     began: Instant,
 }
@@ -328,6 +331,7 @@ impl Session {
             if send(out, frame).await.is_err() {
                 return Ended::Client;
             }
+            self.forwarded.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
 
