@@ -181,7 +181,7 @@ fn a_node_that_dies_mid_export_is_named_and_the_rest_is_whole() {
         cluster.forwarded("n2") > before + 200_000
     });
     cluster.kill_node("n2");
-    let code = export.ended(Duration::from_secs(60)).code();
+    let code = export.ended(WITHIN * 2).code();
     assert_eq!(code, Some(3), "{}", export.said());
     assert!(export.said().contains("n2"), "{}", export.said());
     let report = fs::read_to_string(cluster.dir().join("report.json")).unwrap();
@@ -272,7 +272,8 @@ fn left(cluster: &Cluster) -> Vec<String> {
         ("rbac.authorization.k8s.io/v1", "ClusterRole"),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
     ];
-    let objects = kinds.iter().flat_map(|(version, kind)| cluster.double().objects(version, kind, ""));
+    let objects =
+        kinds.iter().flat_map(|(version, kind)| cluster.double().objects(version, kind, ""));
     let names = objects.map(|object| format!("{} {}", object["kind"], object["metadata"]["name"]));
     names.filter(|name| name.contains("kuberewind")).collect()
 }
@@ -287,7 +288,8 @@ fn name_of(pod: &Pod) -> (String, String) {
 }
 
 fn told_names(path: &Path) -> BTreeSet<(String, String)> {
-    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.interface_description"];
+    let fields =
+        ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.interface_description"];
     let lines: BTreeSet<_> = tshark(path, &fields).into_iter().collect();
     let told = lines.iter().map(|line| {
         let (name, description) = line.split_once('\t').expect("two fields");

@@ -81,6 +81,12 @@ pub enum Command {
     },
     /// Forgets history: going on from an earlier version is 410.
     Expire,
+    /// The server goes away, or comes back on the same address with all that it knew. While it is
+    /// away connections are refused; those that there were have broken off.
+    Serve {
+        /// Whether it is there.
+        serving: bool,
+    },
     /// How port-forwards reach a pod, and how they fail.
     Reach(Reach),
     /// Breaks all port-forward sessions off, without a close frame.

@@ -60,6 +60,8 @@ struct Shared {
     changed: tokio::sync::watch::Sender<u64>,
     /// control --cut--> watches
     cuts: tokio::sync::watch::Sender<Cut>,
+    /// control --whether there is a server--> the listener
+    serving: tokio::sync::watch::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,6 +146,9 @@ impl Shared {
             Command::Expire => {
                 self.state().compact();
                 self.cuts.send_replace(Cut { abruptly: false });
+            }
+            Command::Serve { serving } => {
+                self.serving.send_replace(serving);
             }
             Command::Reach(reach) => {
                 let key = (reach.namespace.clone(), reach.pod.clone());
@@ -283,6 +288,7 @@ impl Double {
             forwarded: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             cuts: tokio::sync::watch::Sender::default(),
+            serving: tokio::sync::watch::Sender::new(true),
         });
         for name in ["default", "kube-system"] {
             let namespace =
@@ -290,7 +296,7 @@ impl Double {
             put(&mut shared.state(), namespace)
                 .map_err(|_| io::Error::other("a fresh server refused a namespace"))?;
         }
-        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        let accepting = tokio::spawn(serve(listener, address, shared.clone()));
         Ok(Self { shared, address, accepting })
     }
 
@@ -370,7 +376,30 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Accepts while it is to serve; when it is not, the listener and all connections are dropped.
+async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>) {
+    let mut serving = shared.serving.subscribe();
+    let mut listener = Some(listener);
+    loop {
+        if let Some(listener) = listener.take() {
+            tokio::select! {
+                () = accept(listener, &shared) => {}
+                _ = serving.wait_for(|serving| !serving) => {}
+            }
+            shared.sessions().drain(..).for_each(|(_, session)| session.abort());
+        }
+        if serving.wait_for(|serving| *serving).await.is_err() {
+            return;
+        }
+        // Somebody else has the address: for the tests that is the same as a server that is away.
+        listener = TcpListener::bind(address).await.ok();
+        if listener.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         // Full tables pass; the next try may do.

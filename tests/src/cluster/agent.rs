@@ -14,8 +14,10 @@ use super::node::Node;
 const PROBE: Duration = Duration::from_secs(1);
 
 /// What the container does, in a mount namespace of its own: the node's `/proc` and everything else
-/// read-only, but the data directory.
+/// read-only, but the data directory. Its own `/proc` is the node's as well: it has no process numbers
+/// of its own.
 const CONTAINER: &str = "mount -t proc -o ro proc \"$1\"\n\
+    mount -t proc proc /proc\n\
     mount --bind \"$2\" \"$2\"\n\
     mount -o remount,bind,ro /\n\
     shift 2\n\
@@ -82,7 +84,8 @@ impl Probe {
         let mut stream = TcpStream::connect_timeout(&self.address, PROBE).ok()?;
         stream.set_read_timeout(Some(PROBE)).ok()?;
         let Self { address, path } = self;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).ok()?;
         line.split(' ').nth(1)?.parse().ok()

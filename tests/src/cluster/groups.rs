@@ -100,7 +100,8 @@ fn sweep() {
         for entry in entries.flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-            let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+            let gone =
+                |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
             if pid.is_some_and(gone) {
                 remove_below(&entry.path());
             }

@@ -128,9 +128,10 @@ impl Ground {
             !(agent.node.is_dead() || agent.has_ended(known))
         });
         for pod in pods.iter().filter(|pod| !pod["metadata"]["deletionTimestamp"].is_null()) {
-            let alive = self.nodes.iter().any(|node| {
-                pod["spec"]["nodeName"] == *node.name && !node.is_dead()
-            });
+            let alive = self
+                .nodes
+                .iter()
+                .any(|node| pod["spec"]["nodeName"] == *node.name && !node.is_dead());
             if alive && !agents.iter().any(|agent| pod["metadata"]["uid"] == *agent.uid) {
                 self.remove(pod);
             }

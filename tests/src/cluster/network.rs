@@ -76,10 +76,13 @@ pub(super) fn plug_in(netns: &Netns, node: u8, switch: &Netns, nodes: u8) {
     for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
         succeed(netns.exec("sysctl").args(["-q", "-w", setting]));
     }
-    ip_batch(switch, &[
-        format!("link add n{node} type veth peer name {UPLINK} netns {}", netns.name()),
-        format!("link set n{node} master {SWITCH} up"),
-    ]);
+    ip_batch(
+        switch,
+        &[
+            format!("link add n{node} type veth peer name {UPLINK} netns {}", netns.name()),
+            format!("link set n{node} master {SWITCH} up"),
+        ],
+    );
     let mut lines = bridge(BRIDGE);
     lines.push(format!("addr add {}.0.1/16 dev {BRIDGE}", pods_v4(node)));
     lines.push(format!("addr add {}:1/64 dev {BRIDGE} nodad", pods_v6(node)));
@@ -96,17 +99,23 @@ pub(super) fn connect(netns: &Netns, node: u8, pod: &Netns, number: u16) -> Wiri
     let (v4, v6) = (pods_v4(node), pods_v6(node));
     let [high, low] = number.to_be_bytes();
     let addresses = [format!("{v4}.{high}.{low}"), format!("{v6}:{number:x}")];
-    ip_batch(netns, &[
-        format!("link add veth{number} type veth peer name eth0 netns {}", pod.name()),
-        format!("link set veth{number} master {BRIDGE} up"),
-    ]);
-    ip_batch(pod, &[
-        format!("addr add {}/16 dev eth0", addresses[0]),
-        format!("addr add {}/64 dev eth0 nodad", addresses[1]),
-        "link set eth0 up".to_owned(),
-        format!("route add default via {v4}.0.1 dev eth0"),
-        format!("route add default via {v6}:1 dev eth0"),
-    ]);
+    ip_batch(
+        netns,
+        &[
+            format!("link add veth{number} type veth peer name eth0 netns {}", pod.name()),
+            format!("link set veth{number} master {BRIDGE} up"),
+        ],
+    );
+    ip_batch(
+        pod,
+        &[
+            format!("addr add {}/16 dev eth0", addresses[0]),
+            format!("addr add {}/64 dev eth0 nodad", addresses[1]),
+            "link set eth0 up".to_owned(),
+            format!("route add default via {v4}.0.1 dev eth0"),
+            format!("route add default via {v6}:1 dev eth0"),
+        ],
+    );
     Wiring { addresses }
 }
 

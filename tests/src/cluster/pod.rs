@@ -39,11 +39,15 @@ impl Pod {
         let object = plane.pod(namespace, name).expect("the pod that was just made");
         let uid = object["metadata"]["uid"].as_str().expect("its UID").to_owned();
         let mut sandbox = Sandbox::start(node, name, &uid, host_network);
-        let container =
-            Container { id: container_id(), ready: true, restarts: 0, last: None };
+        let container = Container { id: container_id(), ready: true, restarts: 0, last: None };
         sandbox.run(&container.id, Command::new("sleep").arg("100000"));
         let host = node.address().to_string();
-        plane.tell(namespace, name, &uid, objects::running(&object, &host, &sandbox.addresses, &container));
+        plane.tell(
+            namespace,
+            name,
+            &uid,
+            objects::running(&object, &host, &sandbox.addresses, &container),
+        );
         let [namespace, name] = [namespace, name].map(str::to_owned);
         Self { plane: plane.clone(), node: node.clone(), namespace, name, uid, sandbox }
     }
