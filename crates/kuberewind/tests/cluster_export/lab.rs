@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 pub(crate) const NS: &str = names::NAMESPACE;
 
@@ -38,6 +39,9 @@ pub(crate) struct Traffic {
     /// Bytes of each, which do not compress.
     pub(crate) len: usize,
 }
+
+/// So much is led to the API server at a time.
+const PIECE: usize = 16 << 10;
 
 pub(crate) const LITTLE: Traffic = Traffic { packets: 300, len: 100 };
 
@@ -61,8 +65,28 @@ pub(crate) struct TestNode {
     netns: Netns,
     data: TempDir,
     recorder: Option<Program>,
-    /// Bytes that left for the API server.
-    sent: Arc<AtomicU64>,
+    way: Way,
+}
+
+/// The way from an agent to the API server.
+#[derive(Clone)]
+struct Way {
+    /// Bytes that have passed.
+    passed: Arc<AtomicU64>,
+    /// No more than so many pass.
+    limit: watch::Sender<u64>,
+}
+
+impl Way {
+    fn free() -> Self {
+        Self { passed: Arc::default(), limit: watch::Sender::new(u64::MAX) }
+    }
+
+    async fn pass(&self, bytes: u64) {
+        let room = |limit: &u64| self.passed.load(Ordering::Relaxed) + bytes <= *limit;
+        let _ = self.limit.subscribe().wait_for(room).await;
+        self.passed.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Lab {
@@ -111,7 +135,7 @@ impl Lab {
     pub(crate) fn reach(&self, number: usize, change: impl FnOnce(&mut Reach)) {
         let node = &self.nodes[number];
         let pod = self.agent_of(&node.name);
-        let port = self.runtime.block_on(proxy(node.socket(), Arc::clone(&node.sent)));
+        let port = self.runtime.block_on(proxy(node.socket(), node.way.clone()));
         let mut reach = Reach { namespace: NS.into(), pod, port: Some(port), ..Reach::default() };
         change(&mut reach);
         self.act(Act::Reach(reach));
@@ -179,8 +203,7 @@ impl TestNode {
         let data = data_dir();
         fill(data.path(), &name, number, of, start, traffic);
         let netns = Netns::new(&name);
-        let mut node =
-            Self { name, netns, data, recorder: None, sent: Arc::new(AtomicU64::new(0)) };
+        let mut node = Self { name, netns, data, recorder: None, way: Way::free() };
         node.start();
         node
     }
@@ -210,12 +233,23 @@ impl TestNode {
         drop(self.recorder.take());
     }
 
-    /// Waits until so many bytes have left for the API server.
-    pub(crate) fn wait_to_send(&self, bytes: u64) {
-        let what = format!("{bytes} bytes from {}", self.name);
-        wait_for(&what, Duration::from_secs(30), || {
-            (self.sent.load(Ordering::Relaxed) >= bytes).then_some(())
+    /// From now on no more than so many bytes leave for the API server.
+    pub(crate) fn hold_at(&self, bytes: u64) {
+        let passed = self.way.passed.load(Ordering::Relaxed);
+        self.way.limit.send_replace(passed + bytes);
+    }
+
+    /// Waits until nothing more may leave.
+    pub(crate) fn wait_to_be_held(&self) {
+        let limit = *self.way.limit.borrow();
+        wait_for(&format!("{} to be held up", self.name), Duration::from_secs(60), || {
+            (self.way.passed.load(Ordering::Relaxed) + PIECE as u64 > limit).then_some(())
         });
+    }
+
+    /// Everything may leave again.
+    pub(crate) fn release(&self) {
+        self.way.limit.send_replace(u64::MAX);
     }
 }
 
@@ -299,28 +333,28 @@ fn daemonset() -> Value {
 }
 
 /// Leads connections to a Unix socket; the port. The other end closes when the socket's does.
-async fn proxy(socket: PathBuf, sent: Arc<AtomicU64>) -> u16 {
+async fn proxy(socket: PathBuf, way: Way) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(lead(stream, socket.clone(), Arc::clone(&sent)));
+            tokio::spawn(lead(stream, socket.clone(), way.clone()));
         }
     });
     port
 }
 
-async fn lead(stream: TcpStream, socket: PathBuf, sent: Arc<AtomicU64>) {
+async fn lead(stream: TcpStream, socket: PathBuf, way: Way) {
     let Ok(agent) = UnixStream::connect(socket).await else { return };
     let (mut agent_out, mut agent_in) = agent.into_split();
     let (mut client_out, mut client_in) = stream.into_split();
     let questions = tokio::spawn(async move { copy(&mut client_out, &mut agent_in).await });
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; PIECE];
     while let Ok(len @ 1..) = agent_out.read(&mut buffer).await {
+        way.pass(len as u64).await;
         if client_in.write_all(&buffer[..len]).await.is_err() {
             break;
         }
-        sent.fetch_add(len as u64, Ordering::Relaxed);
     }
     questions.abort();
 }

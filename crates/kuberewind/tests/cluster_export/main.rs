@@ -250,12 +250,15 @@ fn a_single_node_that_breaks_gives_no_file() {
 #[test]
 fn an_agent_that_dies_in_mid_stream_and_comes_back_gives_all() {
     let mut lab = Lab::new(2, MUCH);
-    lab.reach(1, |reach| reach.bytes_per_second = Some(1_500_000));
-    let dest = lab.path("all.pcap");
-    let mut export = Program::start(&mut lab.command(&["--dest", &dest.display().to_string()]));
-    lab.nodes[1].wait_to_send(1_000_000);
+    lab.nodes[1].hold_at(1_000_000);
+    let dest = lab.path("all.pcap").display().to_string();
+    // The recording that is killed lacks its last moments, so the window ends before.
+    let until = lab.start.saturating_add(Duration::from_secs(20)).to_string();
+    let mut export = Program::start(&mut lab.command(&["--dest", &dest, "--until", &until]));
+    lab.nodes[1].wait_to_be_held();
     lab.nodes[1].kill();
     lab.nodes[1].start();
+    lab.nodes[1].release();
     assert_eq!(export.ended(Duration::from_secs(60)).code(), Some(0), "{}", export.said());
     assert_eq!(numbers(&read(&lab, "all.pcap")), (0..6_000).collect::<Vec<_>>());
     let said = export.said();
@@ -265,13 +268,13 @@ fn an_agent_that_dies_in_mid_stream_and_comes_back_gives_all() {
 #[test]
 fn a_node_killed_in_mid_export_is_named_and_the_rest_is_whole() {
     let mut lab = Lab::new(3, MUCH);
-    lab.reach(1, |reach| reach.bytes_per_second = Some(1_000_000));
+    lab.nodes[1].hold_at(1_000_000);
     let dest = lab.path("all.pcap");
     let report = lab.path("report.json");
     let arguments =
         ["--dest", &dest.display().to_string(), "--report", &report.display().to_string()];
     let mut export = Program::start(&mut lab.command(&arguments));
-    lab.nodes[1].wait_to_send(1_000_000);
+    lab.nodes[1].wait_to_be_held();
     lab.act(Act::KillNode { name: "n2".to_owned() });
     lab.nodes[1].kill();
     assert_eq!(export.ended(Duration::from_secs(60)).code(), Some(3), "{}", export.said());
@@ -359,10 +362,10 @@ fn a_full_disk_is_an_error_that_names_the_way_out_and_leaves_nothing() {
 #[test]
 fn a_stopped_export_leaves_nothing() {
     let lab = Lab::new(2, MUCH);
-    lab.reach(1, |reach| reach.bytes_per_second = Some(200_000));
+    lab.nodes[1].hold_at(300_000);
     let dest = lab.path("all.pcap");
     let mut export = Program::start(&mut lab.command(&["--dest", &dest.display().to_string()]));
-    lab.nodes[1].wait_to_send(300_000);
+    lab.nodes[1].wait_to_be_held();
     export.signal(Signal::INT);
     assert_eq!(export.ended(Duration::from_secs(5)).code(), Some(1), "{}", export.said());
     assert!(export.said().contains("stopped"), "{}", export.said());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use kuberewind_cluster::agents::Agent;
+use kuberewind_cluster::agents::{Agent, Health};
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::rollout::{self, Waiting};
 use kuberewind_cluster::{Access, control, names};
@@ -24,10 +24,13 @@ use super::super::{advice, shutdown};
 use super::clocks::{self, Clocks, Reading};
 use super::deliver::{deliver, finish, job};
 use super::fetch::{Fetcher, Outcome};
-use super::plan::{self, Part};
+use super::plan::{self, Holding, Part};
 use super::progress::Board;
 use super::spool::Arrived;
 use super::window::Asked;
+
+/// How often an agent is asked for its clock. One that vanished costs its silence each time.
+const ASKED: u32 = 2;
 
 /// Everything that can be wrong with the call is found before anybody is asked.
 pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
@@ -45,16 +48,17 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     let fetch = async {
         portforward::review(&cluster.access, &cluster.namespace).await?;
         let (fleet, absent) = find(&cluster, &select.node).await?;
-        let fleet = fleet.with_patience(patience);
+        let fleet = fleet.with_patience(patience).with_tries(ASKED);
         let answers = ask(&fleet, select.parallel.into()).await;
         Ok::<_, anyhow::Error>((fleet, absent, answers))
     };
     let (fleet, absent, answers) = cluster.runtime.block_on(fetch)?;
     let answers = sort(answers, absent)?;
     let bounds = asked.at(answers.clocks.now)?;
-    let statuses = || answers.told.iter().map(|(node, status)| (node.as_str(), status));
-    let (parts, refused) = plan::parts(bounds, &answers.clocks, statuses());
-    let window = plan::window(bounds, answers.told.values());
+    let holdings =
+        || answers.told.iter().map(|(node, status)| (node.as_str(), Holding::of(status)));
+    let (parts, refused) = plan::parts(bounds, &answers.clocks, holdings());
+    let window = plan::window(bounds, holdings().map(|(_, holding)| holding));
 
     let stop = stop_requests()?;
     let fetcher = Arc::new(Fetcher {
@@ -68,7 +72,12 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     });
     let outcomes = fetch_all(&cluster, fetcher, parts, window, select.parallel.into())?;
     let id = cluster.runtime.block_on(file_id(&cluster));
-    let export = describe(job(&id, window), &answers, refused);
+    let mut export = describe(job(&id, window), &answers, refused);
+    if bounds.from.is_some() {
+        // Whoever asks for all that is held gets it.
+        let held = |status| advice::window(status, window);
+        export.notes.extend(answers.told.values().filter_map(held));
+    }
     let report = write(export, outcomes, &answers.clocks, &destination, &stop)?;
     finish(wanted, &destination, &report)
 }
@@ -207,6 +216,8 @@ struct Answers {
     told: BTreeMap<String, Status>,
     /// Who did not, and why.
     silent: Vec<(String, String)>,
+    /// What else is to be said of those who did.
+    notes: Vec<String>,
 }
 
 /// # Errors
@@ -216,9 +227,13 @@ fn sort(
     absent: Vec<(String, String)>,
 ) -> anyhow::Result<Answers> {
     let (mut readings, mut told, mut silent) = (BTreeMap::new(), BTreeMap::new(), absent);
+    let mut notes = Vec::new();
     for (agent, answer) in answers {
         match answer {
             Ok((reading, status)) => {
+                if agent.health != Health::Ready {
+                    notes.push(format!("{}'s agent is {}", agent.node, agent.health));
+                }
                 readings.insert(agent.node.clone(), reading);
                 told.insert(agent.node, status);
             }
@@ -226,7 +241,7 @@ fn sort(
         }
     }
     match Clocks::compare(&readings) {
-        Some(clocks) => Ok(Answers { clocks, told, silent }),
+        Some(clocks) => Ok(Answers { clocks, told, silent, notes }),
         None => {
             let failure = |(node, why)| format!("{node}: {why}");
             let failures = silent.into_iter().map(failure).collect();
@@ -276,8 +291,7 @@ fn describe(export: Export, answers: &Answers, refused: Vec<(String, String)>) -
     };
     let unreachable = answers.silent.iter().cloned().chain(refused).map(failed).collect();
     let warnings = answers.told.keys().filter_map(|node| answers.clocks.warning(node));
-    let advice = answers.told.values().filter_map(|status| advice::window(status, export.window));
-    let notes = warnings.chain(advice).collect();
+    let notes = warnings.chain(answers.notes.iter().cloned()).collect();
     Export { unreachable, notes, ..export }
 }
 
@@ -292,6 +306,10 @@ fn write(
     destination: &Destination,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<Report> {
+    if !outcomes.iter().any(Outcome::is_whole) {
+        // Said before the first byte is written: standard output takes nothing back.
+        return Err(no_node(&export, &outcomes).into());
+    }
     let mut inputs = Vec::new();
     for Outcome { node, retries, fetched } in outcomes {
         let fetch = fetch(clocks, &node, retries);
@@ -306,4 +324,14 @@ fn write(
     inputs.sort_by(|a, b| a.node.cmp(&b.node));
     export.unreachable.sort_by(|a, b| a.account.node.cmp(&b.account.node));
     deliver(&export, inputs, destination, || *stop.borrow())
+}
+
+fn no_node(export: &Export, outcomes: &[Outcome]) -> ExportError {
+    let silent = export.unreachable.iter().filter_map(|report| {
+        let why = report.failure.as_deref()?;
+        Some((report.account.node.as_str(), why))
+    });
+    let broken = outcomes.iter().filter_map(|outcome| Some((&*outcome.node, outcome.failure()?)));
+    let failures = silent.chain(broken).map(|(node, why)| format!("{node}: {why}")).collect();
+    ExportError::NoNode { failures }
 }

@@ -48,6 +48,20 @@ pub(super) struct Outcome {
     pub(super) fetched: Result<Fetched, String>,
 }
 
+impl Outcome {
+    /// Why it is not whole.
+    pub(super) fn failure(&self) -> Option<&str> {
+        match &self.fetched {
+            Ok(fetched) => fetched.failure(),
+            Err(why) => Some(why),
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.failure().is_none()
+    }
+}
+
 /// Why no node is fetched any more.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
@@ -132,7 +146,9 @@ impl Fetcher {
             {
                 best = Some(spool);
             }
-            let Some(pause) = pauses.next() else {
+            // Waiting for somebody who is silent took long enough to count twice.
+            let pause = if is_silence(&error) { pauses.nth(1) } else { pauses.next() };
+            let Some(pause) = pause else {
                 return Ok(given_up(node, retries, best, &error));
             };
             tracing::debug!("{node}: {error:#}; asking again");
@@ -208,6 +224,14 @@ impl Fetcher {
         let query = WindowQuery { from: part.from, to: Some(part.to), ..self.query.clone() };
         session.window(&query).await
     }
+}
+
+fn is_silence(error: &anyhow::Error) -> bool {
+    let timed_out = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
+    error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(timed_out)
+            || matches!(cause.downcast_ref(), Some(ClusterError::Slow { .. }))
+    })
 }
 
 /// Whether asking again may help.

@@ -158,6 +158,11 @@ impl Fetched {
         Ok(Self { stream: Some(stream), account, failure: failure.map(Broken) })
     }
 
+    /// Why it is not whole.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_ref().map(|broken| broken.0.as_str())
+    }
+
     /// Of a node that holds nothing at all.
     pub(super) fn nothing(node: String, to: Timestamp) -> Self {
         let account = WindowAccount::new(node, Span::new(to, to));
