@@ -16,6 +16,8 @@ const SHOWN: usize = 20;
 
 /// Of the table of nodes.
 const COLUMNS: usize = 6;
+const CLOCK: usize = 4;
+const LAST: usize = COLUMNS - 1;
 
 /// An export's completeness report. As JSON it is `--report FILE`; as text it is shown on the screen
 /// and kept in pcapng files.
@@ -269,13 +271,15 @@ fn table(nodes: &[NodeReport]) -> String {
     };
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let clocks = nodes.iter().any(|node| node.clock().is_some());
-    rows.iter().fold(String::new(), |mut out, [node, packets, bytes, lost, clock, holds]| {
-        let [n, p, b, l, c, _] = widths;
-        let _ = write!(out, "{node:n$}  {packets:>p$}  {bytes:>b$}  {lost:>l$}  ");
-        if clocks {
-            let _ = write!(out, "{clock:>c$}  ");
+    rows.iter().fold(String::new(), |mut out, cells| {
+        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+            let _ = match column {
+                CLOCK if !clocks => Ok(()),
+                0 => write!(out, "{cell:width$}  "),
+                LAST => writeln!(out, "{cell}"),
+                _ => write!(out, "{cell:>width$}  "),
+            };
         }
-        let _ = writeln!(out, "{holds}");
         out
     })
 }

@@ -242,7 +242,7 @@ impl TestNode {
     /// Waits until nothing more may leave.
     pub(crate) fn wait_to_be_held(&self) {
         let limit = *self.way.limit.borrow();
-        wait_for(&format!("{} to be held up", self.name), Duration::from_secs(60), || {
+        wait_for(&format!("{} to be held up", self.name), Duration::from_mins(1), || {
             (self.way.passed.load(Ordering::Relaxed) + PIECE as u64 > limit).then_some(())
         });
     }

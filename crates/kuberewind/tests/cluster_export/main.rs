@@ -259,7 +259,7 @@ fn an_agent_that_dies_in_mid_stream_and_comes_back_gives_all() {
     lab.nodes[1].kill();
     lab.nodes[1].start();
     lab.nodes[1].release();
-    assert_eq!(export.ended(Duration::from_secs(60)).code(), Some(0), "{}", export.said());
+    assert_eq!(export.ended(Duration::from_mins(1)).code(), Some(0), "{}", export.said());
     assert_eq!(numbers(&read(&lab, "all.pcap")), (0..6_000).collect::<Vec<_>>());
     let said = export.said();
     assert!(said.contains("n2 note: its stream broke"), "{said}");
@@ -277,7 +277,7 @@ fn a_node_killed_in_mid_export_is_named_and_the_rest_is_whole() {
     lab.nodes[1].wait_to_be_held();
     lab.act(Act::KillNode { name: "n2".to_owned() });
     lab.nodes[1].kill();
-    assert_eq!(export.ended(Duration::from_secs(60)).code(), Some(3), "{}", export.said());
+    assert_eq!(export.ended(Duration::from_mins(1)).code(), Some(3), "{}", export.said());
     let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
     for whole in ["n1", "n3"] {
         assert_eq!(node(&report, whole)["packets"], 3_000);

@@ -240,14 +240,12 @@ fn sort(
             Err(error) => silent.push((agent.node, one_line(&error))),
         }
     }
-    match Clocks::compare(&readings) {
-        Some(clocks) => Ok(Answers { clocks, told, silent, notes }),
-        None => {
-            let failure = |(node, why)| format!("{node}: {why}");
-            let failures = silent.into_iter().map(failure).collect();
-            Err(ExportError::NoNode { failures }.into())
-        }
-    }
+    let Some(clocks) = Clocks::compare(&readings) else {
+        let failure = |(node, why)| format!("{node}: {why}");
+        let failures = silent.into_iter().map(failure).collect();
+        return Err(ExportError::NoNode { failures }.into());
+    };
+    Ok(Answers { clocks, told, silent, notes })
 }
 
 fn fetch_all(
@@ -286,7 +284,7 @@ async fn file_id(cluster: &Cluster) -> String {
 /// The export with what is known before its packets are.
 fn describe(export: Export, answers: &Answers, refused: Vec<(String, String)>) -> Export {
     let failed = |(node, why): (String, String)| {
-        let fetch = fetch(&answers.clocks, &node, 0);
+        let fetch = Some(fetch(&answers.clocks, &node, 0));
         NodeReport { fetch, ..NodeReport::failed(node, export.window, why) }
     };
     let unreachable = answers.silent.iter().cloned().chain(refused).map(failed).collect();
@@ -295,8 +293,8 @@ fn describe(export: Export, answers: &Answers, refused: Vec<(String, String)>) -
     Export { unreachable, notes, ..export }
 }
 
-fn fetch(clocks: &Clocks, node: &str, retries: u32) -> Option<Fetch> {
-    Some(Fetch { clock: clocks.offset(node), retries })
+fn fetch(clocks: &Clocks, node: &str, retries: u32) -> Fetch {
+    Fetch { clock: clocks.offset(node), retries }
 }
 
 fn write(
@@ -312,7 +310,7 @@ fn write(
     }
     let mut inputs = Vec::new();
     for Outcome { node, retries, fetched } in outcomes {
-        let fetch = fetch(clocks, &node, retries);
+        let fetch = Some(fetch(clocks, &node, retries));
         match fetched {
             Ok(stream) => inputs.push(Input { node, stream, fetch }),
             Err(why) => {

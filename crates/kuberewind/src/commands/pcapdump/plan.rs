@@ -72,13 +72,12 @@ pub(super) fn parts<'a>(
             let future = bounds.from.is_some_and(|from| from > to);
             future.then(|| "its clock is behind the start of the window".to_owned())
         });
-        match refusal {
-            Some(refusal) => refusals.push((node.to_owned(), refusal)),
-            None => {
-                let spare = holding.spare(bounds.from);
-                parts.push(Part { node: node.to_owned(), from: bounds.from, to, spare });
-            }
+        if let Some(refusal) = refusal {
+            refusals.push((node.to_owned(), refusal));
+            continue;
         }
+        let spare = holding.spare(bounds.from);
+        parts.push(Part { node: node.to_owned(), from: bounds.from, to, spare });
     }
     parts.sort_by(|a, b| a.spare.cmp(&b.spare).then_with(|| a.node.cmp(&b.node)));
     (parts, refusals)

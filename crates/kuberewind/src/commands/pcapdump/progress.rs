@@ -83,8 +83,10 @@ impl Board {
     fn draw(&self, lines: &[String]) {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let up = if *drawn > 0 { format!("\x1b[{drawn}A") } else { String::new() };
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        anstream::eprint!("{up}\r\x1b[J{text}");
+        anstream::eprint!("{up}\r\x1b[J");
+        for line in lines {
+            anstream::eprintln!("{line}");
+        }
         *drawn = lines.len();
     }
 
