@@ -116,7 +116,7 @@ impl Clocks {
     /// Where a window that ends at `to` ends on this node. What lies after its own now it will only
     /// stamp once its clock is there, which is not waited for where that takes long.
     pub(super) fn end_on(&self, node: &str, to: Timestamp) -> Timestamp {
-        let own = self.own.get(node).copied().unwrap_or(self.now);
+        let own = self.own.get(node).copied().unwrap_or(to);
         if to.since(own) > NOTABLE { own } else { to }
     }
 }
