@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use kuberewind_filter::StoredFilter;
 use kuberewind_packet::Timestamp;
@@ -73,6 +73,7 @@ pub(crate) fn router(recorder: Arc<Recorder>) -> Router {
         .route("/v1/clock", get(clock))
         .route("/v1/status", get(status))
         .route("/v1/recording", put(set_recording))
+        .route("/v1/erase", post(erase))
         .route("/v1/settings", get(settings).patch(change_settings))
         .route("/v1/window", get(window))
         .route("/v1/follow/{ticket}", delete(end_follow))
@@ -94,6 +95,12 @@ async fn set_recording(
     Json(Recording { recording }): Json<Recording>,
 ) -> Result<Json<()>, Failure> {
     blocking(move || agent.recorder.set_recording(recording)).await?;
+    Ok(Json(()))
+}
+
+/// `clean` asks for it: the recording ends, and nothing of it stays on the node.
+async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
+    blocking(move || agent.recorder.erase()).await?;
     Ok(Json(()))
 }
 
