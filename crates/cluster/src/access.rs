@@ -154,6 +154,18 @@ impl Access {
         self.context.as_deref()
     }
 
+    /// The API server's version, as the chart asks for it: `v1.36.1`.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the server cannot be asked.
+    pub async fn kube_version(&self) -> Result<String, ClusterError> {
+        let version = self.client.apiserver_version().await.map_err(|error| {
+            let needed = right("get", "", "/version", None);
+            self.explain("ask the API server for its version", needed, error)
+        })?;
+        Ok(version.git_version)
+    }
+
     /// The UID of `kube-system`: no two clusters share it.
     pub async fn cluster_id(&self) -> Result<String, ClusterError> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());

@@ -1,7 +1,7 @@
 //! Kubernetes in and out.
 //!
-//! The command line's side: the cluster found ([`Access`]), the chart rendered ([`chart`]) and its
-//! objects applied ([`apply`]), a rollout waited for and diagnosed ([`rollout`]), agents listed
+//! The command line's side: the cluster found ([`Access`]), what is installed there ([`release`]), the
+//! chart rendered ([`chart`]) and its objects applied ([`apply`]), a rollout waited for and diagnosed ([`rollout`]), agents listed
 //! ([`agents`]) and reached ([`portforward`]), recording switched off and on ([`control`]), and all of
 //! it taken away again ([`clean`]).
 //!
@@ -22,6 +22,7 @@ pub mod netns;
 pub mod plan;
 pub mod pods;
 pub mod portforward;
+pub mod release;
 pub mod rollout;
 pub mod settings;
 mod supervise;

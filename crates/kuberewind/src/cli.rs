@@ -141,6 +141,9 @@ pub(crate) struct DeployArgs {
     /// Forget the values that an earlier `tap` set
     #[arg(long, conflicts_with = "local")]
     pub(crate) reset_values: bool,
+    /// Take over fields of the objects that something else has changed since
+    #[arg(long, conflicts_with = "local")]
+    pub(crate) force_conflicts: bool,
 }
 
 /// `--output`.

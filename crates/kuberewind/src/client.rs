@@ -55,6 +55,11 @@ impl Session {
         self.send(Method::POST, "/v1/handover", request).await
     }
 
+    /// Ends the agent's recording and deletes it from its node.
+    pub(crate) async fn erase(&mut self) -> anyhow::Result<()> {
+        self.exchange(Method::POST, "/v1/erase", Bytes::new()).await
+    }
+
     /// The window as the agent sends it (see `kuberewind_export::wire`). The session carries nothing
     /// else from then on.
     pub(crate) async fn window(mut self, query: &WindowQuery) -> anyhow::Result<Incoming> {

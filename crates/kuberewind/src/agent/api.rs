@@ -111,6 +111,7 @@ fn routes() -> Router<Agent> {
         .route("/v1/clock", get(clock))
         .route("/v1/status", get(status))
         .route("/v1/recording", put(set_recording))
+        .route("/v1/erase", post(erase))
         .route("/v1/settings", get(settings).patch(change_settings))
         .route("/v1/window", get(window))
         .route("/v1/follow/{ticket}", delete(end_follow))
@@ -131,6 +132,13 @@ async fn set_recording(
 ) -> Result<Json<()>, Failure> {
     let recorder = agent.recorder_to_order()?;
     blocking(move || recorder.switch(recording)).await?;
+    Ok(Json(()))
+}
+
+/// `clean` asks for it: the recording ends, and nothing of it stays on the node.
+async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
+    let recorder = agent.recorder()?;
+    blocking(move || recorder.erase()).await?;
     Ok(Json(()))
 }
 

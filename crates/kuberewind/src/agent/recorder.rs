@@ -179,6 +179,18 @@ impl Recorder {
         Ok(store.close()?)
     }
 
+    /// Ends recording for as long as this process lives, and deletes what was recorded. Once is enough;
+    /// asked again it does nothing.
+    pub(crate) fn erase(&self) -> Result<(), RecorderError> {
+        if let Some(watch) = lock(&self.watch).take() {
+            watch.stop();
+        }
+        let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Stages { capture, store }) = stages else { return Ok(()) };
+        capture.stop();
+        Ok(store.erase()?)
+    }
+
     /// Where the recording lies.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.config(|config| config.tap.data_dir.clone())
