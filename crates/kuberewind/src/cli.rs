@@ -353,6 +353,12 @@ pub(crate) struct AgentArgs {
     /// A kubeconfig file instead of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the recording lies: tap.dataDir, as it is mounted
+    #[arg(long, value_name = "DIR", env = "DATA_DIR", default_value = "/var/lib/kuberewind")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the pod's address answers probes: tap.metrics.port
+    #[arg(long, value_name = "PORT", env = "METRICS_PORT", default_value_t = 49_100)]
+    pub(crate) metrics_port: u16,
 }
 
 #[cfg(test)]

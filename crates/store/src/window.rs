@@ -332,9 +332,11 @@ impl Window {
             }
             let wanted = self.span.contains(time)
                 && behind.is_none_or(|behind| behind < (time, offset))
-                && self.choice.packets.as_ref().is_none_or(|keep| {
-                    keep(packet.original_len, packet.data)
-                });
+                && self
+                    .choice
+                    .packets
+                    .as_ref()
+                    .is_none_or(|keep| keep(packet.original_len, packet.data));
             if wanted {
                 order.push(At { time, offset, data: offset });
             }

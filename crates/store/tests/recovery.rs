@@ -76,7 +76,11 @@ fn a_segment_cut_at_any_byte_keeps_every_whole_packet_and_recording_goes_on() {
         drop(appender);
         store.close().unwrap();
         let reader = Recording::open(&torn).unwrap();
-        assert_eq!(read(reader.window(Span::ALL, Choice::default())).0.len(), survive + 1, "cut at {cut}");
+        assert_eq!(
+            read(reader.window(Span::ALL, Choice::default())).0.len(),
+            survive + 1,
+            "cut at {cut}"
+        );
         if cut % 101 == 7 {
             let judged: u64 = files(&torn, ".pcapng").iter().map(|path| judge(path)).sum();
             assert_eq!(judged, survive as u64 + 1);
@@ -183,7 +187,8 @@ fn without_a_sign_of_life_a_reader_calls_it_a_crash() {
     let copy = killed(dir.path());
     let causes = || {
         let recording = Recording::open(copy.path()).unwrap();
-        let account = read(recording.window(Span::new(minute_ago, Timestamp::now()), Choice::default())).1;
+        let account =
+            read(recording.window(Span::new(minute_ago, Timestamp::now()), Choice::default())).1;
         account.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>()
     };
     assert_eq!(causes(), []);
@@ -212,7 +217,8 @@ fn a_damaged_segment_is_named_and_the_rest_is_whole() {
     damaged[5_000..5_400].fill(0xff);
     for (bytes, least) in [(&damaged[..], 230), (&damaged[..9_000], 230), (&damaged[..0], 200)] {
         fs::write(&sealed[1], bytes).unwrap();
-        let (got, account) = read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
+        let (got, account) =
+            read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
         assert!(got.len() >= least && got.len() < 300, "{}", got.len());
         assert!(got.is_sorted_by_key(|got| got.time));
         let named: Vec<_> = account.damaged.iter().map(|damage| &*damage.segment).collect();
@@ -223,6 +229,7 @@ fn a_damaged_segment_is_named_and_the_rest_is_whole() {
     // Without its index, which the last block is, a segment is read from its start.
     let index = Blocks::new(&whole).last().unwrap().unwrap().0;
     fs::write(&sealed[1], &whole[..index]).unwrap();
-    let (got, account) = read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
+    let (got, account) =
+        read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
     assert_eq!((got.len(), account.damaged), (300, vec![]));
 }

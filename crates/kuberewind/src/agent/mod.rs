@@ -1,7 +1,10 @@
 //! What records: the stages joined, and the API through which everybody else reaches them.
 
 mod api;
+mod duty;
+mod handover;
 mod metrics;
+mod node;
 mod recorder;
 mod serve;
 mod status;
@@ -11,9 +14,13 @@ mod wanted;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
+pub(crate) use duty::Duty;
+pub(crate) use handover::Request as HandoverRequest;
+pub(crate) use node::Node;
+pub(crate) use node::NodeConfig;
+pub(crate) use recorder::Identity;
 pub(crate) use recorder::Recorder;
 pub(crate) use recorder::RecorderError;
-pub(crate) use recorder::Source;
 pub(crate) use serve::Server;
 pub(crate) use status::Health;
 pub(crate) use status::PodNotRecorded;

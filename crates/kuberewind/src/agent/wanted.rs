@@ -43,9 +43,10 @@ impl Wanted {
 
     /// The store's view of it: that knows owners and bytes, not expressions.
     pub(crate) fn choice(&self) -> Choice {
-        let owners = self.pods.clone().map(|pods| -> KeepOwner {
-            Box::new(move |owner| pods.contain(owner))
-        });
+        let owners = self
+            .pods
+            .clone()
+            .map(|pods| -> KeepOwner { Box::new(move |owner| pods.contain(owner)) });
         let packets = self.filter.clone().map(|filter| -> Keep {
             Box::new(move |original_len, data| filter.matches(original_len, data))
         });
