@@ -325,10 +325,10 @@ impl Failure {
 
 impl From<RecorderError> for Failure {
     fn from(error: RecorderError) -> Self {
-        let status = if error.is_usage() {
-            StatusCode::BAD_REQUEST
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
+        let status = match error {
+            _ if error.is_usage() => StatusCode::BAD_REQUEST,
+            RecorderError::Empty(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, message: error.to_string() }
     }
