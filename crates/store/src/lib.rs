@@ -30,6 +30,7 @@ pub use appender::Appender;
 pub use error::StoreError;
 pub use limits::Limits;
 pub use limits::MinFree;
+pub use lock::is_locked;
 pub use note::Note;
 pub use status::InterfaceLoss;
 pub use status::StoreStatus;

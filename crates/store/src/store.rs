@@ -1,6 +1,7 @@
 //! The recorder's and the reader's doors to a recording.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,6 +160,31 @@ impl Store {
     /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.end()
+    }
+
+    /// Deletes everything that was recorded, and what was noted of it, and lets go of the directory.
+    /// What else lies there stays.
+    ///
+    /// # Errors
+    /// A file that cannot be deleted; those before it are.
+    pub fn erase(mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.end() {
+            warn!(%error, "the recording was not closed in good order before it was erased");
+        }
+        let dir = &self.catalog.dir;
+        let segment = |(name, open): (Name, bool)| if open { name.open() } else { name.sealed() };
+        let segments = recover::list(dir)?.into_iter().map(segment);
+        let notes = [journal::NAME, journal::NEW_NAME].map(str::to_owned);
+        for name in segments.chain(notes) {
+            let path = dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("erase", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), StoreError> {

@@ -8,6 +8,8 @@ mod preview;
 mod report;
 
 pub(super) use local::losses;
+pub(super) use report::pod_count;
+pub(super) use report::problem;
 
 use crate::cli::TapArgs;
 use crate::exit::Exit;

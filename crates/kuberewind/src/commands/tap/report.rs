@@ -142,7 +142,7 @@ pub(in super::super) fn problem(status: &Status) -> (String, bool) {
 }
 
 /// Whether there is nothing on the node that should be recorded.
-pub(in super::super) fn is_idle(status: &Status) -> bool {
+fn is_idle(status: &Status) -> bool {
     let pods = status.pods.as_ref();
     status.namespaces.is_empty()
         && pods.is_some_and(|pods| pods.recorded.is_empty() && pods.waiting == 0)
