@@ -147,6 +147,7 @@ impl TlsProbes {
             libraries: sight.libraries,
             unsupported: sight.unsupported,
             namespaces: namespaces.collect(),
+            secrets: counts.secrets,
             lost: counts.lost,
             unreadable: counts.unreadable,
             not_recorded: counts.elsewhere,

@@ -13,6 +13,8 @@ pub struct TlsStatus {
     pub unsupported: Vec<UnsupportedStatus>,
     /// Recorded namespaces.
     pub namespaces: Vec<TlsNamespaceStatus>,
+    /// Secrets that left the kernel.
+    pub secrets: u64,
     /// Secrets that found no room in the kernel's ring.
     pub lost: u64,
     /// Calls whose arguments could not be read.

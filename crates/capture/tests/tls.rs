@@ -1,0 +1,293 @@
+//! TLS secrets of real programs. Needs root, `ip`, `openssl`, `curl`, `nginx`, `python3`, `node` and
+//! `go`.
+
+#[allow(dead_code, reason = "these tests need namespaces, but no packets")]
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use kuberewind_capture::{TlsConfig, TlsProbes, TlsStatus};
+use kuberewind_packet::Timestamp;
+use kuberewind_tls::{Derived, KeyLogLabel, Secret, SecretEvent};
+use ring::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
+use support::{Background, Netns, SOON, run, until};
+
+/// Probes whose secrets are kept.
+struct Seen {
+    probes: TlsProbes,
+    events: Arc<Mutex<Vec<SecretEvent>>>,
+}
+
+impl Seen {
+    fn of(namespaces: &[&Netns]) -> Self {
+        let events = Arc::<Mutex<Vec<SecretEvent>>>::default();
+        let keep = Arc::clone(&events);
+        let probes = TlsProbes::start(TlsConfig::default(), move |event| {
+            keep.lock().unwrap().push(event);
+        });
+        let probes = probes.unwrap();
+        probes.set_targets(&namespaces.iter().map(|netns| netns.target()).collect::<Vec<_>>());
+        Self { probes, events }
+    }
+
+    fn events(&self) -> Vec<SecretEvent> {
+        self.events.lock().unwrap().clone()
+    }
+
+    fn status(&self) -> TlsStatus {
+        self.probes.status()
+    }
+
+    /// Waits until the probes are in a file that this process uses.
+    fn attached(&self, path: &str) {
+        until(&format!("probes in {path}"), SOON, || {
+            self.status().libraries.iter().any(|library| {
+                library.path.ends_with(path) && library.processes > 0
+            })
+        });
+    }
+
+    /// Waits until every line of a key log was seen by `sides` processes.
+    fn cover(&self, key_log: &Path, sides: usize) -> BTreeSet<(&'static str, Vec<u8>)> {
+        let lines = lines(key_log);
+        assert!(!lines.is_empty());
+        until("the secrets in the key log", SOON, || {
+            let events = self.events();
+            lines.iter().all(|line| {
+                let who = events.iter().filter(|event| line_of(event).as_ref() == Some(line));
+                who.map(|event| event.pid).collect::<BTreeSet<_>>().len() == sides
+            })
+        });
+        lines
+    }
+}
+
+/// The labels and secrets of a key log.
+fn lines(key_log: &Path) -> BTreeSet<(&'static str, Vec<u8>)> {
+    let text = fs::read_to_string(key_log).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let [label, _random, secret] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("not a line of a key log")
+        };
+        let label = LABELS.iter().find(|known| **known == label).unwrap();
+        (*label, unhex(secret))
+    });
+    lines.collect()
+}
+
+const LABELS: [&str; 7] = [
+    "CLIENT_RANDOM",
+    "CLIENT_EARLY_TRAFFIC_SECRET",
+    "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+    "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+    "CLIENT_TRAFFIC_SECRET_0",
+    "SERVER_TRAFFIC_SECRET_0",
+    "EXPORTER_SECRET",
+];
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+/// What a key log would say.
+fn line_of(event: &SecretEvent) -> Option<(&'static str, Vec<u8>)> {
+    Some(match &event.secret {
+        Secret::Derivation { label, key, transcript } => {
+            let (place, word) = match label {
+                Derived::ClientEarly => (1, "c e traffic"),
+                Derived::ClientHandshake => (2, "c hs traffic"),
+                Derived::ServerHandshake => (3, "s hs traffic"),
+                Derived::ClientTraffic => (4, "c ap traffic"),
+                Derived::ServerTraffic => (5, "s ap traffic"),
+                Derived::Exporter => (6, "exp master"),
+            };
+            (LABELS[place], expand_label(&key.0, word, transcript))
+        }
+        Secret::KeyLog { label, secret, .. } => {
+            let place = match label {
+                KeyLogLabel::ClientRandom => 0,
+                KeyLogLabel::ClientEarlyTraffic => 1,
+                KeyLogLabel::ClientHandshakeTraffic => 2,
+                KeyLogLabel::ServerHandshakeTraffic => 3,
+                KeyLogLabel::ClientTraffic => 4,
+                KeyLogLabel::ServerTraffic => 5,
+                KeyLogLabel::Exporter => 6,
+            };
+            (LABELS[place], secret.0.clone())
+        }
+    })
+}
+
+struct Len(usize);
+
+impl KeyType for Len {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// `HKDF-Expand-Label` (RFC 8446 section 7.1).
+fn expand_label(key: &[u8], label: &str, context: &[u8]) -> Vec<u8> {
+    let algorithm = if key.len() == 48 { HKDF_SHA384 } else { HKDF_SHA256 };
+    let byte = |len: usize| u8::try_from(len).unwrap();
+    let head = [&[0, byte(key.len()), byte(label.len() + 6)][..], b"tls13 ", label.as_bytes()].concat();
+    let mut secret = vec![0; key.len()];
+    let info = [&head[..], &[byte(context.len())], context];
+    let prk = Prk::new_less_safe(algorithm, key);
+    prk.expand(&info, Len(secret.len())).unwrap().fill(&mut secret).unwrap();
+    secret
+}
+
+/// A key and a certificate.
+struct Lab {
+    folder: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = Self { folder };
+        let (key, cert) = (lab.path("key.pem"), lab.path("cert.pem"));
+        let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+        let files = ["-keyout", &key, "-out", &cert, "-days", "2", "-subj", "/CN=localhost"];
+        run("openssl", &[&["req", "-x509", "-nodes", "-batch"][..], &curve, &files].concat());
+        lab
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        fs::write(self.path(name), content).unwrap();
+        self.path(name)
+    }
+
+    fn key_log(&self) -> PathBuf {
+        self.path("keys.log").into()
+    }
+
+    /// `openssl s_server`, ready.
+    fn server(&self, netns: &Netns) -> Background {
+        let (key, cert) = (self.path("key.pem"), self.path("cert.pem"));
+        let arguments = ["s_server", "-accept", "4433", "-key", &key, "-cert", &cert, "-www"];
+        let server = netns.spawn("openssl", &[&arguments[..], &["-quiet"]].concat());
+        listens(&server, 4433);
+        server
+    }
+
+    /// One request by curl, which writes a key log.
+    fn curl(&self, netns: &Netns, arguments: &[&str]) {
+        let mut command = netns.command("curl", arguments);
+        let url = "https://127.0.0.1:4433/";
+        command.args(["-sk", "--max-time", "10", "-o", "/dev/null", url]);
+        let status = command.env("SSLKEYLOGFILE", self.key_log()).status().unwrap();
+        assert!(status.success(), "curl: {status}");
+    }
+}
+
+const TLS_1_3: [&str; 1] = ["--tlsv1.3"];
+const TLS_1_2: [&str; 2] = ["--tls-max", "1.2"];
+
+/// Waits until a process's namespace has a listener on a port.
+fn listens(process: &Background, port: u16) {
+    let wanted = format!(":{port:04X} ");
+    until(&format!("a listener on port {port}"), SOON, || {
+        ["tcp", "tcp6"].iter().any(|file| {
+            let table = fs::read_to_string(format!("/proc/{}/net/{file}", process.0.id()));
+            let table = table.unwrap_or_default();
+            table.lines().any(|line| line.contains(&wanted) && line.contains(" 0A "))
+        })
+    });
+}
+
+#[test]
+fn both_ends_show_the_secrets_of_tls_1_3() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let server = lab.server(&netns);
+    seen.attached("/libcrypto.so.3");
+    let before = Timestamp::now();
+    lab.curl(&netns, &TLS_1_3);
+    let after = Timestamp::now();
+    let lines = seen.cover(&lab.key_log(), 2);
+    assert_eq!(lines.len(), 5);
+    for event in seen.events() {
+        assert_eq!((event.netns, &event.library[..]), (netns.target().netns, "OpenSSL"));
+        assert!(before < event.time && event.time < after, "{} at {}", before, event.time);
+    }
+    assert!(seen.events().iter().any(|event| event.pid == server.0.id()));
+    let status = seen.status();
+    let library = status.libraries.iter().find(|found| found.path.ends_with("/libcrypto.so.3"));
+    let library = library.unwrap();
+    assert!(library.version.as_ref().unwrap().starts_with("3."), "{library:?}");
+    assert_eq!(library.build_id.as_ref().unwrap().len(), 40);
+    assert_eq!(library.owners, [netns.target().owner]);
+    assert_eq!((status.lost, status.unreadable, &status.problems[..]), (0, 0, &[][..]));
+    assert_eq!(status.namespaces[0].secrets, status.secrets);
+    seen.probes.stop();
+}
+
+#[test]
+fn both_ends_show_the_main_secret_of_tls_1_2() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let _server = lab.server(&netns);
+    seen.attached("/libcrypto.so.3");
+    lab.curl(&netns, &TLS_1_2);
+    let text = fs::read_to_string(lab.key_log()).unwrap();
+    seen.cover(&lab.key_log(), 2);
+    let random = text.lines().find_map(|line| line.strip_prefix("CLIENT_RANDOM ")).unwrap();
+    for event in seen.events() {
+        let Secret::KeyLog { label: KeyLogLabel::ClientRandom, client_random, .. } = event.secret
+        else {
+            panic!("{event:?}")
+        };
+        assert_eq!(unhex(&random[..64]), client_random);
+    }
+    seen.probes.stop();
+}
+
+#[test]
+fn secrets_of_a_namespace_that_is_not_recorded_never_leave_the_kernel() {
+    let (lab, recorded, other) = (Lab::new(), Netns::new(), Netns::new());
+    let seen = Seen::of(&[&recorded]);
+    let (_server, _other_server) = (lab.server(&recorded), lab.server(&other));
+    seen.attached("/libcrypto.so.3");
+    let (sent, passed) = (seen.status().secrets, seen.status().not_recorded);
+    lab.curl(&other, &TLS_1_3);
+    lab.curl(&other, &TLS_1_2);
+    let status = seen.status();
+    // The probes were there, and passed over it.
+    assert!(status.not_recorded >= passed + 8, "{status:?}");
+    assert_eq!(status.secrets, sent);
+    fs::remove_file(lab.key_log()).unwrap();
+    // What comes later in the ring is here; so would be what came before.
+    lab.curl(&recorded, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    assert!(seen.events().iter().all(|event| event.netns == recorded.target().netns));
+    // And no longer, once it is not recorded any more.
+    let before = seen.events().len();
+    seen.probes.set_targets(&[other.target()]);
+    lab.curl(&recorded, &TLS_1_3);
+    fs::remove_file(lab.key_log()).unwrap();
+    lab.curl(&other, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    assert!(seen.events()[before..].iter().all(|event| event.netns == other.target().netns));
+    seen.probes.stop();
+}
+
+#[test]
+fn processes_that_run_already_are_found() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let _server = lab.server(&netns);
+    let seen = Seen::of(&[&netns]);
+    seen.attached("/libcrypto.so.3");
+    lab.curl(&netns, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    seen.probes.stop();
+}
