@@ -6,8 +6,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use kuberewind_capture::{TlsConfig, TlsProbes, TlsStatus};
@@ -290,4 +291,279 @@ fn processes_that_run_already_are_found() {
     lab.curl(&netns, &TLS_1_3);
     seen.cover(&lab.key_log(), 2);
     seen.probes.stop();
+}
+
+/// OpenSSL's libraries, copied: files that no probe has seen.
+fn own_openssl(lab: &Lab, folder: &str) -> String {
+    let folder = lab.path(folder);
+    fs::create_dir_all(&folder).unwrap();
+    for library in ["libssl.so.3", "libcrypto.so.3"] {
+        fs::copy(Path::new("/usr/lib/x86_64-linux-gnu").join(library), Path::new(&folder).join(library))
+            .unwrap();
+    }
+    folder
+}
+
+/// A handshake of Python's with itself, without a socket; the key log gets its secrets.
+const IN_MEMORY: &str = "
+import ssl, sys
+cert, key, log = sys.argv[1:]
+def side(server):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    if server: context.load_cert_chain(cert, key)
+    else: context.check_hostname, context.verify_mode, context.keylog_filename = False, ssl.CERT_NONE, log
+    return context
+def handshake():
+    a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [side(False).wrap_bio(a, b), side(True).wrap_bio(b, a, server_side=True)]
+    for _ in range(9):
+        for one in sides:
+            try: one.do_handshake()
+            except ssl.SSLWantReadError: pass
+";
+
+/// Python that does this for each line on its standard input, and then says so.
+fn python(netns: &Netns, lab: &Lab, libraries: &str, script: &str) -> Conversation {
+    let program = lab.file("program.py", script);
+    let log = lab.path("keys.log");
+    let arguments = [&program, &lab.path("cert.pem"), &lab.path("key.pem"), &log];
+    let mut command = netns.command("python3", &arguments.map(|argument| &argument[..]));
+    command.env("LD_LIBRARY_PATH", libraries);
+    Conversation::start(command)
+}
+
+/// A process that answers each line with a line.
+struct Conversation {
+    process: Background,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Conversation {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { process: Background(child), answers }
+    }
+
+    fn ask(&mut self) {
+        self.process.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n");
+    }
+}
+
+#[test]
+fn a_library_that_a_process_loads_late_is_found() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let libraries = own_openssl(&lab, "late");
+    // Imports the module, and so loads the library, at the first line.
+    let body = IN_MEMORY.replace('\n', "\n    ");
+    let script = format!(
+        "import sys\n\
+         for line in sys.stdin:\n    \
+             if 'ssl' in sys.modules: handshake()\n    \
+             {body}\n    \
+             print('done', flush=True)\n"
+    );
+    let mut python = python(&netns, &lab, &libraries, &script);
+    until("the loader", SOON, || seen.status().loaders > 0);
+    python.ask();
+    // The loader told: sooner than the next regular look.
+    seen.attached("late/libcrypto.so.3");
+    python.ask();
+    seen.cover(&lab.key_log(), 1);
+    let pid = python.process.0.id();
+    assert!(seen.events().iter().all(|event| event.pid == pid));
+    seen.probes.stop();
+}
+
+#[test]
+fn a_library_that_was_replaced_is_another_and_the_old_one_stays_while_it_is_used() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let libraries = own_openssl(&lab, "upgraded");
+    let script = format!(
+        "{IN_MEMORY}\nfor line in sys.stdin:\n    handshake()\n    print('done', flush=True)\n"
+    );
+    let mut old = python(&netns, &lab, &libraries, &script);
+    seen.attached("upgraded/libcrypto.so.3");
+    // As a package manager does it.
+    let fresh = own_openssl(&lab, "fresh");
+    for library in ["libssl.so.3", "libcrypto.so.3"] {
+        fs::rename(Path::new(&fresh).join(library), Path::new(&libraries).join(library)).unwrap();
+    }
+    let mut new = python(&netns, &lab, &libraries, &script);
+    until("probes in both", SOON, || {
+        let status = seen.status();
+        let watched = status.libraries.iter().filter(|found| found.path.contains("/upgraded/libcrypto"));
+        watched.map(|found| found.processes).collect::<Vec<_>>() == [1, 1]
+    });
+    for python in [&mut old, &mut new] {
+        python.ask();
+        seen.cover(&lab.key_log(), 1);
+        fs::remove_file(lab.key_log()).unwrap();
+    }
+    seen.probes.stop();
+}
+
+#[test]
+fn nginx_shows_its_secrets() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let folder = lab.path("");
+    let config = lab.file(
+        "nginx.conf",
+        &format!(
+            "daemon off; worker_processes 2; error_log stderr; pid {folder}/pid;\n\
+             events {{}}\n\
+             http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};\n\
+             fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n\
+             server {{ listen 4433 ssl http2; ssl_protocols TLSv1.2 TLSv1.3;\n\
+             ssl_certificate {folder}/cert.pem;\n\
+             ssl_certificate_key {folder}/key.pem; location / {{ return 200 hello; }} }} }}\n"
+        ),
+    );
+    let nginx = Nginx(netns.spawn("nginx", &["-c", &config, "-e", "stderr"]));
+    listens(&nginx.0, 4433);
+    seen.attached("/libcrypto.so.3");
+    lab.curl(&netns, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    fs::remove_file(lab.key_log()).unwrap();
+    lab.curl(&netns, &TLS_1_2);
+    seen.cover(&lab.key_log(), 2);
+    seen.probes.stop();
+}
+
+/// Its workers end with their master only if it is asked.
+struct Nginx(Background);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.0.id().to_string()).status();
+        let _ = self.0.0.wait();
+    }
+}
+
+#[test]
+fn node_shows_its_secrets() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let server = format!(
+        "const fs = require('fs');\n\
+         require('https').createServer({{ key: fs.readFileSync('{}'), cert: fs.readFileSync('{}') }},\n\
+         (request, response) => response.end('hello')).listen(4433);\n",
+        lab.path("key.pem"),
+        lab.path("cert.pem"),
+    );
+    let node = netns.spawn("node", &["-e", &server]);
+    listens(&node, 4433);
+    seen.attached("/node");
+    lab.curl(&netns, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    assert!(seen.events().iter().any(|event| event.pid == node.0.id()));
+    fs::remove_file(lab.key_log()).unwrap();
+    lab.curl(&netns, &TLS_1_2);
+    seen.cover(&lab.key_log(), 2);
+    seen.probes.stop();
+}
+
+/// A server and a client in one, for `TLS=1.2` or `TLS=1.3`; writes a key log.
+const GO: &str = r#"package main
+
+import (
+    "bufio"
+    "crypto/tls"
+    "fmt"
+    "net"
+    "os"
+)
+
+func check(err error) {
+    if err != nil {
+        panic(err)
+    }
+}
+
+func main() {
+    pair, err := tls.LoadX509KeyPair(os.Args[1], os.Args[2])
+    check(err)
+    version := uint16(tls.VersionTLS13)
+    if os.Getenv("TLS") == "1.2" {
+        version = tls.VersionTLS12
+    }
+    lines := bufio.NewScanner(os.Stdin)
+    for lines.Scan() {
+        log, err := os.Create(os.Args[3])
+        check(err)
+        a, b := net.Pipe()
+        server := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{pair}, MaxVersion: version})
+        client := tls.Client(b, &tls.Config{InsecureSkipVerify: true, KeyLogWriter: log})
+        go func() {
+            check(server.Handshake())
+            server.Write([]byte("hello"))
+        }()
+        _, err = client.Read(make([]byte, 5))
+        check(err)
+        fmt.Println("done")
+    }
+}
+"#;
+
+/// Where the Go toolchain is: in the tests' Python environment, or installed.
+fn go() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let own = target.join("venv/bin/go");
+    if own.exists() { own } else { "go".into() }
+}
+
+fn build_go(lab: &Lab, name: &str, flags: &[&str]) -> String {
+    let (source, program) = (lab.file("main.go", GO), lab.path(name));
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
+    let mut command = Command::new(go());
+    command.arg("build").args(flags).args(["-o", &program, &source]);
+    command.env("GOCACHE", cache).env("GO111MODULE", "off").env("CGO_ENABLED", "0");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+fn go_shows_its_secrets(flags: &[&str]) {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let program = build_go(&lab, "program", flags);
+    for (version, labels) in [("1.3", 4), ("1.2", 1)] {
+        let files = ["cert.pem", "key.pem", "keys.log"].map(|name| lab.path(name));
+        let mut command = netns.command(&program, &files.each_ref().map(|file| &file[..]));
+        command.env("TLS", version);
+        let mut go = Conversation::start(command);
+        seen.attached("/program");
+        until("the process", SOON, || {
+            seen.status().libraries.iter().any(|found| found.processes == 1)
+        });
+        go.ask();
+        // Client and server are one process.
+        assert_eq!(seen.cover(&lab.key_log(), 1).len(), labels);
+        assert!(seen.events().iter().all(|event| event.library == "Go"));
+    }
+    let library = seen.status().libraries.remove(0);
+    let toolchain = run(go().to_str().unwrap(), &["env", "GOVERSION"]);
+    assert_eq!((&library.library[..], library.version), ("Go", toolchain.trim().strip_prefix("go").map(str::to_owned)));
+    seen.probes.stop();
+}
+
+#[test]
+fn go_shows_its_secrets_as_it_is_built() {
+    go_shows_its_secrets(&[]);
+}
+
+#[test]
+fn go_shows_its_secrets_when_it_is_stripped() {
+    go_shows_its_secrets(&["-ldflags=-s -w"]);
+}
+
+#[test]
+fn go_shows_its_secrets_when_it_is_position_independent() {
+    go_shows_its_secrets(&["-buildmode=pie", "-ldflags=-s -w"]);
 }

@@ -146,6 +146,7 @@ impl TlsProbes {
         TlsStatus {
             libraries: sight.libraries,
             unsupported: sight.unsupported,
+            loaders: sight.loaders,
             namespaces: namespaces.collect(),
             secrets: counts.secrets,
             lost: counts.lost,

@@ -11,6 +11,8 @@ pub struct TlsStatus {
     pub libraries: Vec<LibraryStatus>,
     /// Files with a TLS library whose secrets cannot be seen.
     pub unsupported: Vec<UnsupportedStatus>,
+    /// Dynamic loaders that tell when a process maps a library.
+    pub loaders: usize,
     /// Recorded namespaces.
     pub namespaces: Vec<TlsNamespaceStatus>,
     /// Secrets that left the kernel.

@@ -54,6 +54,7 @@ pub(crate) enum Order {
 pub(crate) struct Sight {
     pub(crate) libraries: Vec<LibraryStatus>,
     pub(crate) unsupported: Vec<UnsupportedStatus>,
+    pub(crate) loaders: usize,
     pub(crate) problems: Vec<String>,
 }
 
@@ -275,7 +276,11 @@ impl Watch {
                 owners.extend(self.targets.get(&life.netns));
             }
         }
-        let mut sight = Sight { problems: self.problem.iter().cloned().collect(), ..Sight::default() };
+        let mut sight = Sight {
+            loaders: self.loaders(),
+            problems: self.problem.iter().cloned().collect(),
+            ..Sight::default()
+        };
         for (id, known) in &self.files {
             let (processes, owners) = users.remove(id).unwrap_or_default();
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();
