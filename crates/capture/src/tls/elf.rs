@@ -511,3 +511,142 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 fn double(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::super::find::{Hook, inspect};
+    use super::*;
+
+    const LIBCRYPTO: &str = "/usr/lib/x86_64-linux-gnu/libcrypto.so.3";
+    /// Small, and with every table that is read.
+    const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// A program whose only segment is at 0x1000, with these bytes behind its headers.
+    fn elf(content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18] = 62;
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64] = 1;
+        bytes[68] = 5;
+        bytes[64 + 17] = 0x10;
+        bytes.extend(content);
+        let len = u64::try_from(bytes.len()).unwrap();
+        bytes[64 + 32..64 + 40].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn functions_of_a_library_are_found_by_name() {
+        let mut library = Elf::open(File::open(LIBCRYPTO).unwrap()).unwrap();
+        let derive = library.exported("EVP_KDF_derive").unwrap().unwrap();
+        assert!(library.code_offset_of(derive).is_some());
+        assert_eq!(library.exported("EVP_KDF_deriv").unwrap(), None);
+        assert_eq!(library.exported("").unwrap(), None);
+        // What a library only uses is not its own.
+        let mut user = Elf::open(File::open(LIBSSL).unwrap()).unwrap();
+        assert_eq!(user.exported("EVP_KDF_derive").unwrap(), None);
+    }
+
+    #[test]
+    fn own_symbols_are_found_where_nothing_is_exported() {
+        let mut own = Elf::open(File::open("/proc/self/exe").unwrap()).unwrap();
+        let main = own.symbol("main").unwrap().unwrap();
+        assert!(own.code_offset_of(main).is_some());
+        assert_eq!(own.symbol("EVP_KDF_derive_nowhere").unwrap(), None);
+    }
+
+    #[test]
+    fn openssl_is_found_with_its_version_and_build_id() {
+        let finding = inspect(File::open(LIBCRYPTO).unwrap()).unwrap();
+        assert_eq!(finding.secrets(), Some(Hook::OpenSsl));
+        assert!(finding.version.unwrap().starts_with("3."));
+        assert_eq!(finding.build_id.unwrap().len(), 40);
+        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().secrets(), None);
+    }
+
+    #[test]
+    fn what_stands_over_the_edge_of_two_blocks_is_found() {
+        for before in [0, 1, BLOCK - 120 - 3, BLOCK - 120 - 1, BLOCK * 2 + 7] {
+            let bytes = elf(&[vec![b'x'; before], b"needle".to_vec(), vec![b'x'; 50]].concat());
+            let mut elf = Elf::open(file(&bytes)).unwrap();
+            let found = elf.find(0, bytes.len() as u64, b"needle").unwrap();
+            assert_eq!(found, Some(120 + before as u64));
+            assert_eq!(elf.find(0, 120 + before as u64 + 5, b"needle").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_malformed_and_no_more() {
+        let bytes = elf(&[]);
+        assert_eq!(Elf::open(file(&bytes[..63])).unwrap_err(), Malformed::NotElf);
+        assert_eq!(Elf::open(file(&bytes[..64])).unwrap_err(), Malformed::Cut);
+        assert_eq!(Elf::open(file(b"#!/bin/sh\n")).unwrap_err(), Malformed::NotElf);
+        assert!(Elf::open(file(&bytes)).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_would_take_too_long_is_given_up() {
+        let mut source = Source::new(file(&[1; 8])).unwrap();
+        source.looks = 2;
+        assert_eq!(source.read(0, &mut [0; 4]), Ok(()));
+        assert_eq!(source.read(4, &mut [0; 4]), Ok(()));
+        assert_eq!(source.read(0, &mut [0; 4]), Err(Malformed::TooLong));
+        let mut source = Source::new(file(&vec![1; BLOCK * 8])).unwrap();
+        source.budget = BLOCK as u64 * 2;
+        assert_eq!(source.read(0, &mut vec![0; BLOCK * 2]), Ok(()));
+        assert_eq!(source.read(BLOCK as u64 * 4, &mut [0]), Err(Malformed::TooLong));
+        assert_eq!(source.blocks.len(), 2);
+    }
+
+    /// Places that steer the reading: headers, the dynamic section, hash tables and their like lie at
+    /// the two ends of a library.
+    fn mutated(bytes: &[u8], changes: &[(bool, u16, u64, u8)]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for (from_end, place, value, width) in changes {
+            let place = usize::from(*place) % bytes.len();
+            let place = if *from_end { bytes.len() - 1 - place } else { place };
+            let width = usize::from(*width).min(bytes.len() - place);
+            bytes[place..place + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        }
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_mutation_of_a_library_does_harm(
+            changes in proptest::collection::vec((any::<bool>(), any::<u16>(), prop_oneof![
+                any::<u64>(), Just(0), Just(u64::MAX), Just(1 << 63), 0_u64..4096,
+            ], 1_u8..=8), 1..40),
+            cut in proptest::option::of(any::<u32>()),
+        ) {
+            let mut bytes = mutated(&std::fs::read(LIBSSL).unwrap(), &changes);
+            if let Some(cut) = cut {
+                bytes.truncate(cut as usize % bytes.len());
+            }
+            let _ = inspect(file(&bytes));
+        }
+
+        #[test]
+        fn no_mutation_of_headers_does_harm(
+            changes in proptest::collection::vec((Just(false), 0_u16..800, any::<u64>(), 1_u8..=8), 1..12),
+        ) {
+            let library = std::fs::read(LIBSSL).unwrap();
+            let _ = inspect(file(&mutated(&library, &changes)));
+        }
+    }
+}
