@@ -469,6 +469,20 @@ fn node_shows_its_secrets() {
     seen.probes.stop();
 }
 
+#[test]
+fn a_library_whose_secrets_cannot_be_seen_is_named() {
+    let netns = Netns::new();
+    let seen = Seen::of(&[&netns]);
+    let script = "import ctypes, time; ctypes.CDLL('libgnutls.so.30'); time.sleep(600)";
+    let _python = netns.spawn("python3", &["-c", script]);
+    until("GnuTLS", SOON, || !seen.status().unsupported.is_empty());
+    let status = seen.status();
+    let [found] = &status.unsupported[..] else { panic!("{status:?}") };
+    assert_eq!((&found.library[..], found.processes), ("GnuTLS", 1));
+    assert_eq!(found.owners, [netns.target().owner]);
+    seen.probes.stop();
+}
+
 /// A server and a client in one, for `TLS=1.2` or `TLS=1.3`; writes a key log.
 const GO: &str = r#"package main
 

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 
 /// At most this much of a file is read before it is given up.
 const BUDGET: u64 = 512 << 20;
-/// At most so many places of a file are looked at: a second or two.
-const LOOKS: u32 = 50_000_000;
+/// At most so many places of a file are looked at: under a second.
+const LOOKS: u32 = 20_000_000;
 /// Bytes read at a time.
 const BLOCK: usize = 32 << 10;
 /// Places of a file that are read side by side.
@@ -196,7 +196,7 @@ impl Elf {
         };
         let first = double(&header, 32);
         for index in 0..u64::from(half(&header, 56).min(MAX_SEGMENTS)) {
-            let bytes: [u8; 56] = elf.bytes(first.saturating_add(index * 56))?;
+            let bytes: [u8; 56] = elf.bytes(after(first, index * 56))?;
             elf.segments.push(Segment {
                 kind: word(&bytes, 0),
                 flags: word(&bytes, 4),
@@ -264,7 +264,7 @@ impl Elf {
     }
 
     fn section_at(&mut self, index: u16) -> Result<(u32, Section)> {
-        let at = self.sections_at.saturating_add(u64::from(index) * 64);
+        let at = after(self.sections_at, u64::from(index) * 64);
         let bytes: [u8; 64] = self.bytes(at)?;
         let section = Section {
             kind: word(&bytes, 4),
@@ -284,7 +284,7 @@ impl Elf {
         let names = self.section_at(self.section_names)?.1;
         for index in 0..self.sections {
             let (name, section) = self.section_at(index)?;
-            let name = names.offset.saturating_add(u64::from(name));
+            let name = after(names.offset, u64::from(name));
             if section.kind != SHT_NOBITS && self.is_text(name, wanted)? {
                 return Ok(Some(section));
             }
@@ -312,8 +312,8 @@ impl Elf {
             return Ok(found);
         };
         for index in 0..(dynamic.len / 16).min(MAX_DYNAMIC) {
-            let at = dynamic.offset.saturating_add(index * 16);
-            let (tag, value) = (self.double(at)?, self.double(at.saturating_add(8))?);
+            let at = after(dynamic.offset, index * 16);
+            let (tag, value) = (self.double(at)?, self.double(after(at, 8))?);
             if tag == 0 {
                 break;
             }
@@ -335,18 +335,18 @@ impl Elf {
         };
         let hash = gnu_hash(name);
         let (buckets, first, blooms) =
-            (self.word(hashes)?, self.word(hashes + 4)?, self.word(hashes + 8)?);
+            (self.word(hashes)?, self.word(after(hashes, 4))?, self.word(after(hashes, 8))?);
         if buckets == 0 {
             return Ok(None);
         }
-        let table = hashes.saturating_add(16 + u64::from(blooms) * 8);
-        let mut index = self.word(table.saturating_add(u64::from(hash % buckets) * 4))?;
-        let chains = table.saturating_add(u64::from(buckets) * 4);
+        let table = after(hashes, 16 + u64::from(blooms) * 8);
+        let mut index = self.word(after(table, u64::from(hash % buckets) * 4))?;
+        let chains = after(table, u64::from(buckets) * 4);
         for _ in 0..MAX_CHAIN {
             let Some(place) = index.checked_sub(first) else { return Ok(None) };
-            let chain = self.word(chains.saturating_add(u64::from(place) * 4))?;
+            let chain = self.word(after(chains, u64::from(place) * 4))?;
             if chain | 1 == hash | 1 {
-                let symbol = symbols.saturating_add(u64::from(index) * SYMBOL);
+                let symbol = after(symbols, u64::from(index) * SYMBOL);
                 if let Some(address) = self.function_at(symbol, names, name)? {
                     return Ok(Some(address));
                 }
@@ -363,7 +363,7 @@ impl Elf {
     fn function_at(&mut self, symbol: u64, names: u64, wanted: &str) -> Result<Option<u64>> {
         let bytes: [u8; SYMBOL as usize] = self.bytes(symbol)?;
         let defined = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
-        let name = names.saturating_add(u64::from(word(&bytes, 0)));
+        let name = after(names, u64::from(word(&bytes, 0)));
         Ok((defined && self.is_text(name, wanted)?).then(|| double(&bytes, 8)))
     }
 
@@ -410,7 +410,7 @@ impl Elf {
 
     /// Where these bytes (at most 256) first stand in a stretch of the file.
     pub(crate) fn find(&mut self, offset: u64, len: u64, wanted: &[u8]) -> Result<Option<u64>> {
-        let end = offset.saturating_add(len).min(self.source.len);
+        let end = after(offset, len).min(self.source.len);
         let mut at = offset;
         // What was seen last, for what stands over the edge of two blocks.
         let mut tail: Vec<u8> = Vec::new();
@@ -438,7 +438,7 @@ impl Elf {
         };
         let Some(table) = self.offset_of(table) else { return Ok(None) };
         for index in 0..len.min(self.source.len) / 24 {
-            let bytes: [u8; 24] = self.bytes(table.saturating_add(index * 24))?;
+            let bytes: [u8; 24] = self.bytes(after(table, index * 24))?;
             if double(&bytes, 0) == address && RELATIVE.contains(&(double(&bytes, 8) & 0xffff_ffff))
             {
                 return Ok(Some(double(&bytes, 16)));
@@ -452,20 +452,20 @@ impl Elf {
         let notes: Vec<Segment> =
             self.segments.iter().filter(|segment| segment.kind == PT_NOTE).copied().collect();
         for segment in notes {
-            let (mut at, end) = (segment.offset, segment.offset.saturating_add(segment.len));
+            let (mut at, end) = (segment.offset, after(segment.offset, segment.len));
             for _ in 0..MAX_NOTES {
-                if at.saturating_add(12) > end {
+                if after(at, 12) > end {
                     break;
                 }
                 let (name, len, kind) =
-                    (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
-                let content = (at + 12).saturating_add(u64::from(name).next_multiple_of(4));
-                if kind == NT_GNU_BUILD_ID && name == 4 && len <= 64 && self.is_text(at + 12, "GNU")? {
+                    (self.word(at)?, self.word(after(at, 4))?, self.word(after(at, 8))?);
+                let content = after(after(at, 12), u64::from(name).next_multiple_of(4));
+                if kind == NT_GNU_BUILD_ID && name == 4 && len <= 64 && self.is_text(after(at, 12), "GNU")? {
                     let mut id = vec![0; len as usize];
                     self.source.read(content, &mut id)?;
                     return Ok(Some(hex(&id)));
                 }
-                at = content.saturating_add(u64::from(len).next_multiple_of(4));
+                at = after(content, u64::from(len).next_multiple_of(4));
             }
         }
         Ok(None)
@@ -477,6 +477,11 @@ fn place<'a>(mut segments: impl Iterator<Item = &'a Segment>, address: u64) -> O
         let within = address.checked_sub(segment.address)?;
         if within < segment.len { segment.offset.checked_add(within) } else { None }
     })
+}
+
+/// An offset further on. One that overflows lies behind the end of every file.
+pub(crate) fn after(offset: u64, len: u64) -> u64 {
+    offset.saturating_add(len)
 }
 
 fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -518,7 +523,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::find::{Hook, inspect};
+    use super::super::find::{Finding, Hook, Unsupported, inspect};
     use super::*;
 
     const LIBCRYPTO: &str = "/usr/lib/x86_64-linux-gnu/libcrypto.so.3";
@@ -575,6 +580,13 @@ mod tests {
         assert!(finding.version.unwrap().starts_with("3."));
         assert_eq!(finding.build_id.unwrap().len(), 40);
         assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().secrets(), None);
+    }
+
+    #[test]
+    fn tls_without_symbols_is_named_as_not_supported() {
+        let finding = inspect(file(&elf(b"..CLIENT_HANDSHAKE_TRAFFIC_SECRET\0.."))).unwrap();
+        assert_eq!(finding.unsupported, Some(Unsupported::Stripped));
+        assert_eq!(inspect(file(&elf(b"no such thing"))).unwrap(), Finding::default());
     }
 
     #[test]

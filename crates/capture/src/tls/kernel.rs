@@ -152,6 +152,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_kernel_takes_both_kinds_of_programs() {
+        for object in [PLAIN, SLEEPABLE] {
+            assert!(load(object).is_ok());
+        }
+    }
+
+    #[test]
     fn each_missing_right_is_named_with_what_it_is_for() {
         let names = |effective| {
             let missing = missing_rights(effective).into_iter();

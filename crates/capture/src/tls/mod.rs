@@ -70,8 +70,17 @@ pub struct TlsProbes {
     _executed: Link,
 }
 
-/// Recorded namespaces, with the number of secrets seen of each.
-type Namespaces = Arc<Mutex<BTreeMap<NetnsId, (Owner, u64)>>>;
+type Namespaces = Arc<Mutex<BTreeMap<NetnsId, Namespace>>>;
+
+/// A recorded namespace.
+#[derive(Debug)]
+struct Namespace {
+    owner: Owner,
+    /// How many were seen.
+    secrets: u64,
+    /// Why the kernel does not let them out.
+    problem: Option<String>,
+}
 
 impl TlsProbes {
     /// Loads the probes; they see nothing before [`TlsProbes::set_targets`]. Each secret goes to
@@ -110,23 +119,28 @@ impl TlsProbes {
             targets.iter().map(|target| (target.netns, target.owner.clone())).collect();
         {
             let mut namespaces = lock(&self.namespaces);
-            namespaces.retain(|netns, _| {
-                let stays = new.contains_key(netns);
-                if !stays {
-                    note(self.maps.remove(*netns), "stop seeing TLS secrets of", *netns);
-                }
-                stays
-            });
+            namespaces.retain(|netns, _| new.contains_key(netns) || self.hide(*netns));
             for (netns, owner) in &new {
-                if let Some((old, _)) = namespaces.get_mut(netns) {
-                    old.clone_from(owner);
-                } else {
-                    namespaces.insert(*netns, (owner.clone(), 0));
-                    note(self.maps.add(*netns), "see TLS secrets of", *netns);
+                let namespace = namespaces.entry(*netns).or_insert_with(|| Namespace {
+                    owner: owner.clone(),
+                    secrets: 0,
+                    problem: Some(String::new()),
+                });
+                namespace.owner.clone_from(owner);
+                if namespace.problem.is_some() {
+                    namespace.problem = self.maps.add(*netns).err().map(|error| error.to_string());
                 }
             }
         }
         let _ = self.orders.send(Order::Targets(new));
+    }
+
+    /// Whether the kernel may still let secrets of this namespace out; it never fails to stop.
+    fn hide(&self, netns: NetnsId) -> bool {
+        if let Err(error) = self.maps.remove(netns) {
+            tracing::debug!("stop seeing TLS secrets of network namespace {netns}: {error}");
+        }
+        false
     }
 
     /// What is seen, and what is not.
@@ -138,10 +152,14 @@ impl TlsProbes {
             problems.push("a thread of the TLS probes has ended: restart the recorder".to_owned());
         }
         let namespaces = lock(&self.namespaces);
-        let namespaces = namespaces.iter().map(|(netns, (owner, secrets))| TlsNamespaceStatus {
-            owner: owner.clone(),
+        problems.extend(namespaces.values().filter_map(|namespace| {
+            let problem = namespace.problem.as_ref()?;
+            Some(format!("see TLS secrets of {}: {problem}", namespace.owner))
+        }));
+        let namespaces = namespaces.iter().map(|(netns, namespace)| TlsNamespaceStatus {
+            owner: namespace.owner.clone(),
             netns: *netns,
-            secrets: *secrets,
+            secrets: namespace.secrets,
         });
         TlsStatus {
             libraries: sight.libraries,
@@ -168,12 +186,6 @@ impl TlsProbes {
     }
 }
 
-fn note(result: Result<(), libbpf_rs::Error>, what: &str, netns: NetnsId) {
-    if let Err(error) = result {
-        tracing::error!("{what} the network namespace {netns}: {error}");
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -196,8 +208,8 @@ fn rings(
         if let Some(event) = event.and_then(|bytes| decode(bytes, Clock::now())) {
             // What was in the ring when its namespace ceased to be recorded.
             let mut namespaces = lock(&namespaces);
-            if let Some((_, secrets)) = namespaces.get_mut(&event.netns) {
-                *secrets += 1;
+            if let Some(namespace) = namespaces.get_mut(&event.netns) {
+                namespace.secrets += 1;
                 drop(namespaces);
                 on_secret(event);
             }
