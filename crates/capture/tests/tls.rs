@@ -46,9 +46,10 @@ impl Seen {
     /// Waits until the probes are in a file that this process uses.
     fn attached(&self, path: &str) {
         until(&format!("probes in {path}"), SOON, || {
-            self.status().libraries.iter().any(|library| {
-                library.path.ends_with(path) && library.processes > 0
-            })
+            self.status()
+                .libraries
+                .iter()
+                .any(|library| library.path.ends_with(path) && library.processes > 0)
         });
     }
 
@@ -59,7 +60,7 @@ impl Seen {
         until("the secrets in the key log", SOON, || {
             let events = self.events();
             lines.iter().all(|line| {
-                let who = events.iter().filter(|event| line_of(event).as_ref() == Some(line));
+                let who = events.iter().filter(|event| line_of(event) == *line);
                 who.map(|event| event.pid).collect::<BTreeSet<_>>().len() == sides
             })
         });
@@ -91,12 +92,15 @@ const LABELS: [&str; 7] = [
 ];
 
 fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 /// What a key log would say.
-fn line_of(event: &SecretEvent) -> Option<(&'static str, Vec<u8>)> {
-    Some(match &event.secret {
+fn line_of(event: &SecretEvent) -> (&'static str, Vec<u8>) {
+    match &event.secret {
         Secret::Derivation { label, key, transcript } => {
             let (place, word) = match label {
                 Derived::ClientEarly => (1, "c e traffic"),
@@ -120,7 +124,7 @@ fn line_of(event: &SecretEvent) -> Option<(&'static str, Vec<u8>)> {
             };
             (LABELS[place], secret.0.clone())
         }
-    })
+    }
 }
 
 struct Len(usize);
@@ -135,7 +139,8 @@ impl KeyType for Len {
 fn expand_label(key: &[u8], label: &str, context: &[u8]) -> Vec<u8> {
     let algorithm = if key.len() == 48 { HKDF_SHA384 } else { HKDF_SHA256 };
     let byte = |len: usize| u8::try_from(len).unwrap();
-    let head = [&[0, byte(key.len()), byte(label.len() + 6)][..], b"tls13 ", label.as_bytes()].concat();
+    let head =
+        [&[0, byte(key.len()), byte(label.len() + 6)][..], b"tls13 ", label.as_bytes()].concat();
     let mut secret = vec![0; key.len()];
     let info = [&head[..], &[byte(context.len())], context];
     let prk = Prk::new_less_safe(algorithm, key);
@@ -298,8 +303,11 @@ fn own_openssl(lab: &Lab, folder: &str) -> String {
     let folder = lab.path(folder);
     fs::create_dir_all(&folder).unwrap();
     for library in ["libssl.so.3", "libcrypto.so.3"] {
-        fs::copy(Path::new("/usr/lib/x86_64-linux-gnu").join(library), Path::new(&folder).join(library))
-            .unwrap();
+        fs::copy(
+            Path::new("/usr/lib/x86_64-linux-gnu").join(library),
+            Path::new(&folder).join(library),
+        )
+        .unwrap();
     }
     folder
 }
@@ -397,7 +405,8 @@ fn a_library_that_was_replaced_is_another_and_the_old_one_stays_while_it_is_used
     let mut new = python(&netns, &lab, &libraries, &script);
     until("probes in both", SOON, || {
         let status = seen.status();
-        let watched = status.libraries.iter().filter(|found| found.path.contains("/upgraded/libcrypto"));
+        let watched =
+            status.libraries.iter().filter(|found| found.path.contains("/upgraded/libcrypto"));
         watched.map(|found| found.processes).collect::<Vec<_>>() == [1, 1]
     });
     for python in [&mut old, &mut new] {
@@ -563,7 +572,10 @@ fn go_shows_its_secrets(flags: &[&str]) {
     }
     let library = seen.status().libraries.remove(0);
     let toolchain = run(go().to_str().unwrap(), &["env", "GOVERSION"]);
-    assert_eq!((&library.library[..], library.version), ("Go", toolchain.trim().strip_prefix("go").map(str::to_owned)));
+    assert_eq!(
+        (&library.library[..], library.version),
+        ("Go", toolchain.trim().strip_prefix("go").map(str::to_owned))
+    );
     seen.probes.stop();
 }
 

@@ -4,6 +4,7 @@
 //! under a mapping would end the recorder), every read has a fixed size, every walk a bound, and the
 //! bytes read from one file have a budget. Memory for one file stays under 1 MiB.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -33,7 +34,8 @@ const DT_RELASZ: u64 = 8;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
-const SYMBOL: u64 = 24;
+/// Bytes of an entry of a symbol table.
+const SYMBOL: usize = 24;
 const STT_FUNC: u8 = 2;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -108,7 +110,11 @@ impl Source {
             None => self.load(start)?,
         };
         let skipped = usize::try_from(at - start).map_err(|_| Malformed::Cut)?;
-        self.blocks[index].bytes.get(skipped..).filter(|rest| !rest.is_empty()).ok_or(Malformed::Cut)
+        self.blocks[index]
+            .bytes
+            .get(skipped..)
+            .filter(|rest| !rest.is_empty())
+            .ok_or(Malformed::Cut)
     }
 
     fn load(&mut self, start: u64) -> Result<usize> {
@@ -307,7 +313,8 @@ impl Elf {
     /// Values of the dynamic section, by tag.
     fn dynamic<const N: usize>(&mut self, tags: [u64; N]) -> Result<[Option<u64>; N]> {
         let mut found = [None; N];
-        let Some(dynamic) = self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC).copied()
+        let Some(dynamic) =
+            self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC).copied()
         else {
             return Ok(found);
         };
@@ -346,7 +353,7 @@ impl Elf {
             let Some(place) = index.checked_sub(first) else { return Ok(None) };
             let chain = self.word(after(chains, u64::from(place) * 4))?;
             if chain | 1 == hash | 1 {
-                let symbol = after(symbols, u64::from(index) * SYMBOL);
+                let symbol = after(symbols, u64::from(index) * SYMBOL as u64);
                 if let Some(address) = self.function_at(symbol, names, name)? {
                     return Ok(Some(address));
                 }
@@ -361,7 +368,7 @@ impl Elf {
 
     /// The address of a symbol, if it is a function of this file and of this name.
     fn function_at(&mut self, symbol: u64, names: u64, wanted: &str) -> Result<Option<u64>> {
-        let bytes: [u8; SYMBOL as usize] = self.bytes(symbol)?;
+        let bytes: [u8; SYMBOL] = self.bytes(symbol)?;
         let defined = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
         let name = after(names, u64::from(word(&bytes, 0)));
         Ok((defined && self.is_text(name, wanted)?).then(|| double(&bytes, 8)))
@@ -398,8 +405,8 @@ impl Elf {
     }
 
     fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<u64>> {
-        for index in 0..symbols.len / SYMBOL {
-            let bytes: [u8; SYMBOL as usize] = self.bytes(symbols.offset + index * SYMBOL)?;
+        for index in 0..symbols.len / SYMBOL as u64 {
+            let bytes: [u8; SYMBOL] = self.bytes(symbols.offset + index * SYMBOL as u64)?;
             let function = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
             if function && u64::from(word(&bytes, 0)) == name {
                 return Ok(Some(double(&bytes, 8)));
@@ -460,7 +467,11 @@ impl Elf {
                 let (name, len, kind) =
                     (self.word(at)?, self.word(after(at, 4))?, self.word(after(at, 8))?);
                 let content = after(after(at, 12), u64::from(name).next_multiple_of(4));
-                if kind == NT_GNU_BUILD_ID && name == 4 && len <= 64 && self.is_text(after(at, 12), "GNU")? {
+                if kind == NT_GNU_BUILD_ID
+                    && name == 4
+                    && len <= 64
+                    && self.is_text(after(at, 12), "GNU")?
+                {
                     let mut id = vec![0; len as usize];
                     self.source.read(content, &mut id)?;
                     return Ok(Some(hex(&id)));
@@ -502,7 +513,10 @@ fn gnu_hash(name: &str) -> u32 {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn half(bytes: &[u8], at: usize) -> u16 {

@@ -92,10 +92,10 @@ impl TlsProbes {
         config: TlsConfig,
         on_secret: impl FnMut(SecretEvent) + Send + 'static,
     ) -> Result<Self, TlsError> {
-        let processes = Processes::new(config.proc.clone());
-        processes.all().map_err(|source| {
-            TlsError::Processes { path: config.proc.display().to_string(), source }
-        })?;
+        let TlsConfig { proc } = config;
+        let path = proc.display().to_string();
+        let processes = Processes::new(proc);
+        processes.all().map_err(|source| TlsError::Processes { path, source })?;
         let (programs, maps, executed) = Programs::load()?;
         let maps = Arc::new(maps);
         // rings --hints--> watch; when full: dropped, and found by the next regular look.
@@ -119,7 +119,15 @@ impl TlsProbes {
             targets.iter().map(|target| (target.netns, target.owner.clone())).collect();
         {
             let mut namespaces = lock(&self.namespaces);
-            namespaces.retain(|netns, _| new.contains_key(netns) || self.hide(*netns));
+            let gone = |netns: &&NetnsId| !new.contains_key(netns);
+            for netns in namespaces.keys().filter(gone).copied().collect::<Vec<_>>() {
+                namespaces.remove(&netns);
+                if let Err(error) = self.maps.remove(netns) {
+                    tracing::error!(
+                        "stop seeing TLS secrets of network namespace {netns}: {error}"
+                    );
+                }
+            }
             for (netns, owner) in &new {
                 let namespace = namespaces.entry(*netns).or_insert_with(|| Namespace {
                     owner: owner.clone(),
@@ -133,14 +141,6 @@ impl TlsProbes {
             }
         }
         let _ = self.orders.send(Order::Targets(new));
-    }
-
-    /// Whether the kernel may still let secrets of this namespace out; it never fails to stop.
-    fn hide(&self, netns: NetnsId) -> bool {
-        if let Err(error) = self.maps.remove(netns) {
-            tracing::debug!("stop seeing TLS secrets of network namespace {netns}: {error}");
-        }
-        false
     }
 
     /// What is seen, and what is not.
@@ -223,7 +223,8 @@ fn rings(
         0
     };
     let mut builder = RingBufferBuilder::new();
-    let ring = builder.add(&maps.secrets, secret).and_then(|builder| builder.add(&maps.hints, hint));
+    let ring =
+        builder.add(&maps.secrets, secret).and_then(|builder| builder.add(&maps.hints, hint));
     ring.map_err(|source| TlsError::Ring { source })?;
     builder.build().map_err(|source| TlsError::Ring { source })
 }

@@ -20,7 +20,8 @@ pub(crate) struct Functions {
     recent: bool,
     count: u64,
     names: u64,
-    functions: u64,
+    /// Where the table of functions stands.
+    entries: u64,
 }
 
 /// A function, by where it starts: from the start of the text since Go 1.18, before as an address.
@@ -49,7 +50,7 @@ impl Functions {
         }
         let names = after(at, elf.double(after(at, names))?);
         let functions = after(at, elf.double(after(at, functions))?);
-        Ok(Some(Self { table, recent, count, names, functions }))
+        Ok(Some(Self { table, recent, count, names, entries: functions }))
     }
 
     /// Places at which the function may start, the likeliest first: newer programs do not say where
@@ -79,13 +80,13 @@ impl Functions {
     ) -> Result<Option<Entry>> {
         let (width, name_at) = if self.recent { (4, 4) } else { (8, 8) };
         for index in 0..self.count {
-            let at = after(self.functions, index * 2 * width);
+            let at = after(self.entries, index * 2 * width);
             let (entry, function) = if self.recent {
                 (elf.word(at)?.into(), elf.word(after(at, 4))?.into())
             } else {
                 (elf.double(at)?, elf.double(after(at, 8))?)
             };
-            let function = after(after(self.functions, function), name_at);
+            let function = after(after(self.entries, function), name_at);
             let name = elf.word(function)?;
             if pleases(elf, name.into())? {
                 return Ok(Some(Entry(entry)));

@@ -33,7 +33,7 @@ const AGAIN: [Duration; 4] = [
     Duration::from_millis(250),
 ];
 /// How long probes stay in a file that no process uses.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 /// After what time a file in which something failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 /// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
@@ -242,7 +242,8 @@ impl Watch {
         }
         let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
         if probed >= MAX_PROBED && !known.finding.places.is_empty() {
-            let text = format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
+            let text =
+                format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
             known.problem = Some(text);
             return known;
         }
@@ -260,8 +261,7 @@ impl Watch {
     /// A probe holds on to its file, and so to the mounted file system of a container that has ended.
     fn detach_unused(&mut self) {
         let now = Instant::now();
-        let used: BTreeMap<u32, &Life> = self.lives.iter().map(|(pid, life)| (*pid, life)).collect();
-        for id in used.values().flat_map(|life| &life.files) {
+        for id in self.lives.values().flat_map(|life| &life.files) {
             if let Some(known) = self.files.get_mut(id) {
                 known.used = now;
             }
