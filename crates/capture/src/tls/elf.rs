@@ -4,13 +4,14 @@
 //! under a mapping would end the recorder), every read has a fixed size, every walk a bound, and the
 //! bytes read from one file have a budget. Memory for one file stays under 1 MiB.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// At most this much of a file is read before it is given up.
 const BUDGET: u64 = 512 << 20;
-/// At most so many places of a file are looked at: a second or two.
-const LOOKS: u32 = 50_000_000;
+/// At most so many places of a file are looked at: under a second.
+const LOOKS: u32 = 20_000_000;
 /// Bytes read at a time.
 const BLOCK: usize = 32 << 10;
 /// Places of a file that are read side by side.
@@ -33,7 +34,8 @@ const DT_RELASZ: u64 = 8;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const SHT_SYMTAB: u32 = 2;
 const SHT_NOBITS: u32 = 8;
-const SYMBOL: u64 = 24;
+/// Bytes of an entry of a symbol table.
+const SYMBOL: usize = 24;
 const STT_FUNC: u8 = 2;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -200,7 +202,7 @@ impl Elf {
         };
         let first = double(&header, 32);
         for index in 0..u64::from(half(&header, 56).min(MAX_SEGMENTS)) {
-            let bytes: [u8; 56] = elf.bytes(first.saturating_add(index * 56))?;
+            let bytes: [u8; 56] = elf.bytes(after(first, index * 56))?;
             elf.segments.push(Segment {
                 kind: word(&bytes, 0),
                 flags: word(&bytes, 4),
@@ -268,7 +270,7 @@ impl Elf {
     }
 
     fn section_at(&mut self, index: u16) -> Result<(u32, Section)> {
-        let at = self.sections_at.saturating_add(u64::from(index) * 64);
+        let at = after(self.sections_at, u64::from(index) * 64);
         let bytes: [u8; 64] = self.bytes(at)?;
         let section = Section {
             kind: word(&bytes, 4),
@@ -288,7 +290,7 @@ impl Elf {
         let names = self.section_at(self.section_names)?.1;
         for index in 0..self.sections {
             let (name, section) = self.section_at(index)?;
-            let name = names.offset.saturating_add(u64::from(name));
+            let name = after(names.offset, u64::from(name));
             if section.kind != SHT_NOBITS && self.is_text(name, wanted)? {
                 return Ok(Some(section));
             }
@@ -317,8 +319,8 @@ impl Elf {
             return Ok(found);
         };
         for index in 0..(dynamic.len / 16).min(MAX_DYNAMIC) {
-            let at = dynamic.offset.saturating_add(index * 16);
-            let (tag, value) = (self.double(at)?, self.double(at.saturating_add(8))?);
+            let at = after(dynamic.offset, index * 16);
+            let (tag, value) = (self.double(at)?, self.double(after(at, 8))?);
             if tag == 0 {
                 break;
             }
@@ -340,18 +342,18 @@ impl Elf {
         };
         let hash = gnu_hash(name);
         let (buckets, first, blooms) =
-            (self.word(hashes)?, self.word(hashes + 4)?, self.word(hashes + 8)?);
+            (self.word(hashes)?, self.word(after(hashes, 4))?, self.word(after(hashes, 8))?);
         if buckets == 0 {
             return Ok(None);
         }
-        let table = hashes.saturating_add(16 + u64::from(blooms) * 8);
-        let mut index = self.word(table.saturating_add(u64::from(hash % buckets) * 4))?;
-        let chains = table.saturating_add(u64::from(buckets) * 4);
+        let table = after(hashes, 16 + u64::from(blooms) * 8);
+        let mut index = self.word(after(table, u64::from(hash % buckets) * 4))?;
+        let chains = after(table, u64::from(buckets) * 4);
         for _ in 0..MAX_CHAIN {
             let Some(place) = index.checked_sub(first) else { return Ok(None) };
-            let chain = self.word(chains.saturating_add(u64::from(place) * 4))?;
+            let chain = self.word(after(chains, u64::from(place) * 4))?;
             if chain | 1 == hash | 1 {
-                let symbol = symbols.saturating_add(u64::from(index) * SYMBOL);
+                let symbol = after(symbols, u64::from(index) * SYMBOL as u64);
                 if let Some(address) = self.function_at(symbol, names, name)? {
                     return Ok(Some(address));
                 }
@@ -366,9 +368,9 @@ impl Elf {
 
     /// The address of a symbol, if it is a function of this file and of this name.
     fn function_at(&mut self, symbol: u64, names: u64, wanted: &str) -> Result<Option<u64>> {
-        let bytes: [u8; SYMBOL as usize] = self.bytes(symbol)?;
+        let bytes: [u8; SYMBOL] = self.bytes(symbol)?;
         let defined = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
-        let name = names.saturating_add(u64::from(word(&bytes, 0)));
+        let name = after(names, u64::from(word(&bytes, 0)));
         Ok((defined && self.is_text(name, wanted)?).then(|| double(&bytes, 8)))
     }
 
@@ -403,8 +405,8 @@ impl Elf {
     }
 
     fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<u64>> {
-        for index in 0..symbols.len / SYMBOL {
-            let bytes: [u8; SYMBOL as usize] = self.bytes(symbols.offset + index * SYMBOL)?;
+        for index in 0..symbols.len / SYMBOL as u64 {
+            let bytes: [u8; SYMBOL] = self.bytes(symbols.offset + index * SYMBOL as u64)?;
             let function = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
             if function && u64::from(word(&bytes, 0)) == name {
                 return Ok(Some(double(&bytes, 8)));
@@ -415,7 +417,7 @@ impl Elf {
 
     /// Where these bytes (at most 256) first stand in a stretch of the file.
     pub(crate) fn find(&mut self, offset: u64, len: u64, wanted: &[u8]) -> Result<Option<u64>> {
-        let end = offset.saturating_add(len).min(self.source.len);
+        let end = after(offset, len).min(self.source.len);
         let mut at = offset;
         // What was seen last, for what stands over the edge of two blocks.
         let mut tail: Vec<u8> = Vec::new();
@@ -443,7 +445,7 @@ impl Elf {
         };
         let Some(table) = self.offset_of(table) else { return Ok(None) };
         for index in 0..len.min(self.source.len) / 24 {
-            let bytes: [u8; 24] = self.bytes(table.saturating_add(index * 24))?;
+            let bytes: [u8; 24] = self.bytes(after(table, index * 24))?;
             if double(&bytes, 0) == address && RELATIVE.contains(&(double(&bytes, 8) & 0xffff_ffff))
             {
                 return Ok(Some(double(&bytes, 16)));
@@ -457,23 +459,24 @@ impl Elf {
         let notes: Vec<Segment> =
             self.segments.iter().filter(|segment| segment.kind == PT_NOTE).copied().collect();
         for segment in notes {
-            let (mut at, end) = (segment.offset, segment.offset.saturating_add(segment.len));
+            let (mut at, end) = (segment.offset, after(segment.offset, segment.len));
             for _ in 0..MAX_NOTES {
-                if at.saturating_add(12) > end {
+                if after(at, 12) > end {
                     break;
                 }
-                let (name, len, kind) = (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
-                let content = (at + 12).saturating_add(u64::from(name).next_multiple_of(4));
+                let (name, len, kind) =
+                    (self.word(at)?, self.word(after(at, 4))?, self.word(after(at, 8))?);
+                let content = after(after(at, 12), u64::from(name).next_multiple_of(4));
                 if kind == NT_GNU_BUILD_ID
                     && name == 4
                     && len <= 64
-                    && self.is_text(at + 12, "GNU")?
+                    && self.is_text(after(at, 12), "GNU")?
                 {
                     let mut id = vec![0; len as usize];
                     self.source.read(content, &mut id)?;
                     return Ok(Some(hex(&id)));
                 }
-                at = content.saturating_add(u64::from(len).next_multiple_of(4));
+                at = after(content, u64::from(len).next_multiple_of(4));
             }
         }
         Ok(None)
@@ -485,6 +488,11 @@ fn place<'a>(mut segments: impl Iterator<Item = &'a Segment>, address: u64) -> O
         let within = address.checked_sub(segment.address)?;
         if within < segment.len { segment.offset.checked_add(within) } else { None }
     })
+}
+
+/// An offset further on. One that overflows lies behind the end of every file.
+pub(crate) fn after(offset: u64, len: u64) -> u64 {
+    offset.saturating_add(len)
 }
 
 fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -505,7 +513,10 @@ fn gnu_hash(name: &str) -> u32 {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn half(bytes: &[u8], at: usize) -> u16 {
@@ -518,4 +529,150 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 fn double(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::super::find::{Finding, Hook, Unsupported, inspect};
+    use super::*;
+
+    const LIBCRYPTO: &str = "/usr/lib/x86_64-linux-gnu/libcrypto.so.3";
+    /// Small, and with every table that is read.
+    const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// A program whose only segment is at 0x1000, with these bytes behind its headers.
+    fn elf(content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[18] = 62;
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64] = 1;
+        bytes[68] = 5;
+        bytes[64 + 17] = 0x10;
+        bytes.extend(content);
+        let len = u64::try_from(bytes.len()).unwrap();
+        bytes[64 + 32..64 + 40].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn functions_of_a_library_are_found_by_name() {
+        let mut library = Elf::open(File::open(LIBCRYPTO).unwrap()).unwrap();
+        let derive = library.exported("EVP_KDF_derive").unwrap().unwrap();
+        assert!(library.code_offset_of(derive).is_some());
+        assert_eq!(library.exported("EVP_KDF_deriv").unwrap(), None);
+        assert_eq!(library.exported("").unwrap(), None);
+        // What a library only uses is not its own.
+        let mut user = Elf::open(File::open(LIBSSL).unwrap()).unwrap();
+        assert_eq!(user.exported("EVP_KDF_derive").unwrap(), None);
+    }
+
+    #[test]
+    fn own_symbols_are_found_where_nothing_is_exported() {
+        let mut own = Elf::open(File::open("/proc/self/exe").unwrap()).unwrap();
+        let main = own.symbol("main").unwrap().unwrap();
+        assert!(own.code_offset_of(main).is_some());
+        assert_eq!(own.symbol("EVP_KDF_derive_nowhere").unwrap(), None);
+    }
+
+    #[test]
+    fn openssl_is_found_with_its_version_and_build_id() {
+        let finding = inspect(File::open(LIBCRYPTO).unwrap()).unwrap();
+        assert_eq!(finding.secrets(), Some(Hook::OpenSsl));
+        assert!(finding.version.unwrap().starts_with("3."));
+        assert_eq!(finding.build_id.unwrap().len(), 40);
+        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().secrets(), None);
+    }
+
+    #[test]
+    fn tls_without_symbols_is_named_as_not_supported() {
+        let finding = inspect(file(&elf(b"..CLIENT_HANDSHAKE_TRAFFIC_SECRET\0.."))).unwrap();
+        assert_eq!(finding.unsupported, Some(Unsupported::Stripped));
+        assert_eq!(inspect(file(&elf(b"no such thing"))).unwrap(), Finding::default());
+    }
+
+    #[test]
+    fn what_stands_over_the_edge_of_two_blocks_is_found() {
+        for before in [0, 1, BLOCK - 120 - 3, BLOCK - 120 - 1, BLOCK * 2 + 7] {
+            let bytes = elf(&[vec![b'x'; before], b"needle".to_vec(), vec![b'x'; 50]].concat());
+            let mut elf = Elf::open(file(&bytes)).unwrap();
+            let found = elf.find(0, bytes.len() as u64, b"needle").unwrap();
+            assert_eq!(found, Some(120 + before as u64));
+            assert_eq!(elf.find(0, 120 + before as u64 + 5, b"needle").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_malformed_and_no_more() {
+        let bytes = elf(&[]);
+        assert_eq!(Elf::open(file(&bytes[..63])).unwrap_err(), Malformed::NotElf);
+        assert_eq!(Elf::open(file(&bytes[..64])).unwrap_err(), Malformed::Cut);
+        assert_eq!(Elf::open(file(b"#!/bin/sh\n")).unwrap_err(), Malformed::NotElf);
+        assert!(Elf::open(file(&bytes)).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_would_take_too_long_is_given_up() {
+        let mut source = Source::new(file(&[1; 8])).unwrap();
+        source.looks = 2;
+        assert_eq!(source.read(0, &mut [0; 4]), Ok(()));
+        assert_eq!(source.read(4, &mut [0; 4]), Ok(()));
+        assert_eq!(source.read(0, &mut [0; 4]), Err(Malformed::TooLong));
+        let mut source = Source::new(file(&vec![1; BLOCK * 8])).unwrap();
+        source.budget = BLOCK as u64 * 2;
+        assert_eq!(source.read(0, &mut vec![0; BLOCK * 2]), Ok(()));
+        assert_eq!(source.read(BLOCK as u64 * 4, &mut [0]), Err(Malformed::TooLong));
+        assert_eq!(source.blocks.len(), 2);
+    }
+
+    /// Places that steer the reading: headers, the dynamic section, hash tables and their like lie at
+    /// the two ends of a library.
+    fn mutated(bytes: &[u8], changes: &[(bool, u16, u64, u8)]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for (from_end, place, value, width) in changes {
+            let place = usize::from(*place) % bytes.len();
+            let place = if *from_end { bytes.len() - 1 - place } else { place };
+            let width = usize::from(*width).min(bytes.len() - place);
+            bytes[place..place + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        }
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_mutation_of_a_library_does_harm(
+            changes in proptest::collection::vec((any::<bool>(), any::<u16>(), prop_oneof![
+                any::<u64>(), Just(0), Just(u64::MAX), Just(1 << 63), 0_u64..4096,
+            ], 1_u8..=8), 1..40),
+            cut in proptest::option::of(any::<u32>()),
+        ) {
+            let mut bytes = mutated(&std::fs::read(LIBSSL).unwrap(), &changes);
+            if let Some(cut) = cut {
+                bytes.truncate(cut as usize % bytes.len());
+            }
+            let _ = inspect(file(&bytes));
+        }
+
+        #[test]
+        fn no_mutation_of_headers_does_harm(
+            changes in proptest::collection::vec((Just(false), 0_u16..800, any::<u64>(), 1_u8..=8), 1..12),
+        ) {
+            let library = std::fs::read(LIBSSL).unwrap();
+            let _ = inspect(file(&mutated(&library, &changes)));
+        }
+    }
 }

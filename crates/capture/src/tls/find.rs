@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::elf::{Elf, Machine, Result};
+use super::elf::{Elf, Machine, Result, after};
 use super::instruction::{C_ARGUMENTS, cheapest, stack_check};
 use super::pclntab::{self, Functions};
 
@@ -32,7 +32,7 @@ pub(crate) enum Unsupported {
     OldOpenSsl,
     /// A TLS library inside of a program that was stripped of its symbols.
     Stripped,
-    /// GnuTLS.
+    /// `GnuTLS`.
     GnuTls,
     /// Mozilla's NSS.
     Nss,
@@ -117,7 +117,7 @@ fn inspect_go(elf: &mut Elf, functions: &Functions, finding: &mut Finding) -> Re
         let Ok(code) = elf.code(place) else { continue };
         let Some(offset) = elf.code_offset_of(place) else { continue };
         if let Some(check) = stack_check(&code) {
-            finding.places.push(Place { hook: Hook::Go, offset: offset + check });
+            finding.places.push(Place { hook: Hook::Go, offset: after(offset, check) });
             finding.version = pclntab::version(elf)?;
             return Ok(());
         }
@@ -156,7 +156,7 @@ fn function(elf: &mut Elf, name: &str, look_in_symbols: bool) -> Result<Option<u
         Machine::Arm => 0,
         Machine::Other => return Ok(None),
     };
-    Ok(Some(offset + skip))
+    Ok(Some(after(offset, skip)))
 }
 
 /// What stands behind `OpenSSL ` in `OPENSSL_VERSION_TEXT`.
@@ -164,7 +164,7 @@ fn openssl_version(elf: &mut Elf) -> Result<Option<String>> {
     for segment in elf.constants() {
         for major in [b"OpenSSL 3.", b"OpenSSL 4."] {
             let found = elf.find(segment.offset, segment.len.min(SEARCHED), major)?;
-            if let Some(text) = found.and_then(|at| elf.bytes::<32>(at + 8).ok()) {
+            if let Some(text) = found.and_then(|at| elf.bytes::<32>(after(at, 8)).ok()) {
                 let version = text.split(|byte| *byte == b' ' || *byte == 0).next();
                 return Ok(version.map(|version| String::from_utf8_lossy(version).into_owned()));
             }

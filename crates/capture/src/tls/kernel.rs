@@ -70,13 +70,16 @@ impl Programs {
             return Err(TlsError::Rights { missing });
         }
         set_print(Some((PrintLevel::Warn, |_, text| {
-            tracing::debug!("libbpf: {}", text.trim_end())
+            tracing::debug!("libbpf: {}", text.trim_end());
         })));
         let object = load(SLEEPABLE).or_else(|sleepable| {
             tracing::debug!("programs that may sleep: {sleepable}");
-            load(PLAIN).map_err(|source| match Path::new(BTF).exists() {
-                true => TlsError::Load { source },
-                false => TlsError::NoBtf { path: BTF },
+            load(PLAIN).map_err(|source| {
+                if Path::new(BTF).exists() {
+                    TlsError::Load { source }
+                } else {
+                    TlsError::NoBtf { path: BTF }
+                }
             })
         })?;
         let maps = Maps {
@@ -152,6 +155,13 @@ fn key(netns: NetnsId) -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_takes_both_kinds_of_programs() {
+        for object in [PLAIN, SLEEPABLE] {
+            assert!(load(object).is_ok());
+        }
+    }
 
     #[test]
     fn each_missing_right_is_named_with_what_it_is_for() {

@@ -70,8 +70,17 @@ pub struct TlsProbes {
     _executed: Link,
 }
 
-/// Recorded namespaces, with the number of secrets seen of each.
-type Namespaces = Arc<Mutex<BTreeMap<NetnsId, (Owner, u64)>>>;
+type Namespaces = Arc<Mutex<BTreeMap<NetnsId, Namespace>>>;
+
+/// A recorded namespace.
+#[derive(Debug)]
+struct Namespace {
+    owner: Owner,
+    /// How many were seen.
+    secrets: u64,
+    /// Why the kernel does not let them out.
+    problem: Option<String>,
+}
 
 impl TlsProbes {
     /// Loads the probes; they see nothing before [`TlsProbes::set_targets`]. Each secret goes to
@@ -83,11 +92,10 @@ impl TlsProbes {
         config: TlsConfig,
         on_secret: impl FnMut(SecretEvent) + Send + 'static,
     ) -> Result<Self, TlsError> {
-        let processes = Processes::new(config.proc.clone());
-        processes.all().map_err(|source| TlsError::Processes {
-            path: config.proc.display().to_string(),
-            source,
-        })?;
+        let TlsConfig { proc } = config;
+        let path = proc.display().to_string();
+        let processes = Processes::new(proc);
+        processes.all().map_err(|source| TlsError::Processes { path, source })?;
         let (programs, maps, executed) = Programs::load()?;
         let maps = Arc::new(maps);
         // rings --hints--> watch; when full: dropped, and found by the next regular look.
@@ -111,19 +119,24 @@ impl TlsProbes {
             targets.iter().map(|target| (target.netns, target.owner.clone())).collect();
         {
             let mut namespaces = lock(&self.namespaces);
-            namespaces.retain(|netns, _| {
-                let stays = new.contains_key(netns);
-                if !stays {
-                    note(self.maps.remove(*netns), "stop seeing TLS secrets of", *netns);
+            let gone = |netns: &&NetnsId| !new.contains_key(netns);
+            for netns in namespaces.keys().filter(gone).copied().collect::<Vec<_>>() {
+                namespaces.remove(&netns);
+                if let Err(error) = self.maps.remove(netns) {
+                    tracing::error!(
+                        "stop seeing TLS secrets of network namespace {netns}: {error}"
+                    );
                 }
-                stays
-            });
+            }
             for (netns, owner) in &new {
-                if let Some((old, _)) = namespaces.get_mut(netns) {
-                    old.clone_from(owner);
-                } else {
-                    namespaces.insert(*netns, (owner.clone(), 0));
-                    note(self.maps.add(*netns), "see TLS secrets of", *netns);
+                let namespace = namespaces.entry(*netns).or_insert_with(|| Namespace {
+                    owner: owner.clone(),
+                    secrets: 0,
+                    problem: Some(String::new()),
+                });
+                namespace.owner.clone_from(owner);
+                if namespace.problem.is_some() {
+                    namespace.problem = self.maps.add(*netns).err().map(|error| error.to_string());
                 }
             }
         }
@@ -139,15 +152,21 @@ impl TlsProbes {
             problems.push("a thread of the TLS probes has ended: restart the recorder".to_owned());
         }
         let namespaces = lock(&self.namespaces);
-        let namespaces = namespaces.iter().map(|(netns, (owner, secrets))| TlsNamespaceStatus {
-            owner: owner.clone(),
+        problems.extend(namespaces.values().filter_map(|namespace| {
+            let problem = namespace.problem.as_ref()?;
+            Some(format!("see TLS secrets of {}: {problem}", namespace.owner))
+        }));
+        let namespaces = namespaces.iter().map(|(netns, namespace)| TlsNamespaceStatus {
+            owner: namespace.owner.clone(),
             netns: *netns,
-            secrets: *secrets,
+            secrets: namespace.secrets,
         });
         TlsStatus {
             libraries: sight.libraries,
             unsupported: sight.unsupported,
+            loaders: sight.loaders,
             namespaces: namespaces.collect(),
+            secrets: counts.secrets,
             lost: counts.lost,
             unreadable: counts.unreadable,
             not_recorded: counts.elsewhere,
@@ -164,12 +183,6 @@ impl TlsProbes {
                 tracing::error!("a thread of the TLS probes panicked");
             }
         }
-    }
-}
-
-fn note(result: Result<(), libbpf_rs::Error>, what: &str, netns: NetnsId) {
-    if let Err(error) = result {
-        tracing::error!("{what} the network namespace {netns}: {error}");
     }
 }
 
@@ -195,8 +208,8 @@ fn rings(
         if let Some(event) = event.and_then(|bytes| decode(bytes, Clock::now())) {
             // What was in the ring when its namespace ceased to be recorded.
             let mut namespaces = lock(&namespaces);
-            if let Some((_, secrets)) = namespaces.get_mut(&event.netns) {
-                *secrets += 1;
+            if let Some(namespace) = namespaces.get_mut(&event.netns) {
+                namespace.secrets += 1;
                 drop(namespaces);
                 on_secret(event);
             }

@@ -89,7 +89,7 @@ impl Processes {
     }
 
     /// Opens what is mapped there. The link in `map_files` leads to the very file, with or without a
-    /// name (Linux 4.3, CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else the path is tried, within the
+    /// name (Linux 4.3, `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`); else the path is tried, within the
     /// process's root directory.
     pub(crate) fn open(&self, pid: u32, mapping: &Mapping) -> io::Result<File> {
         let process = self.of(pid);

@@ -11,8 +11,12 @@ pub struct TlsStatus {
     pub libraries: Vec<LibraryStatus>,
     /// Files with a TLS library whose secrets cannot be seen.
     pub unsupported: Vec<UnsupportedStatus>,
+    /// Dynamic loaders that tell when a process maps a library.
+    pub loaders: usize,
     /// Recorded namespaces.
     pub namespaces: Vec<TlsNamespaceStatus>,
+    /// Secrets that left the kernel.
+    pub secrets: u64,
     /// Secrets that found no room in the kernel's ring.
     pub lost: u64,
     /// Calls whose arguments could not be read.

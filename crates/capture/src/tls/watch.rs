@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,11 +33,16 @@ const AGAIN: [Duration; 4] = [
     Duration::from_millis(250),
 ];
 /// How long probes stay in a file that no process uses.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
+/// After what time a file in which something failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
 /// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
 const MAX_PROBED: usize = 1024;
 /// Files that are remembered.
 const MAX_FILES: usize = 16_384;
+
+const DENIED: &str = "open the programs and libraries of some processes: permission denied (needs \
+    CAP_SYS_PTRACE, CAP_SYS_ADMIN and no AppArmor profile that forbids it)";
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -54,6 +60,7 @@ pub(crate) enum Order {
 pub(crate) struct Sight {
     pub(crate) libraries: Vec<LibraryStatus>,
     pub(crate) unsupported: Vec<UnsupportedStatus>,
+    pub(crate) loaders: usize,
     pub(crate) problems: Vec<String>,
 }
 
@@ -69,6 +76,7 @@ struct Known {
     links: Vec<Link>,
     problem: Option<String>,
     used: Instant,
+    studied: Instant,
 }
 
 /// A recorded process.
@@ -91,6 +99,8 @@ pub(crate) struct Watch {
     again: BTreeSet<(Instant, u32)>,
     hasher: RandomState,
     problem: Option<String>,
+    /// Whether files of processes may not be opened.
+    denied: bool,
     shown: Shown,
 }
 
@@ -105,6 +115,7 @@ impl Watch {
             again: BTreeSet::new(),
             hasher: RandomState::new(),
             problem: None,
+            denied: false,
             shown,
         }
     }
@@ -160,6 +171,8 @@ impl Watch {
             }
         };
         self.problem = None;
+        self.denied = false;
+        self.forget_failed();
         let alive: BTreeSet<u32> = pids.iter().copied().collect();
         self.lives.retain(|pid, _| alive.contains(pid));
         for pid in pids {
@@ -196,7 +209,9 @@ impl Watch {
     /// Opens a file and, if it is new, looks into it and attaches what fits.
     fn meet(&mut self, pid: u32, mapping: &Mapping) -> Option<FileId> {
         // Processes end while we look.
-        let file = self.processes.open(pid, mapping).ok()?;
+        let opened = self.processes.open(pid, mapping);
+        self.denied |= opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+        let file = opened.ok()?;
         let id = FileId::of(&file).ok()?;
         if let Some(known) = self.files.get_mut(&id) {
             known.used = Instant::now();
@@ -217,6 +232,7 @@ impl Watch {
             links: Vec::new(),
             problem: None,
             used: Instant::now(),
+            studied: Instant::now(),
         };
         let Ok(copy) = file.try_clone() else { return known };
         // What is no ELF file has no TLS library that we know.
@@ -245,9 +261,7 @@ impl Watch {
     /// A probe holds on to its file, and so to the mounted file system of a container that has ended.
     fn detach_unused(&mut self) {
         let now = Instant::now();
-        let used: BTreeMap<u32, &Life> =
-            self.lives.iter().map(|(pid, life)| (*pid, life)).collect();
-        for id in used.values().flat_map(|life| &life.files) {
+        for id in self.lives.values().flat_map(|life| &life.files) {
             if let Some(known) = self.files.get_mut(id) {
                 known.used = now;
             }
@@ -256,6 +270,15 @@ impl Watch {
             let kept = if id.on_overlay() { Duration::ZERO } else { KEPT };
             now.saturating_duration_since(known.used) <= kept
         });
+    }
+
+    /// Lets what failed be tried again.
+    fn forget_failed(&mut self) {
+        let now = Instant::now();
+        let failed = |known: &Known| known.problem.is_some() && now > known.studied + RETRY;
+        self.files.retain(|_, known| !failed(known));
+        let files = &self.files;
+        self.lives.retain(|_, life| life.files.iter().all(|id| files.contains_key(id)));
     }
 
     /// Forgets files in which nothing is probed; they are looked into again when they are met again.
@@ -277,8 +300,14 @@ impl Watch {
                 owners.extend(self.targets.get(&life.netns));
             }
         }
-        let mut sight =
-            Sight { problems: self.problem.iter().cloned().collect(), ..Sight::default() };
+        let mut sight = Sight {
+            loaders: self.loaders(),
+            problems: self.problem.iter().cloned().collect(),
+            ..Sight::default()
+        };
+        if self.denied {
+            sight.problems.push(DENIED.to_owned());
+        }
         for (id, known) in &self.files {
             let (processes, owners) = users.remove(id).unwrap_or_default();
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();

@@ -187,6 +187,61 @@ static __always_inline int wanted(const u8 *label)
 	       eight(label) == WORD('e', 'x', 'p', ' ', 'm', 'a', 's', 't');
 }
 
+/* Bytes of the process. */
+struct slice {
+	u64 at;
+	u64 size;
+};
+
+/* What EVP_KDF_derive was given. */
+struct arguments {
+	struct slice label;
+	struct slice key;
+	struct slice data;
+	u32 is_prf;
+};
+
+/* Only notes where things are: whatever is read between two turns of the loop multiplies the states
+ * that the verifier looks at. Nonzero when something could not be read. */
+static __always_inline int find_arguments(u64 params, struct arguments *found)
+{
+	u32 seeds = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < 16; i++) {
+		struct ossl_param param;
+		if (read(&param, sizeof(param), params + i * sizeof(param)))
+			return 1;
+		if (!param.key)
+			return 0;
+		struct slice value = { .at = param.data, .size = param.size };
+		switch (read_word(param.key)) {
+		case 0:
+			return 1;
+		case WORD('l', 'a', 'b', 'e', 'l', 0, 0, 0):
+			found->label = value;
+			break;
+		case WORD('k', 'e', 'y', 0, 0, 0, 0, 0):
+		case WORD('s', 'e', 'c', 'r', 'e', 't', 0, 0):
+			found->key = value;
+			break;
+		case WORD('d', 'a', 't', 'a', 0, 0, 0, 0):
+			found->data = value;
+			break;
+		case WORD('s', 'e', 'e', 'd', 0, 0, 0, 0):
+			/* `key expansion`, the server's random, the client's; then empty ones. */
+			if (seeds == 0)
+				found->label = value;
+			if (seeds == 2)
+				found->data = value;
+			if (seeds < 3)
+				seeds++;
+			found->is_prf = 1;
+			break;
+		}
+	}
+	return 0;
+}
+
 /* OpenSSL 3 and later:
  * int EVP_KDF_derive(EVP_KDF_CTX *, unsigned char *key, size_t keylen, const OSSL_PARAM params[]) */
 UPROBE int openssl_kdf_derive(struct pt_regs *ctx)
@@ -199,57 +254,29 @@ UPROBE int openssl_kdf_derive(struct pt_regs *ctx)
 	u64 params = PT_REGS_PARM4(ctx);
 	if (!params)
 		return 0;
+	struct arguments given = {};
 	struct secret secret;
-	u32 seeds = 0, failed = 0, is_prf = 0;
 	begin(&secret, netns);
-	for (int i = 0; i < 16; i++) {
-		struct ossl_param param;
-		if (read(&param, sizeof(param), params + i * sizeof(param))) {
-			failed = 1;
-			break;
-		}
-		if (!param.key)
-			break;
-		switch (read_word(param.key)) {
-		case 0:
-			failed = 1;
-			break;
-		case WORD('l', 'a', 'b', 'e', 'l', 0, 0, 0):
-			secret.label_len = at_most(param.size, LABEL);
-			failed |= !!read(secret.label, at_most(param.size, LABEL), param.data);
-			break;
-		case WORD('k', 'e', 'y', 0, 0, 0, 0, 0):
-		case WORD('s', 'e', 'c', 'r', 'e', 't', 0, 0):
-			secret.key_len = at_most(param.size, BYTES);
-			failed |= !!read(secret.key, at_most(param.size, BYTES), param.data);
-			break;
-		case WORD('d', 'a', 't', 'a', 0, 0, 0, 0):
-			secret.data_len = at_most(param.size, BYTES);
-			failed |= !!read(secret.data, at_most(param.size, BYTES), param.data);
-			break;
-		case WORD('s', 'e', 'e', 'd', 0, 0, 0, 0):
-			/* `key expansion`, the server's random, the client's; then empty ones. */
-			is_prf = 1;
-			if (seeds == 0) {
-				secret.label_len = at_most(param.size, LABEL);
-				failed |= !!read(secret.label, at_most(param.size, LABEL),
-						 param.data);
-			} else if (seeds == 2 && param.size == 32) {
-				secret.data_len = 32;
-				failed |= !!read(secret.data, 32, param.data);
-			}
-			seeds++;
-			break;
-		}
-	}
-	if (failed) {
-		count(UNREADABLE);
+	if (find_arguments(params, &given))
+		goto unreadable;
+	secret.label_len = at_most(given.label.size, LABEL);
+	if (!given.label.at)
 		return 0;
-	}
-	secret.kind = is_prf ? EXPANSION : DERIVATION;
-	if (is_prf ? eight(secret.label) == WORD('k', 'e', 'y', ' ', 'e', 'x', 'p', 'a')
-		   : wanted(secret.label))
-		send(&secret);
+	if (read(secret.label, at_most(given.label.size, LABEL), given.label.at))
+		goto unreadable;
+	if (given.is_prf ? eight(secret.label) != WORD('k', 'e', 'y', ' ', 'e', 'x', 'p', 'a')
+			 : !wanted(secret.label))
+		return 0;
+	secret.kind = given.is_prf ? EXPANSION : DERIVATION;
+	secret.key_len = at_most(given.key.size, BYTES);
+	secret.data_len = at_most(given.data.size, BYTES);
+	if (read(secret.key, at_most(given.key.size, BYTES), given.key.at) ||
+	    read(secret.data, at_most(given.data.size, BYTES), given.data.at))
+		goto unreadable;
+	send(&secret);
+	return 0;
+unreadable:
+	count(UNREADABLE);
 	return 0;
 }
 
