@@ -5,6 +5,7 @@
 //! [`PacketSink`](kuberewind_packet::PacketSink).
 
 mod capture;
+mod ends;
 mod error;
 mod growth;
 mod interfaces;

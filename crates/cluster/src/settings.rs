@@ -5,6 +5,7 @@
 //! meanwhile. Whether they make sense is for the reader to say.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::control::{RECORDING_KEY, Recording};
 use crate::follow::{Follower, Subject, Timing};
+use crate::kept::{self, Keeper};
+use crate::names;
 use crate::pods::Origin;
-use crate::{kept, names};
 
 /// The key that holds the chart's values.
 pub const VALUES_KEY: &str = "values.yaml";
@@ -60,6 +62,7 @@ pub struct SettingsSnapshot {
 #[derive(Debug)]
 pub struct SettingsWatch {
     snapshots: watch::Receiver<Arc<SettingsSnapshot>>,
+    keeper: Keeper,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -77,12 +80,17 @@ impl SettingsWatch {
             gone: false,
             sender,
         };
-        if let Some(path) = &file {
-            settings.recall(path);
-        }
+        let keeper = Keeper::new(file);
+        keeper.with(|path| settings.recall(path));
         let follower = Follower::new(client, timing, settings);
-        let keeper = keep(file, namespace, snapshots.clone());
-        Self { snapshots, tasks: [tokio::spawn(follower.follow()), tokio::spawn(keeper)] }
+        let keeping = keep(keeper.clone(), namespace, snapshots.clone());
+        let tasks = [tokio::spawn(follower.follow()), tokio::spawn(keeping)];
+        Self { snapshots, keeper, tasks }
+    }
+
+    /// Removes the file, and keeps nothing any more.
+    pub fn erase(&self) {
+        self.keeper.erase();
     }
 
     /// The newest snapshot, whenever it changes.
@@ -105,11 +113,10 @@ struct Kept {
 
 /// Writes what the API server told into the file.
 async fn keep(
-    file: Option<PathBuf>,
+    keeper: Keeper,
     namespace: String,
     mut snapshots: watch::Receiver<Arc<SettingsSnapshot>>,
 ) {
-    let Some(path) = file else { return };
     let mut written = None;
     while snapshots.changed().await.is_ok() {
         let snapshot = snapshots.borrow_and_update().clone();
@@ -117,16 +124,12 @@ async fn keep(
         if snapshot.origin != Origin::ApiServer || written.as_ref() == Some(&facts) {
             continue;
         }
-        let (kept, target) = (Kept { namespace: namespace.clone(), facts }, path.clone());
-        let done =
-            tokio::task::spawn_blocking(move || kept::write(&target, &kept).map(|()| kept.facts));
-        match done.await {
-            Ok(Ok(facts)) => written = Some(facts),
-            Ok(Err(error)) => {
-                tracing::warn!("keep the settings in {}: {error}", path.display());
-            }
-            Err(_) => return,
-        }
+        let (kept, keeper) = (Kept { namespace: namespace.clone(), facts }, keeper.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            keeper.with(|path| kept::write(path, &kept));
+            kept.facts
+        });
+        written = done.await.ok();
     }
 }
 
@@ -141,16 +144,14 @@ struct Settings {
 }
 
 impl Settings {
-    fn recall(&mut self, path: &Path) {
-        match kept::read::<Kept>(path) {
-            Ok(Some(kept)) if kept.namespace == self.namespace => {
-                self.facts = Some(kept.facts);
-                self.origin = Origin::File;
-                self.tell(None);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("read the settings from {}: {error}", path.display()),
+    fn recall(&mut self, path: &Path) -> io::Result<()> {
+        let kept = kept::read::<Kept>(path)?;
+        if let Some(kept) = kept.filter(|kept| kept.namespace == self.namespace) {
+            self.facts = Some(kept.facts);
+            self.origin = Origin::File;
+            self.tell(None);
         }
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::catalog::{Catalog, Segment, State, closed, deleted, open_either};
 use crate::index::{self, Index};
 use crate::journal::{self, Event, Journal};
 use crate::limits::Limits;
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::note::{self, Note};
 use crate::recover::{self, Found};
 use crate::segment::Name;
@@ -174,7 +174,8 @@ impl Store {
         let dir = &self.catalog.dir;
         let segment = |(name, open): (Name, bool)| if open { name.open() } else { name.sealed() };
         let segments = recover::list(dir)?.into_iter().map(segment);
-        let notes = [journal::NAME, journal::NEW_NAME].map(str::to_owned);
+        // The lock last: until it is gone nobody else writes here.
+        let notes = [journal::NAME, journal::NEW_NAME, lock::NAME].map(str::to_owned);
         for name in segments.chain(notes) {
             let path = dir.join(name);
             match fs::remove_file(&path) {

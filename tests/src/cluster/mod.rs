@@ -157,6 +157,21 @@ impl Cluster {
         agent.and_then(|agent| Some(agent.agent.as_ref()?.said())).unwrap_or_default()
     }
 
+    /// A program that will run beside a node's agent: in its pod's network.
+    pub fn in_agent(&self, node: &str, program: &str) -> process::Command {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let agent = agent.unwrap_or_else(|| panic!("no agent is on {node}"));
+        agent.sandbox.netns().exec(program)
+    }
+
+    /// The IPv4 address of the pod of a node's agent.
+    pub fn agent_address(&self, node: &str) -> Option<String> {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        agent.and_then(|agent| agent.sandbox.addresses.first().cloned())
+    }
+
     /// Sends a signal to a node's agent; a kubelet starts it again when it ends.
     pub fn signal_agent(&self, node: &str, signal: Signal) {
         let agents = self.kubelets.agents();

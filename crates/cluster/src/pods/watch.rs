@@ -1,5 +1,6 @@
 //! The pods of one node, followed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +15,13 @@ use super::facts::RawPod;
 use super::known::Known;
 use super::{Origin, PodFacts, PodSnapshot, file};
 use crate::follow::{Follower, Subject, Timing};
+use crate::kept::Keeper;
 
 /// Follows this node's pods until it is dropped.
 #[derive(Debug)]
 pub struct PodWatch {
     snapshots: watch::Receiver<Arc<PodSnapshot>>,
+    keeper: Keeper,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -35,12 +38,17 @@ impl PodWatch {
             origin: Origin::Nobody,
             sender,
         };
-        if let Some(path) = &file {
-            pods.recall(path);
-        }
+        let keeper = Keeper::new(file);
+        keeper.with(|path| pods.recall(path));
         let follower = Follower::new(client, timing, pods);
-        let keeper = keep(file, node.to_owned(), snapshots.clone());
-        Self { snapshots, tasks: [tokio::spawn(follower.follow()), tokio::spawn(keeper)] }
+        let keeping = keep(keeper.clone(), node.to_owned(), snapshots.clone());
+        let tasks = [tokio::spawn(follower.follow()), tokio::spawn(keeping)];
+        Self { snapshots, keeper, tasks }
+    }
+
+    /// Removes the file, and keeps nothing any more.
+    pub fn erase(&self) {
+        self.keeper.erase();
     }
 
     /// The newest snapshot, whenever it changes.
@@ -56,25 +64,18 @@ impl Drop for PodWatch {
 }
 
 /// Writes what the API server told into the file, at most once a second.
-async fn keep(
-    file: Option<PathBuf>,
-    node: String,
-    mut snapshots: watch::Receiver<Arc<PodSnapshot>>,
-) {
-    let Some(path) = file else { return };
+async fn keep(keeper: Keeper, node: String, mut snapshots: watch::Receiver<Arc<PodSnapshot>>) {
     while snapshots.changed().await.is_ok() {
         let snapshot = snapshots.borrow_and_update().clone();
         if snapshot.origin != Origin::ApiServer {
             continue;
         }
-        let (node, target) = (node.clone(), path.clone());
+        let (node, keeper) = (node.clone(), keeper.clone());
         let written = tokio::task::spawn_blocking(move || {
             let there: Vec<_> = snapshot.pods.iter().filter(|pod| !pod.deleted).cloned().collect();
-            file::write(&target, &node, &there)
+            keeper.with(|path| file::write(path, &node, &there));
         });
-        if let Ok(Err(error)) = written.await {
-            tracing::warn!("keep the known pods in {}: {error}", path.display());
-        }
+        let _ = written.await;
         sleep(Duration::from_secs(1)).await;
     }
 }
@@ -88,16 +89,13 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
-    fn recall(&mut self, path: &Path) {
-        match file::read(path, &self.node) {
-            Ok(Some(pods)) => {
-                self.known.replace(pods, Instant::now());
-                self.origin = Origin::File;
-                self.tell(None);
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!("read the known pods from {}: {error}", path.display()),
+    fn recall(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(pods) = file::read(path, &self.node)? {
+            self.known.replace(pods, Instant::now());
+            self.origin = Origin::File;
+            self.tell(None);
         }
+        Ok(())
     }
 }
 

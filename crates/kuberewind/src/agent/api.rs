@@ -15,7 +15,7 @@ use kuberewind_packet::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::duty::{Duty, Handover, Orders};
+use super::duty::{Answer, Duty, Orders, Wish};
 use super::handover::Request;
 use super::recorder::{Recorder, RecorderError};
 use super::{Health, Status, Wanted, WindowQuery, metrics};
@@ -136,8 +136,13 @@ async fn set_recording(
 
 /// `clean` asks for it: the recording ends, and nothing of it stays on the node.
 async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
-    let recorder = agent.recorder()?;
-    blocking(move || recorder.erase()).await?;
+    match agent.duty.orders() {
+        Orders::Api => {
+            let recorder = agent.recorder()?;
+            blocking(move || recorder.erase()).await?;
+        }
+        Orders::ConfigMap(wishes) => pass_on(wishes, Wish::Erase).await?,
+    }
     Ok(Json(()))
 }
 
@@ -187,16 +192,21 @@ async fn hand_over(
     State(agent): State<Agent>,
     Json(request): Json<Request>,
 ) -> Result<Json<()>, Failure> {
-    let Orders::ConfigMap(handovers) = agent.duty.orders() else {
+    let Orders::ConfigMap(wishes) = agent.duty.orders() else {
         return Err(Failure::refused(
             "`kuberewind tap --local` records here, and is not taken over: stop it first".into(),
         ));
     };
+    pass_on(wishes, Wish::HandOver(request)).await?;
+    Ok(Json(()))
+}
+
+/// Tells the agent what is wanted, and waits until it is done.
+async fn pass_on(wishes: &mpsc::Sender<(Wish, Answer)>, wish: Wish) -> Result<(), Failure> {
     let (answer, answered) = oneshot::channel();
-    let _ = handovers.send(Handover { request, answer }).await;
+    let _ = wishes.send((wish, answer)).await;
     match answered.await {
-        Ok(Ok(())) => Ok(Json(())),
-        Ok(Err(why)) => Err(Failure::refused(why)),
+        Ok(done) => done.map_err(Failure::refused),
         Err(_) => Err(Failure::stopping()),
     }
 }

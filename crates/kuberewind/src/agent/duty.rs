@@ -21,16 +21,21 @@ pub(crate) enum Doing {
 pub(crate) enum Orders {
     /// Whoever reaches the API: on a machine of its own.
     Api,
-    /// The `ConfigMap`. The API only takes the data directory's handover, and hands it to the agent.
-    ConfigMap(mpsc::Sender<Handover>),
+    /// The `ConfigMap`. The API takes only what is about the data directory, and passes it on.
+    ConfigMap(mpsc::Sender<(Wish, Answer)>),
 }
 
-/// Somebody wants the data directory.
-pub(crate) struct Handover {
-    pub(crate) request: Request,
-    /// agent --answer--> API: an error in words when it is refused.
-    pub(crate) answer: oneshot::Sender<Result<(), String>>,
+/// What somebody wants of the data directory.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// That another agent gets it.
+    HandOver(Request),
+    /// That nothing is left in it.
+    Erase,
 }
+
+/// agent --answer--> API: an error in words when it is refused.
+pub(crate) type Answer = oneshot::Sender<Result<(), String>>;
 
 /// What an agent does, for all who ask it.
 pub(crate) struct Duty {
@@ -46,9 +51,9 @@ impl Duty {
     }
 
     /// It does nothing yet, and takes its orders from the `ConfigMap`.
-    pub(crate) fn of_agent(why: &str, handovers: mpsc::Sender<Handover>) -> Arc<Self> {
+    pub(crate) fn of_agent(why: &str, wishes: mpsc::Sender<(Wish, Answer)>) -> Arc<Self> {
         let doing = ArcSwap::from_pointee(Doing::Nothing(why.to_owned()));
-        Arc::new(Self { doing, orders: Orders::ConfigMap(handovers) })
+        Arc::new(Self { doing, orders: Orders::ConfigMap(wishes) })
     }
 
     pub(crate) fn orders(&self) -> &Orders {

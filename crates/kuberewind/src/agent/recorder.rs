@@ -8,7 +8,7 @@ use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, NamespaceStatus, NetnsSpec, NetnsWatch, Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
-use kuberewind_filter::{CaptureFilter, FilterError};
+use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
 use kuberewind_store::{Limits, MinFree, Store, StoreConfig, StoreError};
 
@@ -39,6 +39,8 @@ pub(crate) struct Identity {
 pub(crate) struct Assignment {
     /// The network namespaces.
     pub(crate) targets: Vec<Target>,
+    /// Of these nothing is stored where the node's own namespace is recorded.
+    pub(crate) forbidden: Arc<Forbidden>,
     /// What cannot be recorded, and why.
     pub(crate) problems: Vec<String>,
     /// The node's pods, `recorded` being those that the targets are of; none on a machine without
@@ -228,6 +230,8 @@ impl Recorder {
     pub(crate) fn assign(&self, assignment: Assignment) {
         let mut plan = lock(&self.plan);
         plan.assignment = assignment;
+        let forbidden = Arc::clone(&plan.assignment.forbidden);
+        let _ = self.with(|stages| stages.capture.set_forbidden(forbidden));
         if plan.recording {
             let targets = plan.assignment.targets.clone();
             let _ = self.with(|stages| self.set_targets(stages, targets));

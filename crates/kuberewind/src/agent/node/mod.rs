@@ -27,7 +27,7 @@ use tokio::task::block_in_place;
 use self::orders::Orders;
 use self::report::Told;
 use super::api;
-use super::duty::{Doing, Duty, Handover};
+use super::duty::{Answer, Doing, Duty, Wish};
 use super::handover::{self, Lent, Request};
 use super::recorder::{Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
@@ -87,8 +87,9 @@ impl NodeConfig {
 pub(crate) struct Node {
     config: NodeConfig,
     duty: Arc<Duty>,
-    /// API --handovers--> agent; one at a time, others wait.
-    handovers: mpsc::Receiver<Handover>,
+    /// API --wishes--> agent; one at a time, others wait.
+    wishes: mpsc::Receiver<(Wish, Answer)>,
+    watches: Watches,
     settings: watch::Receiver<Arc<SettingsSnapshot>>,
     pods: watch::Receiver<Arc<PodSnapshot>>,
     /// agent --rules--> supervisor
@@ -111,6 +112,8 @@ enum Tenure {
     Held { recorder: Arc<Recorder>, socket: Served },
     /// We gave it to another agent.
     Given(Lent),
+    /// Nobody: it was erased, and this agent is about to go.
+    Erased,
 }
 
 impl Tenure {
@@ -120,14 +123,18 @@ impl Tenure {
     }
 }
 
+/// What the API server is asked for, for as long as they live.
+struct Watches {
+    settings: SettingsWatch,
+    pods: PodWatch,
+}
+
 /// What there is before the first settings are known.
 struct Beginning {
     config: NodeConfig,
     duty: Arc<Duty>,
-    handovers: mpsc::Receiver<Handover>,
-    /// Kept alive; they end when dropped.
-    settings: SettingsWatch,
-    pods: PodWatch,
+    wishes: mpsc::Receiver<(Wish, Answer)>,
+    watches: Watches,
     listeners: [Served; 2],
 }
 
@@ -150,12 +157,12 @@ impl Node {
             _ = &mut stop => return Ok(()),
         };
         on_log_level(orders.settings.config().log_level.into());
-        let Beginning { config, duty, handovers, settings, pods, listeners } = beginning;
+        let Beginning { config, duty, wishes, watches, listeners } = beginning;
         let (rules, chosen) = watch::channel(Arc::clone(&orders.rules));
         let (told, plans) = watch::channel(Told::default());
         let supervisor = tokio::spawn(supervise(
             Scanner::new(&config.proc),
-            pods.snapshots(),
+            watches.pods.snapshots(),
             chosen,
             move |plan, rules| {
                 told.send_modify(|told| match plan {
@@ -169,9 +176,10 @@ impl Node {
         let mut node = Self {
             config,
             duty,
-            handovers,
-            settings: settings.snapshots(),
-            pods: pods.snapshots(),
+            wishes,
+            settings: watches.settings.snapshots(),
+            pods: watches.pods.snapshots(),
+            watches,
             rules,
             plans,
             looked_at: Some(orders.version.clone()),
@@ -201,7 +209,10 @@ impl Node {
                 changed = self.settings.changed() => changed.context("follow the settings")?,
                 changed = self.pods.changed() => changed.context("follow the pods")?,
                 changed = self.plans.changed() => changed.context("follow the pods' namespaces")?,
-                Some(handover) = self.handovers.recv() => self.give_way(handover).await,
+                Some((wish, answer)) = self.wishes.recv() => match wish {
+                    Wish::HandOver(request) => self.give_way(&request, answer).await,
+                    Wish::Erase => self.erase(answer).await,
+                },
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -211,7 +222,7 @@ impl Node {
     fn pause(&self) -> Duration {
         match &self.tenure {
             Tenure::Wanted { retry_at, .. } => retry_at.saturating_duration_since(Instant::now()),
-            Tenure::Held { .. } => Duration::from_hours(1),
+            Tenure::Held { .. } | Tenure::Erased => Duration::from_hours(1),
             Tenure::Given(_) => LOOK_AT_LOCK,
         }
     }
@@ -265,7 +276,7 @@ impl Node {
                 tracing::warn!("the agent that took over is gone: recording again");
                 self.tenure = Tenure::wanted();
             }
-            Tenure::Wanted { .. } | Tenure::Held { .. } => return,
+            Tenure::Wanted { .. } | Tenure::Held { .. } | Tenure::Erased => return,
         }
         match self.try_to_record() {
             Ok(recorder) => match listen(&self.config.data_dir) {
@@ -341,11 +352,11 @@ impl Node {
     }
 
     /// Gives the data directory to another agent.
-    async fn give_way(&mut self, Handover { request, answer }: Handover) {
-        let Request { namespace, pod, .. } = request.clone();
+    async fn give_way(&mut self, request: &Request, answer: Answer) {
+        let Request { namespace, pod, .. } = request;
         let refusal = match &self.tenure {
             Tenure::Held { .. } => request.refusal(&self.config.request()),
-            Tenure::Wanted { .. } | Tenure::Given(_) => {
+            Tenure::Wanted { .. } | Tenure::Given(_) | Tenure::Erased => {
                 Some("this agent does not hold the data directory".to_owned())
             }
         };
@@ -358,6 +369,25 @@ impl Node {
         let told = move || drop(answer.send(Ok(())));
         self.give_up(&format!("{namespace}/{pod} records this node now"), told).await;
         self.tenure = Tenure::Given(Lent::new());
+    }
+
+    /// Ends recording for good, and leaves nothing in the data directory.
+    async fn erase(&mut self, answer: Answer) {
+        let why = "its recording was erased; the agent is about to be removed";
+        self.duty.set(Doing::Nothing(why.to_owned()));
+        self.watches.settings.erase();
+        self.watches.pods.erase();
+        let before = std::mem::replace(&mut self.tenure, Tenure::Erased);
+        let Tenure::Held { recorder, socket } = before else {
+            let _ = answer.send(Ok(()));
+            return;
+        };
+        let erased = withdraw(&self.config.data_dir)
+            .map_err(|error| format!("remove the data directory's socket: {error}"))
+            .and_then(|()| block_in_place(|| recorder.erase()).map_err(|error| error.to_string()));
+        tracing::info!("the recording was erased");
+        let _ = answer.send(erased);
+        socket.stop().await;
     }
 
     async fn leave(&mut self, why: &str) {
@@ -386,8 +416,8 @@ impl Node {
 
 impl Beginning {
     async fn new(config: NodeConfig) -> anyhow::Result<Self> {
-        let (handover, handovers) = mpsc::channel(1);
-        let duty = Duty::of_agent("the settings are not known yet", handover);
+        let (wish, wishes) = mpsc::channel(1);
+        let duty = Duty::of_agent("the settings are not known yet", wish);
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, names::API_PORT));
         let api = TcpListener::bind(api).await.with_context(|| format!("listen on {api}"))?;
         let public = bind_public(config.metrics_port).await?;
@@ -408,13 +438,14 @@ impl Beginning {
             Timing::default(),
         );
         let pods = PodWatch::start(client, &config.node, file(PODS_FILE), Timing::default());
-        Ok(Self { config, duty, handovers, settings, pods, listeners })
+        let watches = Watches { settings, pods };
+        Ok(Self { config, duty, wishes, watches, listeners })
     }
 
     /// Waits for settings that make sense. Without any nothing is recorded: what must not be recorded is
     /// not known.
     async fn first_orders(&self) -> Orders {
-        let mut snapshots = self.settings.snapshots();
+        let mut snapshots = self.watches.settings.snapshots();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let read = snapshot.facts.as_ref().map(|facts| Orders::read(facts, &self.config));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kuberewind_capture::Target;
 use kuberewind_cluster::plan::Plan;
-use kuberewind_filter::TargetRules;
+use kuberewind_filter::{Forbidden, TargetRules};
 use kuberewind_packet::{Owner, Pod};
 
 use crate::agent::recorder::Assignment;
@@ -58,7 +58,8 @@ pub(super) fn assignment(
         waiting: plan.waiting.len(),
         settings_version: version,
     };
-    Assignment { targets: targets.collect(), problems, pods: Some(pods), unknown }
+    let forbidden = Arc::new(Forbidden::new(plan.forbidden_addresses.clone()));
+    Assignment { targets: targets.collect(), forbidden, problems, pods: Some(pods), unknown }
 }
 
 fn recorded(plan: &Plan) -> Vec<Pod> {

@@ -113,7 +113,7 @@ pub(crate) type Write = Box<dyn FnMut(Vec<u8>) -> bool + Send>;
 impl Tls {
     /// Loads the probes, which see nothing before [`Self::set_targets`].
     pub(crate) fn start(source: TlsSource, taps: Taps, write: Write) -> Result<Self, TlsFailure> {
-        let vault = Arc::new(Vault::open(vault::KEY.as_ref())?);
+        let vault = Arc::new(Vault::open_usual()?);
         // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
         let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
         let config = TlsConfig { proc: source.proc };

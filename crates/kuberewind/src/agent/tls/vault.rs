@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce};
@@ -11,8 +11,8 @@ use ring::hkdf::{HKDF_SHA256, Prk};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-/// Where the key lies.
-pub(crate) const KEY: &str = "/run/kuberewind/key";
+/// Where the key lies: in the first of these that is in memory.
+pub(crate) const KEYS: [&str; 2] = ["/run/kuberewind/key", "/dev/shm/kuberewind/key"];
 
 const KEY_LEN: usize = 32;
 const SALT_LEN: usize = 16;
@@ -34,6 +34,8 @@ pub(crate) enum VaultError {
         .0.display()
     )]
     OnDisk(PathBuf),
+    #[error("{} is not this user's alone: somebody else made it; remove it", .0.display())]
+    NotOurs(PathBuf),
     #[error("{} is not a key of {KEY_LEN} bytes: remove it, and with it the secrets kept so far", .0.display())]
     NotAKey(PathBuf),
     #[error("the system gives no random numbers")]
@@ -47,6 +49,20 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
+    /// Takes the key from where it usually lies, or makes one there.
+    pub(crate) fn open_usual() -> Result<Self, VaultError> {
+        let [first, second] = KEYS.map(Path::new);
+        match Self::open(first) {
+            Err(VaultError::OnDisk(dir)) => {
+                Self::open(second).map_err(|error| match error {
+                    VaultError::OnDisk(_) => VaultError::OnDisk(dir),
+                    error => error,
+                })
+            }
+            opened => opened,
+        }
+    }
+
     /// Takes the key from `path`, or makes one there.
     pub(crate) fn open(path: &Path) -> Result<Self, VaultError> {
         let dir = path.parent().unwrap_or(Path::new("/"));
@@ -56,6 +72,11 @@ impl Vault {
             rustix::fs::statfs(dir).map_err(io::Error::from).map_err(failed("look at", dir))?;
         if !is_memory(&system) {
             return Err(VaultError::OnDisk(dir.to_owned()));
+        }
+        let meta = fs::symlink_metadata(dir).map_err(failed("look at", dir))?;
+        let ours = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+        if !ours || meta.mode() & 0o022 != 0 {
+            return Err(VaultError::NotOurs(dir.to_owned()));
         }
         let random = SystemRandom::new();
         let bytes = match read(path) {
@@ -140,7 +161,7 @@ fn make(path: &Path, random: &SystemRandom) -> Result<Zeroizing<Vec<u8>>, VaultE
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -186,5 +207,7 @@ mod tests {
         let path = dir.path().join("key");
         fs::write(&path, "short").unwrap();
         assert!(matches!(Vault::open(&path).err().unwrap(), VaultError::NotAKey(_)));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Vault::open(&path).err().unwrap(), VaultError::NotOurs(_)));
     }
 }
