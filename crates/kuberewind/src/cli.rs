@@ -225,6 +225,9 @@ pub(crate) struct SelectArgs {
     /// From how many nodes at a time
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "local")]
     pub(crate) parallel: u16,
+    /// How long to wait for a node that says nothing
+    #[arg(long, value_name = "DURATION", default_value = "30s", conflicts_with = "local")]
+    pub(crate) timeout: String,
 }
 
 #[derive(Debug, Args)]
@@ -353,6 +356,12 @@ pub(crate) struct AgentArgs {
     /// A kubeconfig file instead of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the recording lies: tap.dataDir, as it is mounted
+    #[arg(long, value_name = "DIR", env = "DATA_DIR", default_value = "/var/lib/kuberewind")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the pod's address answers probes: tap.metrics.port
+    #[arg(long, value_name = "PORT", env = "METRICS_PORT", default_value_t = 49_100)]
+    pub(crate) metrics_port: u16,
 }
 
 #[cfg(test)]

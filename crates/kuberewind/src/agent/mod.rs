@@ -1,23 +1,34 @@
 //! What records: the stages joined, and the API through which everybody else reaches them.
 
 mod api;
+mod duty;
+mod handover;
 mod metrics;
+mod node;
 mod recorder;
 mod serve;
 mod status;
 mod switch;
+mod tls;
+mod wanted;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
+pub(crate) use duty::Duty;
+pub(crate) use handover::Request as HandoverRequest;
+pub(crate) use node::Node;
+pub(crate) use node::NodeConfig;
+pub(crate) use recorder::Identity;
 pub(crate) use recorder::Recorder;
 pub(crate) use recorder::RecorderError;
-pub(crate) use recorder::Source;
 pub(crate) use serve::Server;
 pub(crate) use status::Health;
 pub(crate) use status::PodNotRecorded;
 pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
+pub(crate) use wanted::Wanted;
+pub(crate) use wanted::WantedError;
 
 use kuberewind_packet::{Span, Timestamp};
 use serde::{Deserialize, Serialize};

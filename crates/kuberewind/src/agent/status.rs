@@ -192,7 +192,7 @@ impl Status {
         if !self.recording {
             return Health::Ok;
         }
-        if self.namespaces.is_empty() {
+        if self.namespaces.is_empty() && self.pods.is_none() {
             return Health::Failing("no network namespace is recorded".to_owned());
         }
         if self.store.held_back_by_min_free {

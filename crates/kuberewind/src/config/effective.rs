@@ -103,6 +103,41 @@ impl Effective {
         given.check()
     }
 
+    /// What an agent is told: values as text, from where `name` says, and flags over them.
+    pub(crate) fn of_values(
+        name: &str,
+        text: &str,
+        flags: &[(&'static str, Value, &'static str)],
+    ) -> Result<Self, ConfigError> {
+        let path = PathBuf::from(name);
+        let node = file::parse(text)
+            .map_err(|cause| ConfigError::Yaml { path: path.clone(), cause: Box::new(cause) })?;
+        let mut given = Given::default();
+        given.take_tree(node, &|line| Origin::File { path: path.clone(), line })?;
+        for (key, value, flag) in flags {
+            given.take(&path_of(key), value.clone(), Origin::Flag(flag))?;
+        }
+        given.check()
+    }
+
+    /// The values of `newer`, but for the keys that are fixed while recording; and of those the ones
+    /// that differ.
+    pub(crate) fn replaced_by(
+        &self,
+        newer: &Self,
+    ) -> Result<(Self, Vec<&'static str>), ConfigError> {
+        let mut given = newer.given.clone();
+        let mut differing = Vec::new();
+        for key in KEYS.iter().filter(|key| !key.live && self.value(key) != newer.value(key)) {
+            differing.push(key.name);
+            match self.given.0.get(key.name) {
+                Some(kept) => drop(given.0.insert(key.name, kept.clone())),
+                None => drop(given.0.remove(key.name)),
+            }
+        }
+        Ok((given.check()?, differing))
+    }
+
     /// What an earlier `tap` left, and nothing else.
     pub(crate) fn of(earlier: &Earlier) -> Result<Self, ConfigError> {
         let earlier = earlier.values.iter();

@@ -1,6 +1,7 @@
 //! On this machine, until told to stop.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -8,7 +9,7 @@ use crossbeam_channel::{Receiver, select, tick};
 use kuberewind_capture::{NetnsSpec, missing_rights};
 use kuberewind_export::figures;
 
-use crate::agent::{Health, Recorder, Server, Source, Status};
+use crate::agent::{Duty, Health, Identity, Recorder, Server, Status, Switch};
 use crate::cli::TapArgs;
 use crate::exit::Exit;
 
@@ -22,13 +23,15 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let settings = settings::load(&args.settings)?;
     settings::refuse_cluster_keys(&settings)?;
     log_to_stderr(settings.config().log_level.into());
-    let source = source(args);
-    check_rights(&source.namespaces)?;
+    let namespaces = namespaces(args);
+    check_rights(&namespaces)?;
     let stop = shutdown::requests()?;
 
     let dir = settings.config().tap.data_dir.clone();
-    let recorder = Recorder::start(settings, source)?;
-    let server = Server::start(&dir, std::sync::Arc::clone(&recorder))
+    let recording = Switch::read(&dir)?.unwrap_or(settings.config().pcapdump.enabled);
+    let recorder = Recorder::start(settings, recording, identity(args))?;
+    recorder.follow_namespaces(namespaces)?;
+    let server = Server::start(&dir, Duty::of(Arc::clone(&recorder)))
         .with_context(|| format!("listen on {}", dir.join(crate::agent::SOCKET_NAME).display()))?;
     let mut screen = Screen::new();
     screen.greet(&recorder.status()?);
@@ -41,13 +44,16 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
-fn source(args: &TapArgs) -> Source {
-    let namespaces = match args.netns.as_slice() {
+fn namespaces(args: &TapArgs) -> Vec<NetnsSpec> {
+    match args.netns.as_slice() {
         [] => vec![NetnsSpec::Host],
         specs => specs.to_vec(),
-    };
+    }
+}
+
+fn identity(args: &TapArgs) -> Identity {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Source { node, namespaces, interfaces: args.interface.clone() }
+    Identity { node, interfaces: args.interface.clone() }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {
