@@ -109,6 +109,7 @@ impl Lab {
     }
 
     pub(crate) fn pod(&self, namespace: &str, name: &str, spec: Value) {
+        self.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
         let labels =
             json!({"app": name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-')});
         let mut full = json!({"containers": [{"name": "main", "image": "i"}]});
@@ -236,6 +237,11 @@ async fn answer(answering: Answering) {
 }
 
 async fn erase(State(answering): State<Answering>) -> (StatusCode, Json<Value>) {
+    let map = answering.double.object("v1", "ConfigMap", NS, "kuberewind").unwrap();
+    if map["data"]["recording"] != "stopped" {
+        let error = json!({"error": "recording is on: stop it first"});
+        return (StatusCode::INTERNAL_SERVER_ERROR, Json(error));
+    }
     let mut agents = answering.agents.lock().unwrap();
     let agent = agents.get_mut(&answering.node).unwrap();
     if agent.keeps {
