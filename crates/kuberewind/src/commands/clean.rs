@@ -16,6 +16,10 @@ use crate::exit::{Exit, Usage, one_line};
 
 /// Erases the recordings, unless told to keep them, and then removes what `tap` made.
 pub(crate) fn clean(args: &CleanArgs) -> anyhow::Result<Exit> {
+    if args.local {
+        let text = "clean takes kuberewind off a cluster; on this machine, end `kuberewind tap --local` and remove its data directory";
+        return Err(Usage(text.to_owned()).into());
+    }
     let patience = config::parse_duration(&args.wait)
         .map_err(|error| Usage(format!("--wait {}: {error}", args.wait)))?;
     let cluster = Cluster::open_only(&args.cluster)?;

@@ -1,9 +1,9 @@
 //! What `tap` would install: settings, rules and objects, before anything is changed.
 
+use kuberewind_cluster::ClusterError;
 use kuberewind_cluster::chart::{self, Release};
 use kuberewind_cluster::control::Recording;
 use kuberewind_cluster::release::{self, Installed};
-use kuberewind_cluster::ClusterError;
 use kuberewind_filter::{CaptureFilter, TargetRules};
 use serde_json::{Value, json};
 
