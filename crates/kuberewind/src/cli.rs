@@ -159,6 +159,9 @@ pub(crate) enum OutputArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanArgs {
+    /// For who looks for it here; there is nothing to take off a single machine
+    #[arg(long, hide = true)]
+    pub(crate) local: bool,
     /// Leave the recordings on the nodes
     #[arg(long)]
     pub(crate) keep_data: bool,

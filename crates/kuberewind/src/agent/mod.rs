@@ -18,6 +18,7 @@ pub(crate) use duty::Duty;
 pub(crate) use handover::Request as HandoverRequest;
 pub(crate) use node::Node;
 pub(crate) use node::NodeConfig;
+pub(crate) use node::target_settings;
 pub(crate) use recorder::Identity;
 pub(crate) use recorder::Recorder;
 pub(crate) use recorder::RecorderError;

@@ -9,12 +9,17 @@ use kuberewind_cluster::release::{self, Installed};
 
 use super::cluster::Cluster;
 use super::fleet::{AT_A_TIME, Fleet};
+use super::switch;
 use crate::cli::CleanArgs;
 use crate::config;
 use crate::exit::{Exit, Usage, one_line};
 
 /// Erases the recordings, unless told to keep them, and then removes what `tap` made.
 pub(crate) fn clean(args: &CleanArgs) -> anyhow::Result<Exit> {
+    if args.local {
+        let text = "clean takes kuberewind off a cluster; on this machine, end `kuberewind tap --local` and remove its data directory";
+        return Err(Usage(text.to_owned()).into());
+    }
     let patience = config::parse_duration(&args.wait)
         .map_err(|error| Usage(format!("--wait {}: {error}", args.wait)))?;
     let cluster = Cluster::open_only(&args.cluster)?;
@@ -62,10 +67,10 @@ fn erase(cluster: &Cluster, installed: &Installed) -> anyhow::Result<Vec<String>
             }
             reviewed => reviewed?,
         }
-        // An agent that is started anew meanwhile does not begin again.
+        // An agent erases nothing while it records, and one that is started anew does not begin again.
         match control::set(access, namespace, Recording::Stopped).await {
             Err(ClusterError::NotFound { .. }) => {}
-            set => set?,
+            set => drop((set?, switch::follow(access, namespace, false).await?)),
         }
         let answers = fleet.ask(AT_A_TIME, async |mut session, _| session.erase().await).await;
         anyhow::Ok(Some((answers, fleet.absent().unwrap_or(0))))

@@ -24,6 +24,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 
+pub(crate) use self::orders::target_settings;
+
 use self::orders::Orders;
 use self::report::Told;
 use super::api;

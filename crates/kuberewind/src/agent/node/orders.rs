@@ -47,7 +47,8 @@ impl Orders {
     }
 }
 
-fn target_settings(config: &Config, namespace: &str) -> TargetSettings {
+/// Which pods the settings choose, where kuberewind is installed in `namespace`.
+pub(crate) fn target_settings(config: &Config, namespace: &str) -> TargetSettings {
     let tap = &config.tap;
     let own = [names::LABEL_NAME].map(|(key, value)| (key.to_owned(), value.to_owned()));
     TargetSettings {

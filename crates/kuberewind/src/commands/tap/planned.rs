@@ -1,15 +1,16 @@
 //! What `tap` would install: settings, rules and objects, before anything is changed.
 
+use kuberewind_cluster::ClusterError;
 use kuberewind_cluster::chart::{self, Release};
 use kuberewind_cluster::control::Recording;
 use kuberewind_cluster::release::{self, Installed};
-use kuberewind_cluster::{ClusterError, names};
-use kuberewind_filter::{CaptureFilter, OwnPods, TargetRules, TargetSettings};
+use kuberewind_filter::{CaptureFilter, TargetRules};
 use serde_json::{Value, json};
 
 use super::super::cluster::Cluster;
 use super::super::settings;
 use crate::VERSION;
+use crate::agent::target_settings;
 use crate::cli::TapArgs;
 use crate::config::{self, Config, Earlier, Effective};
 use crate::exit::Usage;
@@ -151,19 +152,7 @@ fn rules(config: &Config, namespace: &str) -> anyhow::Result<TargetRules> {
             format!("tap.dataDir is `{}`: on a node it begins with /", tap.data_dir.display());
         return Err(Usage(text).into());
     }
-    let (label, value) = names::LABEL_NAME;
-    let settings = TargetSettings {
-        regex: tap.regex.clone().unwrap_or_default(),
-        namespaces: tap.namespaces.names().to_vec(),
-        excluded_namespaces: tap.excluded_namespaces.names().to_vec(),
-        bpf_override: tap.bpf_override.is_some(),
-        host_network: tap.capture.host_network,
-        capture_self: tap.capture.capture_self,
-        own: OwnPods {
-            namespace: namespace.to_owned(),
-            labels: [(label.to_owned(), value.to_owned())].into(),
-        },
-    };
+    let settings = target_settings(config, namespace);
     TargetRules::compile(settings).map_err(|error| Usage(error.to_string()).into())
 }
 
