@@ -131,7 +131,8 @@ fn export<S: PacketStream>(
     };
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
-    let inputs = streams.into_iter().map(|stream| Input { node: String::new(), stream });
+    let inputs =
+        streams.into_iter().map(|stream| Input { node: String::new(), stream, fetch: None });
     write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?;
     Ok(())
 }

@@ -92,7 +92,7 @@ fn write_file<S: PacketStream>(
     let Destination { place, format } = destination;
     let inputs: Vec<_> = inputs.into_iter().collect();
     let room = Room::for_nodes(inputs.len() + export.unreachable.len());
-    let mut output = Output::create(directory(place))?;
+    let mut output = Output::create(place.directory().unwrap_or(Path::new(".")))?;
     let mut encoder = Encoder::new(*format, &export.program);
     let mut merge = Merge::new(export.window, inputs);
     let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
@@ -124,15 +124,6 @@ fn write_file<S: PacketStream>(
     report.file_bytes = output.len();
     report.file = Some(output.publish(export.paths(destination))?);
     Ok(report)
-}
-
-fn directory(place: &Place) -> &Path {
-    let dir = match place {
-        Place::Directory(dir) => dir,
-        Place::File(path) => path.parent().unwrap_or(Path::new("")),
-        Place::Stdout => Path::new(""),
-    };
-    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
 /// Whether some node answered for some of the window, be it that no packet passed.

@@ -25,6 +25,8 @@ pub use format::ParseFormatError;
 pub use merge::Input;
 pub use merge::Merge;
 pub use output::FileOwner;
+pub use report::ClockOffset;
+pub use report::Fetch;
 pub use report::NodeReport;
 pub use report::Report;
 pub use stream::Liveness;

@@ -225,6 +225,9 @@ pub(crate) struct SelectArgs {
     /// From how many nodes at a time
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "local")]
     pub(crate) parallel: u16,
+    /// How long to wait for a node that says nothing
+    #[arg(long, value_name = "DURATION", default_value = "30s", conflicts_with = "local")]
+    pub(crate) timeout: String,
 }
 
 #[derive(Debug, Args)]

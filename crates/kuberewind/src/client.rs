@@ -122,11 +122,19 @@ impl Session {
         let bytes = collect(response).await?;
         match serde_json::from_slice::<ApiFailure>(&bytes) {
             Ok(ApiFailure { error }) if status == StatusCode::BAD_REQUEST => bail!(Usage(error)),
+            Ok(ApiFailure { error }) if status == StatusCode::NOT_FOUND => {
+                bail!(NothingRecorded(error))
+            }
             Ok(ApiFailure { error }) => bail!(error),
             Err(_) => bail!("the recorder answered {status} to {path}"),
         }
     }
 }
+
+/// All that an agent holds was asked for, and it holds nothing yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NothingRecorded(String);
 
 /// One agent, reached over its Unix socket. Blocking: the command line has nothing else to do.
 pub(crate) struct Client {

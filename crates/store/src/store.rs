@@ -21,10 +21,11 @@ use crate::index::{self, Index};
 use crate::journal::{self, Event, Journal};
 use crate::limits::Limits;
 use crate::lock::Lock;
+use crate::note::{self, Note};
 use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
-use crate::window::{Keep, Window};
+use crate::window::{Choice, Window};
 use crate::writer::{Command, Reply, Writer};
 
 /// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
@@ -128,9 +129,26 @@ impl Store {
         self.ask(Command::Sync)
     }
 
-    /// The packets of `[from, to)` that `keep` keeps, in the order of time, as they are held now.
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    /// Writes bytes beside the packets: they count in the bound, and go when the packets around them
+    /// go. Returns once they are written, as with [`Self::sync`].
+    ///
+    /// # Errors
+    /// The note is longer than a mebibyte, or cannot be written.
+    pub fn note(&self, at: Timestamp, bytes: Vec<u8>) -> Result<(), StoreError> {
+        if bytes.len() > note::LONGEST {
+            return Err(StoreError::LongNote { len: bytes.len() });
+        }
+        self.ask(|reply| Command::Note(Note { at, bytes }, reply))
+    }
+
+    /// The notes of `[from, to)` that are still held, in the order in which they were written.
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
+    }
+
+    /// The chosen packets of `[from, to)` in the order of time, as they are held now.
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
     }
 
     /// How it goes.
@@ -282,8 +300,13 @@ impl Recording {
     }
 
     /// As [`Store::window`].
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
+    }
+
+    /// As [`Store::notes`].
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
     }
 
     /// What is held; nothing is known of what was lost in memory.

@@ -71,7 +71,7 @@ impl Made {
     }
 
     pub(crate) fn input(self) -> Input<Self> {
-        Input { node: self.account.node.clone(), stream: self }
+        Input { node: self.account.node.clone(), stream: self, fetch: None }
     }
 }
 

@@ -11,7 +11,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use kuberewind_filter::StoredFilter;
 use kuberewind_packet::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -19,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::duty::{Duty, Handover, Orders};
 use super::handover::Request;
 use super::recorder::{Recorder, RecorderError};
-use super::{Health, Status, WindowQuery, metrics};
+use super::{Health, Status, Wanted, WindowQuery, metrics};
 
 /// Windows that may leave at the same time; each holds a few chunks in memory.
 const MAX_WINDOWS: usize = 4;
@@ -209,8 +208,7 @@ async fn window(
     State(agent): State<Agent>,
     Query(query): Query<WindowQuery>,
 ) -> Result<Response, Failure> {
-    let filter = query.filter.as_deref().map(StoredFilter::compile).transpose();
-    let filter = filter.map_err(RecorderError::from)?;
+    let wanted = Wanted::compile(&query).map_err(RecorderError::from)?;
     let recorder = agent.recorder()?;
     let Ok(permit) = agent.windows.clone().acquire_owned().await else {
         return Err(Failure::stopping());
@@ -221,7 +219,7 @@ async fn window(
         let ticket = query.follow;
         agent.follows.lock().extend(ticket);
         let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
-        let sent = recorder.send(&query, filter, goes_on, out);
+        let sent = recorder.send(&query, &wanted, goes_on, out);
         ticket.map(|ticket| agent.follows.lock().remove(&ticket));
         drop(permit);
         sent
@@ -327,10 +325,10 @@ impl Failure {
 
 impl From<RecorderError> for Failure {
     fn from(error: RecorderError) -> Self {
-        let status = if error.is_usage() {
-            StatusCode::BAD_REQUEST
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
+        let status = match error {
+            _ if error.is_usage() => StatusCode::BAD_REQUEST,
+            RecorderError::Empty(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, message: error.to_string() }
     }

@@ -9,6 +9,8 @@ mod recorder;
 mod serve;
 mod status;
 mod switch;
+mod tls;
+mod wanted;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
@@ -25,6 +27,8 @@ pub(crate) use status::PodNotRecorded;
 pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
+pub(crate) use wanted::Wanted;
+pub(crate) use wanted::WantedError;
 
 use kuberewind_packet::{Span, Timestamp};
 use serde::{Deserialize, Serialize};

@@ -8,12 +8,13 @@ use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, NamespaceStatus, NetnsSpec, NetnsWatch, Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
-use kuberewind_filter::{CaptureFilter, FilterError, StoredFilter};
+use kuberewind_filter::{CaptureFilter, FilterError};
 use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
-use kuberewind_store::{Keep, Limits, MinFree, Store, StoreConfig, StoreError};
+use kuberewind_store::{Limits, MinFree, Store, StoreConfig, StoreError};
 
 use super::status::{Bounds, FilterStatus, Memory};
 use super::switch::{Switch, SwitchError};
+use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
 use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
 use crate::{PROGRAM, VERSION};
@@ -54,6 +55,8 @@ pub(crate) enum RecorderError {
     #[error(transparent)]
     Filter(#[from] FilterError),
     #[error(transparent)]
+    Wanted(#[from] WantedError),
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -69,7 +72,7 @@ impl RecorderError {
     /// Whether the asker can mend it by asking differently.
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
-            Self::Filter(_) | Self::Config(_) => true,
+            Self::Filter(_) | Self::Wanted(_) | Self::Config(_) => true,
             Self::Store(error) => error.is_usage(),
             _ => false,
         }
@@ -275,11 +278,10 @@ impl Recorder {
     pub(crate) fn send<W: Write>(
         &self,
         query: &WindowQuery,
-        filter: Option<StoredFilter>,
+        wanted: &Wanted,
         follow: impl Fn() -> bool,
         out: W,
     ) -> Result<(), RecorderError> {
-        let filter = filter.map(Arc::new);
         let mut asked = query.span(Timestamp::now());
         self.settle(asked.to)?;
         if query.from.is_none() {
@@ -288,8 +290,7 @@ impl Recorder {
         let mut sender = Sender::new(out, query.compress).map_err(SendError::Io)?;
         let mut account = None;
         loop {
-            let keep = filter.clone().map(keep);
-            let mut window = self.with(|stages| stages.store.window(asked, keep))?;
+            let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
             sender.send(&mut window)?;
             let so_far = match account.take() {
                 None => window.account().clone(),
@@ -427,11 +428,6 @@ fn compile(config: &Config) -> Result<CaptureFilter, FilterError> {
         Some(expression) => CaptureFilter::compile(expression, snaplen),
         None => Ok(CaptureFilter::everything_on_ip(snaplen)),
     }
-}
-
-/// The store's view of a filter: it knows bytes, not expressions.
-fn keep(filter: Arc<StoredFilter>) -> Keep {
-    Box::new(move |original_len, data| filter.matches(original_len, data))
 }
 
 /// A lock that a panicking thread left behind still guards a value that is whole: every change is

@@ -81,8 +81,12 @@ pub(crate) struct TapConfig {
     pub(crate) excluded_namespaces: Namespaces,
     /// Which namespaces of the network are recorded beside those of pods. On a cluster.
     pub(crate) capture: CaptureConfig,
-    /// Whether agents may read TLS secrets. On a cluster.
+    /// Whether TLS secrets are read.
     pub(crate) tls: bool,
+    /// Whether they may leave the node.
+    pub(crate) tls_export: bool,
+    /// Whether those of the Kubernetes API's and the kubelets' connections are kept.
+    pub(crate) tls_control_plane: bool,
     /// The agents' image.
     pub(crate) docker: DockerConfig,
     /// What the agents may use.
