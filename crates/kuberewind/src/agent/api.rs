@@ -134,7 +134,7 @@ async fn set_recording(
     Ok(Json(()))
 }
 
-/// `clean` asks for it: the recording ends, and nothing of it stays on the node.
+/// `clean` asks for it, once recording is switched off: nothing of it stays on the node.
 async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
     let recorder = agent.recorder()?;
     blocking(move || recorder.erase()).await?;

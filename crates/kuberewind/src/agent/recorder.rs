@@ -64,6 +64,8 @@ pub(crate) enum RecorderError {
     Send(#[from] SendError<StoreError>),
     #[error("nothing is recorded yet in {}", .0.display())]
     Empty(PathBuf),
+    #[error("recording is on: stop it first (`kuberewind pcapdump stop`)")]
+    Recording,
     #[error("the recorder is stopping")]
     Stopping,
 }
@@ -182,9 +184,16 @@ impl Recorder {
         Ok(store.close()?)
     }
 
-    /// Ends recording for as long as this process lives, and deletes what was recorded. Once is enough;
-    /// asked again it does nothing.
+    /// Deletes what was recorded, and records no more for as long as this process lives. Asked again it
+    /// does nothing.
+    ///
+    /// # Errors
+    /// [`RecorderError::Recording`]: who may only export cannot switch recording off, and so cannot
+    /// erase what is being recorded.
     pub(crate) fn erase(&self) -> Result<(), RecorderError> {
+        if lock(&self.plan).recording {
+            return Err(RecorderError::Recording);
+        }
         if let Some(watch) = lock(&self.watch).take() {
             watch.stop();
         }

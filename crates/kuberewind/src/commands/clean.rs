@@ -9,6 +9,7 @@ use kuberewind_cluster::release::{self, Installed};
 
 use super::cluster::Cluster;
 use super::fleet::{AT_A_TIME, Fleet};
+use super::switch;
 use crate::cli::CleanArgs;
 use crate::config;
 use crate::exit::{Exit, Usage, one_line};
@@ -62,10 +63,10 @@ fn erase(cluster: &Cluster, installed: &Installed) -> anyhow::Result<Vec<String>
             }
             reviewed => reviewed?,
         }
-        // An agent that is started anew meanwhile does not begin again.
+        // An agent erases nothing while it records, and one that is started anew does not begin again.
         match control::set(access, namespace, Recording::Stopped).await {
             Err(ClusterError::NotFound { .. }) => {}
-            set => set?,
+            set => drop((set?, switch::follow(access, namespace, false).await?)),
         }
         let answers = fleet.ask(AT_A_TIME, async |mut session, _| session.erase().await).await;
         anyhow::Ok(Some((answers, fleet.absent().unwrap_or(0))))

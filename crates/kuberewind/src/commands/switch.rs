@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kuberewind_cluster::agents::Agent;
+use kuberewind_cluster::agents::{Agent, Health};
 use kuberewind_cluster::control::{self, Recording};
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::{Access, ClusterError};
@@ -91,7 +91,7 @@ fn nodes(count: usize) -> String {
 }
 
 /// The nodes whose agents say that they followed, and the others with the reason.
-async fn follow(
+pub(super) async fn follow(
     access: &Access,
     namespace: &str,
     on: bool,
@@ -108,14 +108,19 @@ async fn follow(
             return Ok((followed, fleet.agents().iter().map(late).collect()));
         };
         others.clear();
-        for (Agent { node, .. }, answer) in answers {
+        let mut hopeful = false;
+        for (Agent { node, health, .. }, answer) in answers {
             match answer {
-                Ok(status) if status.recording == on => followed.push(node),
+                Ok(status) if status.recording == on => {
+                    followed.push(node);
+                    continue;
+                }
                 Ok(_) => others.push((node, "not yet".to_owned())),
                 Err(error) => others.push((node, one_line(&error))),
             }
+            hopeful |= matches!(health, Health::Ready | Health::NotReady | Health::Starting { .. });
         }
-        if others.is_empty() || Instant::now() + EVERY >= deadline {
+        if !hopeful || Instant::now() + EVERY >= deadline {
             return Ok((followed, others));
         }
         sleep(EVERY).await;
