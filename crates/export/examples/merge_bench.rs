@@ -126,6 +126,7 @@ fn export<S: PacketStream>(
         id: String::new(),
         program: "bench".to_owned(),
         owner: None,
+        tls: kuberewind_export::TlsParts::default(),
         unreachable: Vec::new(),
         notes: Vec::new(),
     };

@@ -26,10 +26,21 @@ pub struct Export {
     pub program: String,
     /// To whom the file is given.
     pub owner: Option<FileOwner>,
+    /// What of TLS goes into the file.
+    pub tls: TlsParts,
     /// Nodes that gave no stream at all, and why.
     pub unreachable: Vec<NodeReport>,
     /// What else the report should say.
     pub notes: Vec<String>,
+}
+
+/// What of TLS goes into a file beside the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsParts {
+    /// The secrets, with which Wireshark decrypts; only pcapng has a place for them.
+    pub secrets: bool,
+    /// What they decrypt, as conversations of their own.
+    pub plaintext: bool,
 }
 
 /// How far an export is.
@@ -100,6 +111,9 @@ fn write_file<S: PacketStream>(
 
     encoder.begin(&mut chunk, room);
     while merge.advance() {
+        if done.packets == 0 && export.tls.secrets {
+            encoder.secrets(merge.key_log());
+        }
         encoder.packet(&mut chunk, merge.interfaces(), &merge.packet());
         done.packets += 1;
         if chunk.len() >= CHUNK {

@@ -19,6 +19,7 @@ pub use destination::Place;
 pub use error::ExportError;
 pub use export::Export;
 pub use export::Progress;
+pub use export::TlsParts;
 pub use export::write;
 pub use format::Format;
 pub use format::ParseFormatError;

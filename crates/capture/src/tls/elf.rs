@@ -108,7 +108,11 @@ impl Source {
             None => self.load(start)?,
         };
         let skipped = usize::try_from(at - start).map_err(|_| Malformed::Cut)?;
-        self.blocks[index].bytes.get(skipped..).filter(|rest| !rest.is_empty()).ok_or(Malformed::Cut)
+        self.blocks[index]
+            .bytes
+            .get(skipped..)
+            .filter(|rest| !rest.is_empty())
+            .ok_or(Malformed::Cut)
     }
 
     fn load(&mut self, start: u64) -> Result<usize> {
@@ -307,7 +311,8 @@ impl Elf {
     /// Values of the dynamic section, by tag.
     fn dynamic<const N: usize>(&mut self, tags: [u64; N]) -> Result<[Option<u64>; N]> {
         let mut found = [None; N];
-        let Some(dynamic) = self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC).copied()
+        let Some(dynamic) =
+            self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC).copied()
         else {
             return Ok(found);
         };
@@ -457,10 +462,13 @@ impl Elf {
                 if at.saturating_add(12) > end {
                     break;
                 }
-                let (name, len, kind) =
-                    (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
+                let (name, len, kind) = (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
                 let content = (at + 12).saturating_add(u64::from(name).next_multiple_of(4));
-                if kind == NT_GNU_BUILD_ID && name == 4 && len <= 64 && self.is_text(at + 12, "GNU")? {
+                if kind == NT_GNU_BUILD_ID
+                    && name == 4
+                    && len <= 64
+                    && self.is_text(at + 12, "GNU")?
+                {
                     let mut id = vec![0; len as usize];
                     self.source.read(content, &mut id)?;
                     return Ok(Some(hex(&id)));

@@ -24,7 +24,8 @@ pub(crate) fn hinted(bytes: &[u8]) -> Option<u32> {
 /// Reads what stands in the ring `secrets`. None for a derivation that is no TLS secret.
 pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
     let bytes: &[u8; LEN] = bytes.first_chunk()?;
-    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let time = u64::from_ne_bytes(*bytes.first_chunk()?);
     let part = |start: usize, room: usize, len: u32| {
         let len = usize::try_from(len).ok().filter(|len| *len <= room)?;

@@ -133,7 +133,8 @@ fn inspect_c(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
     }
     if let Some(offset) = function(elf, OPENSSL_KDF, true)? {
         finding.places.push(Place { hook: Hook::OpenSsl, offset });
-        finding.version = finding.version.take().map_or_else(|| openssl_version(elf), |go| Ok(Some(go)))?;
+        finding.version =
+            finding.version.take().map_or_else(|| openssl_version(elf), |go| Ok(Some(go)))?;
         return Ok(());
     }
     if finding.places.is_empty() && finding.unsupported.is_none() {

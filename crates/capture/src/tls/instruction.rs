@@ -47,7 +47,9 @@ pub(crate) fn cheapest(code: &[u8], arguments: &[Register]) -> u64 {
 fn is_emulated(instruction: &Instruction, code: &[u8]) -> bool {
     let start = usize::try_from(instruction.ip()).unwrap_or(usize::MAX);
     match code.get(start..start.saturating_add(instruction.len())) {
-        Some([0x50..=0x57] | [0x41, 0x50..=0x57] | [0x70..=0x7f, _] | [0x0f, 0x80..=0x8f, ..]) => true,
+        Some([0x50..=0x57] | [0x41, 0x50..=0x57] | [0x70..=0x7f, _] | [0x0f, 0x80..=0x8f, ..]) => {
+            true
+        }
         Some([first, ..]) => instruction.mnemonic() == Mnemonic::Nop && *first != 0xf3,
         _ => false,
     }

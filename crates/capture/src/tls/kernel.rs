@@ -69,7 +69,9 @@ impl Programs {
         if !missing.is_empty() {
             return Err(TlsError::Rights { missing });
         }
-        set_print(Some((PrintLevel::Warn, |_, text| tracing::debug!("libbpf: {}", text.trim_end()))));
+        set_print(Some((PrintLevel::Warn, |_, text| {
+            tracing::debug!("libbpf: {}", text.trim_end())
+        })));
         let object = load(SLEEPABLE).or_else(|sleepable| {
             tracing::debug!("programs that may sleep: {sleepable}");
             load(PLAIN).map_err(|source| match Path::new(BTF).exists() {

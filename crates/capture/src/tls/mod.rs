@@ -84,8 +84,9 @@ impl TlsProbes {
         on_secret: impl FnMut(SecretEvent) + Send + 'static,
     ) -> Result<Self, TlsError> {
         let processes = Processes::new(config.proc.clone());
-        processes.all().map_err(|source| {
-            TlsError::Processes { path: config.proc.display().to_string(), source }
+        processes.all().map_err(|source| TlsError::Processes {
+            path: config.proc.display().to_string(),
+            source,
         })?;
         let (programs, maps, executed) = Programs::load()?;
         let maps = Arc::new(maps);
@@ -209,7 +210,8 @@ fn rings(
         0
     };
     let mut builder = RingBufferBuilder::new();
-    let ring = builder.add(&maps.secrets, secret).and_then(|builder| builder.add(&maps.hints, hint));
+    let ring =
+        builder.add(&maps.secrets, secret).and_then(|builder| builder.add(&maps.hints, hint));
     ring.map_err(|source| TlsError::Ring { source })?;
     builder.build().map_err(|source| TlsError::Ring { source })
 }

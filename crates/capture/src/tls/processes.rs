@@ -72,7 +72,8 @@ impl Processes {
     /// All processes; about 1 µs each.
     pub(crate) fn all(&self) -> io::Result<Vec<u32>> {
         let entries = fs::read_dir(&self.root)?;
-        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let numbers =
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         Ok(numbers.collect())
     }
 
@@ -132,7 +133,8 @@ fn mappings(maps: impl Read) -> io::Result<Vec<Mapping>> {
             return Ok(found);
         }
         let Some(mapping) = parse(&String::from_utf8_lossy(&line)) else { continue };
-        let known = found.iter().any(|other| (other.inode, &other.path) == (mapping.inode, &mapping.path));
+        let known =
+            found.iter().any(|other| (other.inode, &other.path) == (mapping.inode, &mapping.path));
         if !known && found.len() < MAX_FILES {
             found.push(mapping);
         }
@@ -149,11 +151,8 @@ fn parse(line: &str) -> Option<Mapping> {
     let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
     let path = fields.next()?.trim_start();
     let is_range = range.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    (is_range && rights.as_bytes().get(2) == Some(&b'x') && path.starts_with('/')).then(|| Mapping {
-        range: range.to_owned(),
-        inode,
-        path: path.to_owned(),
-    })
+    (is_range && rights.as_bytes().get(2) == Some(&b'x') && path.starts_with('/'))
+        .then(|| Mapping { range: range.to_owned(), inode, path: path.to_owned() })
 }
 
 #[cfg(test)]
@@ -174,7 +173,8 @@ mod tests {
             ../../../etc/passwd r-xp 00000000 fe:00 18 /lib/y.so\n\
             broken\n";
         let found = mappings(maps.as_bytes()).unwrap();
-        let paths: Vec<_> = found.iter().map(|mapping| (mapping.inode, &mapping.path[..])).collect();
+        let paths: Vec<_> =
+            found.iter().map(|mapping| (mapping.inode, &mapping.path[..])).collect();
         assert_eq!(paths, [(17, "/usr/bin/a b"), (18, "/lib/x.so (deleted)")]);
         assert_eq!(found[0].range, "55d0c0001000-55d0c0002000");
     }

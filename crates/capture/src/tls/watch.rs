@@ -226,7 +226,8 @@ impl Watch {
         }
         let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
         if probed >= MAX_PROBED && !known.finding.places.is_empty() {
-            let text = format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
+            let text =
+                format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
             known.problem = Some(text);
             return known;
         }
@@ -244,7 +245,8 @@ impl Watch {
     /// A probe holds on to its file, and so to the mounted file system of a container that has ended.
     fn detach_unused(&mut self) {
         let now = Instant::now();
-        let used: BTreeMap<u32, &Life> = self.lives.iter().map(|(pid, life)| (*pid, life)).collect();
+        let used: BTreeMap<u32, &Life> =
+            self.lives.iter().map(|(pid, life)| (*pid, life)).collect();
         for id in used.values().flat_map(|life| &life.files) {
             if let Some(known) = self.files.get_mut(id) {
                 known.used = now;
@@ -275,7 +277,8 @@ impl Watch {
                 owners.extend(self.targets.get(&life.netns));
             }
         }
-        let mut sight = Sight { problems: self.problem.iter().cloned().collect(), ..Sight::default() };
+        let mut sight =
+            Sight { problems: self.problem.iter().cloned().collect(), ..Sight::default() };
         for (id, known) in &self.files {
             let (processes, owners) = users.remove(id).unwrap_or_default();
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();

@@ -161,6 +161,7 @@ pub(crate) fn export() -> Export {
         id: "web-1".into(),
         program: "kuberewind 0.1.0".into(),
         owner: None,
+        tls: kuberewind_export::TlsParts::default(),
         unreachable: Vec::new(),
         notes: Vec::new(),
     }

@@ -27,6 +27,8 @@ pub(crate) use status::PodNotRecorded;
 pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
+pub(crate) use tls::ControlPlane;
+pub(crate) use tls::TlsSource;
 pub(crate) use wanted::Wanted;
 pub(crate) use wanted::WantedError;
 
@@ -49,6 +51,9 @@ pub(crate) struct WindowQuery {
     /// Whether to compress: pays on a network, not on a Unix socket.
     #[serde(default)]
     pub(crate) compress: bool,
+    /// Whether TLS secrets are wanted, of connections that began in the window.
+    #[serde(default)]
+    pub(crate) tls: bool,
     /// To go on after `to`: a number of the asker's choice, under which `DELETE /v1/follow/N` ends
     /// the stream in good order.
     pub(crate) follow: Option<u64>,

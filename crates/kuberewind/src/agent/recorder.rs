@@ -14,6 +14,7 @@ use kuberewind_store::{Limits, MinFree, Store, StoreConfig, StoreError};
 
 use super::status::{Bounds, FilterStatus, Memory};
 use super::switch::{Switch, SwitchError};
+use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
 use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
@@ -29,6 +30,8 @@ pub(crate) struct Identity {
     pub(crate) node: String,
     /// Only these interfaces; none = all.
     pub(crate) interfaces: Vec<String>,
+    /// Where TLS secrets come from; none = none are read.
+    pub(crate) tls: Option<TlsSource>,
 }
 
 /// What is to be recorded, and what is known about it.
@@ -90,6 +93,15 @@ pub(crate) struct Recorder {
     /// One change of settings or targets at a time.
     plan: Mutex<Plan>,
     watch: Mutex<Option<NetnsWatch>>,
+    tls: RwLock<TlsState>,
+}
+
+/// Whether TLS is looked into.
+enum TlsState {
+    Off,
+    On(Tls),
+    /// It is to be, and cannot.
+    Failed(String),
 }
 
 struct Stages {
@@ -129,19 +141,70 @@ impl Recorder {
             ring_memory: config.tap.ring_memory,
             interfaces: identity.interfaces.clone(),
         };
-        let capture = Capture::start(capture, appenders)?;
+        let taps = identity.tls.as_ref().map(|_| Taps::new());
+        let capture = match &taps {
+            Some(taps) => {
+                let tapped = appenders.into_iter().map(|appender| taps.before(appender));
+                Capture::start(capture, tapped.collect())?
+            }
+            None => Capture::start(capture, appenders)?,
+        };
         let since = Timestamp::now();
         if recording {
             store.set_recording(true)?;
         }
         let assignment = Assignment::default();
-        Ok(Arc::new(Self {
+        let keeps_control_plane = config.tap.tls_control_plane;
+        let recorder = Arc::new(Self {
             identity,
             since,
             stages: RwLock::new(Some(Stages { capture, store })),
             plan: Mutex::new(Plan { settings, filter, recording, assignment }),
             watch: Mutex::new(None),
-        }))
+            tls: RwLock::new(TlsState::Off),
+        });
+        if let Some(taps) = taps {
+            recorder.start_tls(taps, keeps_control_plane);
+        }
+        Ok(recorder)
+    }
+
+    /// TLS that cannot be looked into keeps nobody from recording.
+    fn start_tls(self: &Arc<Self>, taps: Taps, keeps_control_plane: bool) {
+        let Some(source) = self.identity.tls.clone() else { return };
+        let recorder = Arc::downgrade(self);
+        let write = move |sealed| {
+            let noted = recorder.upgrade().map(|recorder| recorder.note(sealed));
+            noted.is_some_and(|noted| noted.is_ok())
+        };
+        let state = match Tls::start(source, taps, Box::new(write)) {
+            Ok(tls) => {
+                tls.keep_control_plane(keeps_control_plane);
+                TlsState::On(tls)
+            }
+            Err(error) => {
+                tracing::warn!("TLS stays encrypted: {error}");
+                TlsState::Failed(error.to_string())
+            }
+        };
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn note(&self, bytes: Vec<u8>) -> Result<(), RecorderError> {
+        self.with(|stages| stages.store.note(Timestamp::now(), bytes))?.map_err(Into::into)
+    }
+
+    fn with_tls<T>(&self, work: impl FnOnce(&Tls) -> T) -> Option<T> {
+        match &*self.tls.read().unwrap_or_else(PoisonError::into_inner) {
+            TlsState::On(tls) => Some(work(tls)),
+            TlsState::Off | TlsState::Failed(_) => None,
+        }
+    }
+
+    /// Records these and nothing else: secrets first, so that none is missed.
+    fn set_targets(&self, stages: &Stages, targets: Vec<Target>) {
+        self.with_tls(|tls| tls.set_targets(&targets));
+        stages.capture.set_targets(targets);
     }
 
     /// Namespaces come and go; whatever is there is recorded. Returns once every namespace that is there
@@ -169,7 +232,7 @@ impl Recorder {
         plan.assignment = assignment;
         if plan.recording {
             let targets = plan.assignment.targets.clone();
-            let _ = self.with(|stages| stages.capture.set_targets(targets));
+            let _ = self.with(|stages| self.set_targets(stages, targets));
         }
     }
 
@@ -181,6 +244,9 @@ impl Recorder {
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
+        if let Some(rest) = self.stop_tls() {
+            store.note(Timestamp::now(), rest)?;
+        }
         Ok(store.close()?)
     }
 
@@ -200,7 +266,17 @@ impl Recorder {
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
+        self.stop_tls();
         Ok(store.erase()?)
+    }
+
+    /// The secrets that are not written yet.
+    fn stop_tls(&self) -> Option<Vec<u8>> {
+        let mut state = self.tls.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *state, TlsState::Off) {
+            TlsState::On(tls) => tls.stop(),
+            TlsState::Off | TlsState::Failed(_) => None,
+        }
     }
 
     /// Where the recording lies.
@@ -247,6 +323,7 @@ impl Recorder {
             }
             Ok(stages.store.set_limits(limits, config.pcapdump.time_interval)?)
         })??;
+        self.with_tls(|tls| tls.keep_control_plane(config.tap.tls_control_plane));
         plan.filter = filter;
         plan.settings = settings;
         Ok(())
@@ -267,10 +344,10 @@ impl Recorder {
         self.with(|stages| -> Result<(), RecorderError> {
             if on {
                 stages.store.set_recording(true)?;
-                stages.capture.set_targets(plan.assignment.targets.clone());
+                self.set_targets(stages, plan.assignment.targets.clone());
                 stages.capture.settled_targets();
             } else {
-                stages.capture.set_targets(Vec::new());
+                self.set_targets(stages, Vec::new());
                 stages.capture.settled_targets();
                 stages.capture.settle(Timestamp::now())?;
                 stages.store.set_recording(false)?;
@@ -297,6 +374,9 @@ impl Recorder {
             asked.from = self.oldest(asked)?;
         }
         let mut sender = Sender::new(out, query.compress).map_err(SendError::Io)?;
+        if query.tls {
+            sender.secrets(&self.key_log(asked, wanted)?).map_err(SendError::Io)?;
+        }
         let mut account = None;
         loop {
             let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
@@ -314,6 +394,17 @@ impl Recorder {
             asked = Span::new(asked.to, Timestamp::now());
             self.settle(asked.to)?;
         }
+    }
+
+    /// TLS secrets of connections that began within `span`, as far as they may leave.
+    fn key_log(&self, span: Span, wanted: &Wanted) -> Result<Vec<u8>, RecorderError> {
+        if !self.config(|config| config.tap.tls_export) {
+            return Ok(Vec::new());
+        }
+        let written = Span::new(span.from, span.to.saturating_add(tls::LATE));
+        let notes = self.with(|stages| stages.store.notes(written))??;
+        let log = self.with_tls(|tls| tls.key_log(&notes, span, |owner| wanted.takes_owner(owner)));
+        Ok(log.unwrap_or_default())
     }
 
     /// Where "all that is held" begins.
@@ -360,11 +451,20 @@ impl Recorder {
             filter: FilterStatus::of(&plan.filter),
             memory: Memory::now(&capture, &store),
             problems: plan.assignment.problems.iter().chain(problems).cloned().collect(),
+            tls: self.tls_report(),
             pods: plan.pods(&capture.namespaces),
             namespaces: capture.namespaces,
             cut: capture.cut,
             store,
         })
+    }
+
+    fn tls_report(&self) -> Option<TlsReport> {
+        match &*self.tls.read().unwrap_or_else(PoisonError::into_inner) {
+            TlsState::Off => None,
+            TlsState::On(tls) => Some(tls.report()),
+            TlsState::Failed(why) => Some(TlsReport::failed(why)),
+        }
     }
 
     /// Whether everything that is to be recorded is, or was said not to be recordable.

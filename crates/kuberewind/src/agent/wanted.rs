@@ -41,6 +41,11 @@ impl Wanted {
         Ok(Self { filter: filter.map(Arc::new), pods: pods.map(Arc::new) })
     }
 
+    /// Whether packets of this owner are wanted at all.
+    pub(crate) fn takes_owner(&self, owner: &str) -> bool {
+        self.pods.as_ref().is_none_or(|pods| pods.contain(owner))
+    }
+
     /// The store's view of it: that knows owners and bytes, not expressions.
     pub(crate) fn choice(&self) -> Choice {
         let owners = self

@@ -31,6 +31,7 @@ use super::duty::{Doing, Duty, Handover};
 use super::handover::{self, Lent, Request};
 use super::recorder::{Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
+use super::tls::{ControlPlane, TlsSource};
 
 /// The pods that were known, for an agent that starts while the API server is away.
 const PODS_FILE: &str = "pods.json";
@@ -66,6 +67,16 @@ pub(crate) struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// The API server as pods reach it is in every container's environment.
+    fn tls_source(&self) -> TlsSource {
+        let variable = |name: &str| std::env::var(name).ok();
+        let host = variable("KUBERNETES_SERVICE_HOST").and_then(|host| host.parse().ok());
+        let port = variable("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok());
+        let api_servers = host.zip(port).map(|(host, port)| SocketAddr::new(host, port));
+        let control_plane = ControlPlane { api_servers: api_servers.into_iter().collect() };
+        TlsSource { proc: self.proc.clone(), control_plane }
+    }
+
     fn request(&self) -> Request {
         let Self { node, namespace, pod, .. } = self.clone();
         Request { node, namespace, pod }
@@ -284,7 +295,8 @@ impl Node {
 
     fn try_to_record(&self) -> Result<Arc<Recorder>, RecorderError> {
         let Orders { settings, recording, .. } = &self.orders;
-        let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new() };
+        let tls = settings.config().tap.tls.then(|| self.config.tls_source());
+        let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
         block_in_place(|| Recorder::start(settings.clone(), *recording, identity))
     }
 

@@ -8,7 +8,9 @@ use kuberewind_cluster::agents::Agent;
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::rollout::{self, Waiting};
 use kuberewind_cluster::{Access, control, names};
-use kuberewind_export::{Destination, Export, ExportError, Fetch, Input, NodeReport, Report};
+use kuberewind_export::{
+    Destination, Export, ExportError, Fetch, Input, NodeReport, Report, TlsParts,
+};
 use kuberewind_packet::Span;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
@@ -36,10 +38,12 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
         bail!(Usage("--follow goes with --local: it shows one machine's packets".to_owned()));
     }
     let asked = Asked::parse(wanted)?;
-    let query = query(wanted.filter.clone(), select);
+    let destination = Destination::find(wanted.dest.as_deref(), wanted.format.map(Into::into))?;
+    let tls = wanted.tls.parts(destination.format)?;
+    let mut query = query(wanted.filter.clone(), select);
+    query.tls = tls != TlsParts::default();
     Wanted::compile(&query)?;
     let patience = patience(&select.timeout)?;
-    let destination = Destination::find(wanted.dest.as_deref(), wanted.format.map(Into::into))?;
     let cluster = Cluster::open(&args.cluster, "export this machine's recording")?;
     raise_file_limit();
     let fetch = async {
@@ -68,7 +72,7 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     });
     let outcomes = fetch_all(&cluster, fetcher, parts, window, select.parallel.into())?;
     let id = cluster.runtime.block_on(file_id(&cluster));
-    let export = describe(job(&id, window), &answers, refused);
+    let export = describe(job(&id, window, tls), &answers, refused);
     let report = write(export, outcomes, &answers.clocks, &destination, &stop)?;
     finish(wanted, &destination, &report)
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
 use anyhow::Context as _;
-use kuberewind_export::{Destination, Export, FileOwner, Input, Place, Report, write};
+use kuberewind_export::{Destination, Export, FileOwner, Input, Place, Report, TlsParts, write};
 use kuberewind_packet::{PacketStream, Span};
 
 use crate::PROGRAM;
@@ -17,12 +17,13 @@ use crate::exit::Exit;
 use super::progress::Bar;
 
 /// An export for the user behind `sudo`. Its file is named after `id`.
-pub(super) fn job(id: &str, window: Span) -> Export {
+pub(super) fn job(id: &str, window: Span, tls: TlsParts) -> Export {
     Export {
         window,
         id: id.to_owned(),
         program: PROGRAM.to_owned(),
         owner: sudo_user(),
+        tls,
         unreachable: Vec::new(),
         notes: Vec::new(),
     }

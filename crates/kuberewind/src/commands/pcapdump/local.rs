@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use kuberewind_export::wire::Received;
 use kuberewind_export::{
     Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
-    write_stream,
+    TlsParts, write_stream,
 };
 use kuberewind_packet::{PacketStream, Timestamp};
 use kuberewind_store::Recording;
@@ -27,13 +27,20 @@ use super::window::Asked;
 /// Everything that can be wrong with the call is found before the recorder is asked.
 pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
     let asked = Asked::parse(args)?;
-    let query = WindowQuery { filter: args.filter.clone(), ..WindowQuery::default() };
-    let wanted = Wanted::compile(&query)?;
     let destination = Destination::find(args.dest.as_deref(), args.format.map(Into::into))?;
+    let tls = args.tls.parts(destination.format)?;
+    let query = WindowQuery {
+        filter: args.filter.clone(),
+        tls: tls != TlsParts::default(),
+        ..WindowQuery::default()
+    };
+    let wanted = Wanted::compile(&query)?;
     let report = match Client::connect(dir) {
-        Ok(client) => from_recorder(args, asked, query, client, dir, &destination)?,
+        Ok(client) => from_recorder(args, asked, query, client, dir, &destination, tls)?,
         Err(error) if error.is::<NotRunning>() && args.follow => return Err(error),
-        Err(error) if error.is::<NotRunning>() => from_disk(asked, &wanted, dir, &destination)?,
+        Err(error) if error.is::<NotRunning>() => {
+            from_disk(asked, &wanted, dir, &destination, tls)?
+        }
         Err(error) => return Err(error),
     };
     finish(args, &destination, &report)
@@ -47,12 +54,13 @@ fn from_recorder(
     mut client: Client,
     dir: &Path,
     destination: &Destination,
+    tls: TlsParts,
 ) -> anyhow::Result<Report> {
     let bounds = asked.at(client.clock()?.now)?;
     let status = client.status()?;
     let span = bounds.span(status.held());
     let query = WindowQuery { from: bounds.from, to: Some(bounds.to), ..query };
-    let export = job(&status.node, span);
+    let export = job(&status.node, span, tls);
     if args.follow {
         return follow(&export, query, client, dir, destination);
     }
@@ -71,6 +79,7 @@ fn from_disk(
     wanted: &Wanted,
     dir: &Path,
     destination: &Destination,
+    tls: TlsParts,
 ) -> anyhow::Result<Report> {
     let nothing =
         || format!("nothing is recorded in {}; `kuberewind tap --local` records", dir.display());
@@ -84,7 +93,7 @@ fn from_disk(
     let span = asked.at(Timestamp::now())?.span(recording.held());
     let window = recording.window(span, wanted.choice());
     let node = window.account().node.clone();
-    deliver_one(&job(&node, span), window, &node, destination)
+    deliver_one(&job(&node, span, tls), window, &node, destination)
 }
 
 fn deliver_one<S: PacketStream>(

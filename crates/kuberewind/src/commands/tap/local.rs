@@ -9,8 +9,11 @@ use crossbeam_channel::{Receiver, select, tick};
 use kuberewind_capture::{NetnsSpec, missing_rights};
 use kuberewind_export::figures;
 
-use crate::agent::{Duty, Health, Identity, Recorder, Server, Status, Switch};
+use crate::agent::{
+    ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource,
+};
 use crate::cli::TapArgs;
+use crate::config::{Effective, Origin};
 use crate::exit::Exit;
 
 use super::super::{settings, shutdown};
@@ -29,7 +32,8 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
 
     let dir = settings.config().tap.data_dir.clone();
     let recording = Switch::read(&dir)?.unwrap_or(settings.config().pcapdump.enabled);
-    let recorder = Recorder::start(settings, recording, identity(args))?;
+    let tls = reads_tls(&settings);
+    let recorder = Recorder::start(settings, recording, identity(args, tls))?;
     recorder.follow_namespaces(namespaces)?;
     let server = Server::start(&dir, Duty::of(Arc::clone(&recorder)))
         .with_context(|| format!("listen on {}", dir.join(crate::agent::SOCKET_NAME).display()))?;
@@ -51,9 +55,15 @@ fn namespaces(args: &TapArgs) -> Vec<NetnsSpec> {
     }
 }
 
-fn identity(args: &TapArgs) -> Identity {
+/// Whoever records his own machine asks for TLS secrets, or gets none.
+fn reads_tls(settings: &Effective) -> bool {
+    settings.config().tap.tls && settings.origin("tap.tls") != Origin::Default
+}
+
+fn identity(args: &TapArgs, tls: bool) -> Identity {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Identity { node, interfaces: args.interface.clone() }
+    let source = || TlsSource { proc: "/proc".into(), control_plane: ControlPlane::default() };
+    Identity { node, interfaces: args.interface.clone(), tls: tls.then(source) }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {
