@@ -89,8 +89,10 @@ impl Shop {
         }
         let dir = tempfile::tempdir().unwrap();
         let pcap = dir.path().join("mixed.pcap");
-        let count = write_pcap(&pcap, Mixed::new(11, 1500).take(20_000));
-        assert_eq!(send(cart.netns(), "eth0", &pcap, Rate::PerSecond(20_000)), count);
+        let count = write_pcap(&pcap, Mixed::new(11, 1500).take(10_000));
+        for from in [cart, drawer] {
+            assert_eq!(send(from.netns(), "eth0", &pcap, Rate::PerSecond(20_000)), count);
+        }
     }
 }
 
@@ -173,12 +175,12 @@ fn a_node_that_dies_mid_export_is_named_and_the_rest_is_whole() {
     // So slow that it is certainly under way when the node dies.
     let cluster = &shop.cluster;
     let before = cluster.forwarded("n2");
-    cluster.reach("n2", |reach| reach.bytes_per_second = Some(100_000));
+    cluster.reach("n2", |reach| reach.bytes_per_second = Some(20_000));
     let mut command = cluster.command(&["pcapdump", "--dest", "rest.pcapng"]);
     let mut export = Program::start(command.args(["--report", "report.json"]));
     wait_until("the export of n2 to be under way", Duration::from_secs(20), || {
         export.assert_running();
-        cluster.forwarded("n2") > before + 200_000
+        cluster.forwarded("n2") > before + 20_000
     });
     cluster.kill_node("n2");
     let code = export.ended(WITHIN * 2).code();
