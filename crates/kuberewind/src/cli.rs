@@ -165,9 +165,6 @@ pub(crate) struct CleanArgs {
     /// How long to wait until everything is gone
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     pub(crate) wait: String,
-    /// Of this machine: there is nothing to take off, which its error says
-    #[arg(long, hide = true)]
-    pub(crate) local: bool,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }

@@ -16,9 +16,6 @@ use crate::exit::{Exit, Usage, one_line};
 
 /// Erases the recordings, unless told to keep them, and then removes what `tap` made.
 pub(crate) fn clean(args: &CleanArgs) -> anyhow::Result<Exit> {
-    if args.local {
-        return Err(Usage("clean takes kuberewind off a cluster; on this machine, end `tap --local` and delete its data directory".into()).into());
-    }
     let patience = config::parse_duration(&args.wait)
         .map_err(|error| Usage(format!("--wait {}: {error}", args.wait)))?;
     let cluster = Cluster::open_only(&args.cluster)?;
