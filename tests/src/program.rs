@@ -153,8 +153,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.name, self.said());
+        let said = self.said();
+        if std::thread::panicking() && !said.is_empty() {
+            eprintln!("--- {}\n{said}", self.name);
         }
     }
 }
