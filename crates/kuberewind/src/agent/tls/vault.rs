@@ -53,12 +53,10 @@ impl Vault {
     pub(crate) fn open_usual() -> Result<Self, VaultError> {
         let [first, second] = KEYS.map(Path::new);
         match Self::open(first) {
-            Err(VaultError::OnDisk(dir)) => {
-                Self::open(second).map_err(|error| match error {
-                    VaultError::OnDisk(_) => VaultError::OnDisk(dir),
-                    error => error,
-                })
-            }
+            Err(VaultError::OnDisk(dir)) => Self::open(second).map_err(|error| match error {
+                VaultError::OnDisk(_) => VaultError::OnDisk(dir),
+                error => error,
+            }),
             opened => opened,
         }
     }
