@@ -66,7 +66,7 @@ impl Lab {
         let double = Arc::new(runtime.block_on(Double::start()).unwrap());
         let dir = tempfile::tempdir().unwrap();
         double.write_kubeconfig(&dir.path().join("config")).unwrap();
-        let lab = Self { double, agents: Agents::default(), dir, runtime: runtime };
+        let lab = Self { double, agents: Agents::default(), dir, runtime };
         for name in nodes {
             lab.node(name, true);
         }
