@@ -9,7 +9,6 @@ use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::{Access, ClusterError, names};
 use tokio::time::sleep;
 
-use super::cluster::Cluster;
 use crate::client::Session;
 
 /// How many agents are asked at a time, where the user does not say.
@@ -35,12 +34,6 @@ impl Fleet {
     ///
     /// # Errors
     /// That it is not installed, or the right that is missing.
-    pub(super) fn find(cluster: &Cluster) -> anyhow::Result<Self> {
-        let found = Self::list(&cluster.access, &cluster.namespace);
-        Ok(cluster.runtime.block_on(found)?)
-    }
-
-    /// The same, for who waits already.
     pub(super) async fn list(access: &Access, namespace: &str) -> Result<Self, ClusterError> {
         let found = agents::list(access, namespace).await?;
         Ok(Self {

@@ -96,7 +96,7 @@ mod tests {
         });
         let earlier = Earlier::read(&tree);
         assert_eq!(earlier.dropped[..2], ["`hub` (unknown key)", "`tap.colour` (unknown key)"]);
-        assert!(earlier.dropped[2].starts_with("`pcapdump.maxTime: 1y` (no such unit"));
+        assert!(earlier.dropped[2].starts_with("`pcapdump.maxTime: \"1y\"` (no such unit"));
         let names: Vec<_> = earlier.values.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["tap.regex", "tap.labels"]);
     }

@@ -44,7 +44,7 @@ pub(crate) struct Lab {
     pub(crate) double: Arc<Double>,
     agents: Agents,
     dir: tempfile::TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// How a command ended.
@@ -66,7 +66,7 @@ impl Lab {
         let double = Arc::new(runtime.block_on(Double::start()).unwrap());
         let dir = tempfile::tempdir().unwrap();
         double.write_kubeconfig(&dir.path().join("config")).unwrap();
-        let lab = Self { double, agents: Agents::default(), dir, _runtime: runtime };
+        let lab = Self { double, agents: Agents::default(), dir, runtime };
         for name in nodes {
             lab.node(name, true);
         }
@@ -84,7 +84,7 @@ impl Lab {
                 double: self.double.clone(),
                 agents: self.agents.clone(),
             };
-            self._runtime.spawn(answer(answering));
+            self.runtime.spawn(answer(answering));
         }
     }
 
@@ -108,7 +108,7 @@ impl Lab {
         self.control(Command::Put { object });
     }
 
-    pub(crate) fn pod(&self, namespace: &str, name: &str, spec: Value) {
+    pub(crate) fn pod(&self, namespace: &str, name: &str, spec: &Value) {
         self.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
         let labels =
             json!({"app": name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-')});

@@ -8,11 +8,11 @@ use crate::lab::{Lab, NS};
 
 fn shop() -> Lab {
     let lab = Lab::with(&["n1"]);
-    lab.pod("shop", "cart-1", json!({"nodeName": "n1"}));
-    lab.pod("shop", "cart-2", json!({"nodeName": "n1"}));
-    lab.pod("shop", "pay-1", json!({"nodeName": "n1"}));
-    lab.pod("shop", "cart-proxy", json!({"nodeName": "n1", "hostNetwork": true}));
-    lab.pod("kube-system", "cart-dns", json!({"nodeName": "n1"}));
+    lab.pod("shop", "cart-1", &json!({"nodeName": "n1"}));
+    lab.pod("shop", "cart-2", &json!({"nodeName": "n1"}));
+    lab.pod("shop", "pay-1", &json!({"nodeName": "n1"}));
+    lab.pod("shop", "cart-proxy", &json!({"nodeName": "n1", "hostNetwork": true}));
+    lab.pod("kube-system", "cart-dns", &json!({"nodeName": "n1"}));
     lab
 }
 

@@ -50,7 +50,9 @@ fn manifests(namespace: &str, objects: &[Value], format: OutputArg) -> anyhow::R
             let text =
                 |object| serde_saphyr::to_string(object).context("write the objects as YAML");
             let texts: anyhow::Result<Vec<String>> = all.iter().map(text).collect();
-            Ok(texts?.iter().map(|text| format!("---\n{}\n", text.trim_end())).collect())
+            let documents: Vec<String> =
+                texts?.iter().map(|text| format!("---\n{}\n", text.trim_end())).collect();
+            Ok(documents.concat())
         }
     }
 }
@@ -64,8 +66,9 @@ fn preview(cluster: &Cluster, planned: &Planned) -> anyhow::Result<()> {
     for change in planned.changes() {
         anstream::println!("  {change}");
     }
-    for note in [planned.replaces(), planned.left_behind(), planned.overridden()] {
-        note.iter().for_each(|note| anstream::eprintln!("note: {note}"));
+    let notes = [planned.replaces(), planned.left_behind(), planned.overridden()];
+    for note in notes.into_iter().flatten() {
+        anstream::eprintln!("note: {note}");
     }
     let pods = pods(cluster, planned)?;
     anstream::print!("{}", Targets::judge(&pods, &planned.rules).text());
@@ -74,7 +77,9 @@ fn preview(cluster: &Cluster, planned: &Planned) -> anyhow::Result<()> {
             "and every node's own network; of all of it, the packets that tap.bpfOverride takes"
         );
     }
-    planned.stopped().iter().for_each(|note| anstream::eprintln!("note: {note}"));
+    if let Some(note) = planned.stopped() {
+        anstream::eprintln!("note: {note}");
+    }
     validate(cluster, planned)
 }
 
