@@ -438,6 +438,7 @@ impl Recorder {
         let losses = LossCause::ALL.into_iter().map(lost).collect();
         // What a filter cannot do is no problem of the machine's.
         let problems = capture.problems.iter().filter(|text| !plan.filter.notes().contains(text));
+        let problems: Vec<_> = plan.assignment.problems.iter().chain(problems).cloned().collect();
         Ok(Status {
             node: self.identity.node.clone(),
             version: VERSION.to_owned(),
@@ -454,9 +455,9 @@ impl Recorder {
             bounds: Bounds::of(config),
             filter: FilterStatus::of(&plan.filter),
             memory: Memory::now(&capture, &store),
-            problems: plan.assignment.problems.iter().chain(problems).cloned().collect(),
             tls: self.tls_report(),
-            pods: plan.pods(&capture.namespaces),
+            pods: plan.pods(&capture.namespaces, &problems),
+            problems,
             namespaces: capture.namespaces,
             cut: capture.cut,
             store,
@@ -481,12 +482,7 @@ impl Recorder {
         if !plan.recording {
             return Ok(Health::Ok);
         }
-        let open = |target: &&Target| status.namespaces.iter().any(|n| n.netns == target.netns);
-        let named = |target: &&Target| {
-            let owner = target.owner.to_string();
-            status.problems.iter().any(|problem| problem.contains(&owner))
-        };
-        let missing = plan.assignment.targets.iter().filter(|t| !open(t) && !named(t)).count();
+        let missing = plan.opening(&status.namespaces, &status.problems);
         Ok(match missing {
             0 => status.health(),
             count => Health::Failing(format!("{count} capture rings are still being opened")),
@@ -504,11 +500,14 @@ impl Recorder {
 }
 
 impl Plan {
-    /// The node's pods: of those that are to be recorded, the ones whose ring is open.
-    fn pods(&self, open: &[NamespaceStatus]) -> Option<PodsStatus> {
+    /// The node's pods, and the settings' version once they are in force: of those that are to be recorded, the ones whose ring is open.
+    fn pods(&self, open: &[NamespaceStatus], problems: &[String]) -> Option<PodsStatus> {
         let mut pods = self.assignment.pods.clone()?;
         if !self.recording {
             return Some(pods);
+        }
+        if !self.is_reached(open, problems) {
+            pods.settings_version = None;
         }
         let target = |pod: &Pod| {
             let owner = Owner::Pod(pod.clone());
@@ -522,6 +521,24 @@ impl Plan {
         pods.not_recorded
             .extend(closed.into_iter().map(|pod| PodNotRecorded { pod, why: why.to_owned() }));
         Some(pods)
+    }
+
+    /// Whether exactly the targets are recorded, but for those of which a problem tells.
+    fn is_reached(&self, open: &[NamespaceStatus], problems: &[String]) -> bool {
+        let wanted = |open: &NamespaceStatus| {
+            self.assignment.targets.iter().any(|target| target.netns == open.netns)
+        };
+        self.opening(open, problems) == 0 && open.iter().all(wanted)
+    }
+
+    /// How many targets have no ring yet, and no problem tells why.
+    fn opening(&self, open: &[NamespaceStatus], problems: &[String]) -> usize {
+        let opening = |target: &&Target| {
+            let owner = target.owner.to_string();
+            let named = || problems.iter().any(|problem| problem.contains(&owner));
+            open.iter().all(|open| open.netns != target.netns) && !named()
+        };
+        self.assignment.targets.iter().filter(opening).count()
     }
 }
 

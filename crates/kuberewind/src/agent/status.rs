@@ -76,7 +76,8 @@ pub(crate) struct PodsStatus {
     pub(crate) not_recorded: Vec<PodNotRecorded>,
     /// How many are to be recorded and have no network namespace yet.
     pub(crate) waiting: usize,
-    /// `metadata.resourceVersion` of the `ConfigMap` whose settings hold; none before one was read.
+    /// `metadata.resourceVersion` of the `ConfigMap` whose settings hold; none while rings are still
+    /// being opened and closed.
     pub(crate) settings_version: Option<String>,
 }
 

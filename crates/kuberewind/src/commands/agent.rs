@@ -1,4 +1,4 @@
-//! `kuberewind agent`: records one node's pods. The DaemonSet runs it.
+//! `kuberewind agent`: records one node's pods. The daemonset runs it.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;

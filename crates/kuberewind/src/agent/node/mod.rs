@@ -293,16 +293,16 @@ impl Node {
                 Err(error) => {
                     let _ = block_in_place(|| recorder.stop());
                     self.postpone(
-                        format!("listen on the data directory's socket: {error}"),
+                        &format!("listen on the data directory's socket: {error}"),
                         RETRY_LATER,
                     );
                 }
             },
             Err(RecorderError::Store(error @ StoreError::Locked { .. })) => {
                 let why = self.ask_for_it().await.unwrap_or_else(|| error.to_string());
-                self.postpone(why, RETRY);
+                self.postpone(&why, RETRY);
             }
-            Err(error) => self.postpone(error.to_string(), RETRY_LATER),
+            Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
         }
     }
 
@@ -323,7 +323,7 @@ impl Node {
         asked.err().map(|error| format!("{error:#}"))
     }
 
-    fn postpone(&mut self, why: String, wait: Duration) {
+    fn postpone(&mut self, why: &str, wait: Duration) {
         let Tenure::Wanted { since, retry_at, said } = &mut self.tenure else { return };
         let now = Instant::now();
         *retry_at = now + wait;
