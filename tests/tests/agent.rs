@@ -50,7 +50,7 @@ fn settings_change_while_it_records_and_bad_ones_change_nothing() {
     let cluster = Cluster::start(1);
     let (cart, till) = (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "shop", "till-1"));
     cluster.expect(0, &["tap", "cart", "--set", "headless=true"]);
-    [&cart, &till].map(Pod::wait_to_carry);
+    [&cart, &till].iter().for_each(|pod| pod.wait_to_carry());
     let agent = cluster.agent("n1");
     let first = [mark(), mark()];
     cart.send(&first[0]);
@@ -93,7 +93,11 @@ fn without_an_api_server_a_new_agent_goes_on_with_what_the_last_one_knew() {
     let (cart, vault) =
         (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "secret", "vault-1"));
     cluster.expect(0, &["tap", "--set", "headless=true", "-e", "secret"]);
-    [&cart, &vault].map(Pod::wait_to_carry);
+    [&cart, &vault].iter().for_each(|pod| pod.wait_to_carry());
+    let before = mark();
+    cart.send(&before);
+    // Whoever exports waits until it is on the disk.
+    assert!(has(&export(&cluster, 0), &cart, &before));
 
     cluster.control(Command::Serve { serving: false });
     cluster.signal_agent("n1", Signal::KILL);
@@ -199,16 +203,6 @@ fn a_pods_own_address_gives_counters_and_probes_and_nothing_else() {
     assert_eq!(get(49_101, "/v1/clock").0, 0, "nobody listens there");
 }
 
-/// Addresses of an IPv4 packet in an untagged frame.
-fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
-    let ip = frame.get(12..)?.strip_prefix(&[8, 0])?;
-    let address = |at: usize| -> Option<IpAddr> {
-        let bytes: [u8; 4] = *ip.get(at..)?.first_chunk()?;
-        Some(Ipv4Addr::from(bytes).into())
-    };
-    Some([address(12)?, address(16)?])
-}
-
 #[test]
 fn with_an_override_the_node_is_recorded_without_excluded_pods_and_without_seeing_double() {
     let cluster = Cluster::start(1);
@@ -216,7 +210,7 @@ fn with_an_override_the_node_is_recorded_without_excluded_pods_and_without_seein
     let vault = cluster.pod("n1", "secret", "vault-1");
     cluster
         .expect(0, &["tap", "--set", "headless=true,tap.bpfOverride=icmp or arp", "-e", "secret"]);
-    [&cart, &vault].map(Pod::wait_to_carry);
+    [&cart, &vault].iter().for_each(|pod| pod.wait_to_carry());
     let outside = "10.99.0.1";
     for (from, to) in [(&cart, outside), (&vault, outside), (&vault, cart.addresses()[0])] {
         succeed(from.netns().exec("ping").args(["-n", "-c", "3", "-i", "0.2", to]));
