@@ -5,8 +5,7 @@ use kuberewind_fuzz::{Effort, TARGETS, run};
 /// Slow ones get fewer inputs.
 fn inputs(target: &str) -> u64 {
     match target {
-        "open-segment" | "journal" => 150,
-        "filter" => 150,
+        "open-segment" | "journal" | "filter" => 150,
         _ => 2_000,
     }
 }
