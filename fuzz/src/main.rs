@@ -1,7 +1,6 @@
 //! Feeds one target for as long as it is told to, or one input once.
 //!
-//! `kuberewind-fuzz TARGET SECONDS DIR` keeps the current input in `DIR/TARGET.current`; one that finds
-//! something stays as `DIR/TARGET-….input`. `kuberewind-fuzz TARGET FILE` reads that input.
+//! `kuberewind-fuzz TARGET SECONDS DIR` keeps an input that finds something as `DIR/TARGET-….input`. `kuberewind-fuzz TARGET FILE` reads that input.
 
 use std::path::Path;
 use std::process::ExitCode;

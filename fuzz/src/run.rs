@@ -117,12 +117,13 @@ fn kind(answer: &str) -> u64 {
 }
 
 /// Feeds a target for so long; the input that finds something is kept in `dir`, also when the whole
-/// process ends with it (`TARGET.current`).
+/// process ends with it: then it lies in `/dev/shm/kuberewind-fuzz-TARGET.current`.
 ///
 /// # Errors
 /// In words, what was found and where the input is.
 pub fn feed(target: &Target, time: Duration, dir: &Path) -> Result<String, String> {
-    let current = dir.join(format!("{}.current", target.name));
+    // In memory: a disk would be written to a thousand times a second.
+    let current = Path::new("/dev/shm").join(format!("kuberewind-fuzz-{}.current", target.name));
     fs::create_dir_all(dir).map_err(|error| format!("make {}: {error}", dir.display()))?;
     fs::write(&current, []).map_err(|error| format!("write {}: {error}", current.display()))?;
     end_if_it_hangs(current.clone());

@@ -38,6 +38,13 @@ impl Lock {
     }
 }
 
+/// Whether a recorder holds this directory.
+pub fn is_locked(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(NAME)) else { return false };
+    // Shared, and given back at once: two who look do not disturb each other.
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+}
+
 fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
@@ -60,7 +67,9 @@ mod tests {
         let first = Lock::take(dir.path()).unwrap();
         let refused = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
+        assert!(is_locked(dir.path()));
         drop(first);
+        assert!(!is_locked(dir.path()));
         Lock::take(dir.path()).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kuberewind_packet::{PacketSink, Slot, Span, Timestamp};
-use kuberewind_store::{Appender, Limits, Machine, Recording, Store, StoreConfig};
+use kuberewind_store::{Appender, Choice, Limits, Machine, Recording, Store, StoreConfig};
 use proptest::prelude::*;
 use support::{config, files, interface, judge, limits, open_on, put, read, wait_until};
 
@@ -61,7 +61,8 @@ impl<'a> Recorder<'a> {
     /// Everything up to now that is given out.
     fn window(&self) -> Vec<u64> {
         let now = self.machine.clock.wall().saturating_add(Duration::from_nanos(1));
-        let (got, account) = read(self.store.window(Span::new(Timestamp::MIN, now), None));
+        let (got, account) =
+            read(self.store.window(Span::new(Timestamp::MIN, now), Choice::default()));
         assert!(got.is_sorted_by_key(|got| got.time));
         assert_eq!(account.damaged, []);
         got.iter().map(|got| got.time).collect()
@@ -87,7 +88,7 @@ fn an_hour_forward_deletes_nothing_hides_nothing_and_is_told_also_after_a_restar
 
     assert_eq!(recorder.window(), nanos(&[before, after]), "maxTime is half an hour");
     let span = Span::new(before, machine.clock.wall());
-    let told = recorder.store.window(span, None);
+    let told = recorder.store.window(span, Choice::default());
     let account = kuberewind_packet::PacketStream::account(&told);
     let steps: Vec<String> = account.clock_steps.iter().map(ToString::to_string).collect();
     assert!(steps.len() == 1 && steps[0].starts_with("the clock stepped by +1h0m0s"), "{steps:?}");
@@ -111,7 +112,7 @@ fn an_hour_back_deletes_nothing_and_the_window_is_in_the_order_of_the_stamps() {
     recorder.step(-HOUR_NANOS);
     let after = recorder.packet();
     assert_eq!(recorder.window(), nanos(&[after]), "a window ends now");
-    let (all, account) = read(recorder.store.window(Span::ALL, None));
+    let (all, account) = read(recorder.store.window(Span::ALL, Choice::default()));
     let all: Vec<u64> = all.iter().map(|got| got.time).collect();
     assert_eq!(all, nanos(&[after, before]));
     assert_eq!(account.clock_steps.len(), 1);
@@ -122,7 +123,7 @@ fn an_hour_back_deletes_nothing_and_the_window_is_in_the_order_of_the_stamps() {
         assert_eq!(judge(&file), 1);
     }
     let recording = Recording::open(dir.path()).unwrap();
-    assert_eq!(read(recording.window(Span::ALL, None)).0.len(), 2);
+    assert_eq!(read(recording.window(Span::ALL, Choice::default())).0.len(), 2);
 }
 
 #[test]
@@ -189,7 +190,7 @@ proptest! {
                 }
             }
             recorder.limit(Duration::from_mins(1));
-            let (got, account) = read(recorder.store.window(Span::ALL, None));
+            let (got, account) = read(recorder.store.window(Span::ALL, Choice::default()));
             prop_assert_eq!(account.damaged, []);
             let now = machine.clock.since_boot();
             for (stamp, then) in &packets {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kuberewind_packet::{LossCause, PacketSink, Slot, Span, Timestamp};
-use kuberewind_store::{Appender, Disk, Limits, Machine, Recording, Store, StoreConfig};
+use kuberewind_store::{Appender, Choice, Disk, Limits, Machine, Recording, Store, StoreConfig};
 use proptest::prelude::*;
 use rustix::io::Errno;
 use support::{config, files, interface, judge, limits, open_on, put, read, read_all, wait_until};
@@ -50,14 +50,15 @@ impl Recorder {
             self.packets(1, 100);
             self.store.status().packets > before
         });
-        assert_eq!(self.store.status().last_error, None);
+        assert_eq!(self.store.status().last_error, Choice::default());
     }
 
     /// What was sent is there or lost, in every account.
     fn close(self, dir: &Path) {
         drop(self.appender);
         self.store.close().unwrap();
-        let (got, account) = read(Recording::open(dir).unwrap().window(Span::ALL, None));
+        let (got, account) =
+            read(Recording::open(dir).unwrap().window(Span::ALL, Choice::default()));
         let lost: u64 = account.losses.iter().map(|lost| lost.loss.packets).sum();
         assert_eq!(account.damaged, []);
         assert_eq!(got.len() as u64 + lost, self.sent, "{:?}", account.losses);
@@ -81,7 +82,7 @@ fn after_an_error_of_the_disk_recording_resumes_by_itself_and_the_loss_is_counte
         assert!(held == 100 || error == Errno::DQUOT, "{error} costs what was held: {held}");
         recorder.disk.fail(0, 0);
         recorder.until_written();
-        assert_eq!(recorder.store.status().writer.losing_for, None);
+        assert_eq!(recorder.store.status().writer.losing_for, Choice::default());
         if error != Errno::DQUOT {
             recorder.close(dir.path());
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kuberewind_packet::pcapng::{Block, Blocks};
 use kuberewind_packet::{PacketSink, Span, Timestamp};
-use kuberewind_store::{Recording, Store};
+use kuberewind_store::{Choice, Recording, Store};
 use proptest::prelude::*;
 use support::{config, files, interface, open, put, read};
 
@@ -61,7 +61,7 @@ fn files_in_order(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn times(recording: &Recording) -> Vec<u64> {
-    read(recording.window(Span::ALL, None)).0.iter().map(|got| got.time).collect()
+    read(recording.window(Span::ALL, Choice::default())).0.iter().map(|got| got.time).collect()
 }
 
 /// What happens to an unsynced file.
@@ -142,11 +142,11 @@ proptest! {
         };
         check(times(&Recording::open(dir.path()).unwrap()), "as it lies")?;
         let (store, _) = Store::open(config(dir.path())).unwrap();
-        check(read(store.window(Span::ALL, None)).0.iter().map(|g| g.time).collect(), "opened")?;
+        check(read(store.window(Span::ALL, Choice::default())).0.iter().map(|g| g.time).collect(), "opened")?;
         store.close().unwrap();
         let reader = Recording::open(dir.path()).unwrap();
         check(times(&reader), "closed again")?;
-        let (_, account) = read(reader.window(Span::ALL, None));
+        let (_, account) = read(reader.window(Span::ALL, Choice::default()));
         let damaged = usize::from(survive[2] < 300);
         prop_assert!(account.damaged.len() <= damaged.max(usize::from(sealed_harm.is_some())));
         prop_assert!(damaged == 0 || account.damaged.len() == 1, "a sealed one that is not whole is named");

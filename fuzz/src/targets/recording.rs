@@ -8,7 +8,9 @@ use kuberewind_packet::{
     ByteSize, Frame, Interface, Loss, LossCause, NetnsId, Owner, PacketSink, PacketStream, Pod,
     Slot, Span, Timestamp,
 };
-use kuberewind_store::{Limits, MinFree, Recording, Store, StoreConfig, StoreError, Window};
+use kuberewind_store::{
+    Choice, Limits, MinFree, Recording, Store, StoreConfig, StoreError, Window,
+};
 use tempfile::TempDir;
 
 use super::capture_file::next_block_at;
@@ -210,7 +212,7 @@ pub(super) fn open(input: &[u8]) -> String {
     let before = look(dir.path());
     assert_eq!(before.damaged, 0, "an open segment may end anywhere");
     let (store, _) = Store::open(config(dir.path())).expect("any segment is opened");
-    let (live, _) = read(store.window(Span::ALL, None));
+    let (live, _) = read(store.window(Span::ALL, Choice::default()));
     assert_eq!(live, before.packets, "finishing it changed what is in it");
     store.close().expect("closed");
     let after = look(dir.path());
@@ -227,7 +229,7 @@ pub(super) fn with_window<T>(work: impl FnOnce(&mut Window) -> T) -> T {
     let dir = directory();
     record(dir.path(), 40).close().expect("closed");
     let recording = Recording::open(dir.path()).expect("a recording");
-    work(&mut recording.window(Span::ALL, None))
+    work(&mut recording.window(Span::ALL, Choice::default()))
 }
 
 struct Seen {
@@ -239,11 +241,11 @@ struct Seen {
 /// Reads all of it, as it lies there.
 fn look(dir: &Path) -> Seen {
     let recording = Recording::open(dir).expect("a directory can be looked at");
-    let (packets, damage) = read(recording.window(Span::ALL, None));
+    let (packets, damage) = read(recording.window(Span::ALL, Choice::default()));
     let notes = recording.notes(Span::ALL).map(|notes| notes.len());
     let notes = notes.as_ref().map_err(StoreError::to_string);
     let status = recording.status();
-    let window = recording.window(Span::ALL, None);
+    let window = recording.window(Span::ALL, Choice::default());
     let gaps: Vec<_> = window.account().gaps.iter().map(|gap| gap.cause).collect();
     let (losses, size) = (window.account().losses.len(), packets.checked_ilog2());
     let said = format!("{damage:?} {notes:?} {losses} {size:?} {gaps:?} {}", status.segments);

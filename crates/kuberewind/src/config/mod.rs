@@ -5,7 +5,9 @@
 //! a bad value is a [`ConfigError`] that names both. A new key is one row in `keys.rs` and one field
 //! below.
 
+mod changes;
 mod duration;
+mod earlier;
 mod effective;
 mod error;
 mod file;
@@ -24,8 +26,11 @@ use std::time::Duration;
 
 use kuberewind_packet::ByteSize;
 
+pub(crate) use changes::changes;
+pub(crate) use changes::for_helm;
 pub(crate) use duration::format_duration;
 pub(crate) use duration::parse_duration;
+pub(crate) use earlier::Earlier;
 pub(crate) use effective::Effective;
 pub(crate) use effective::Sources;
 pub(crate) use effective::listing;

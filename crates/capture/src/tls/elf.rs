@@ -1,0 +1,521 @@
+//! Reads ELF files that nobody vouches for.
+//!
+//! Any process of a recorded pod can bring a file here, so: nothing is mapped (a file that shrinks
+//! under a mapping would end the recorder), every read has a fixed size, every walk a bound, and the
+//! bytes read from one file have a budget. Memory for one file stays under 1 MiB.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// At most this much of a file is read before it is given up.
+const BUDGET: u64 = 512 << 20;
+/// At most so many places of a file are looked at: a second or two.
+const LOOKS: u32 = 50_000_000;
+/// Bytes read at a time.
+const BLOCK: usize = 32 << 10;
+/// Places of a file that are read side by side.
+const BLOCKS: usize = 4;
+const MAX_SEGMENTS: u16 = 128;
+const MAX_SECTIONS: u16 = 4096;
+const MAX_DYNAMIC: u64 = 1024;
+/// Symbols that share a bucket of the hash table.
+const MAX_CHAIN: u32 = 4096;
+const MAX_NOTES: u32 = 64;
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_NOTE: u32 = 4;
+const PF_X: u32 = 1;
+const DT_STRTAB: u64 = 5;
+const DT_SYMTAB: u64 = 6;
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
+const DT_GNU_HASH: u64 = 0x6fff_fef5;
+const SHT_SYMTAB: u32 = 2;
+const SHT_NOBITS: u32 = 8;
+const SYMBOL: u64 = 24;
+const STT_FUNC: u8 = 2;
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// Why a file cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// Not an ELF file of 64 bits, little-endian.
+    NotElf,
+    /// It refers to places that it does not have, or could not be read.
+    Cut,
+    /// Too much of it would have to be read.
+    TooLong,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Malformed>;
+
+/// Whose instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// amd64
+    X86,
+    /// arm64
+    Arm,
+    /// Another.
+    Other,
+}
+
+/// A file, read in blocks, within a budget.
+#[derive(Debug)]
+struct Source {
+    file: File,
+    len: u64,
+    budget: u64,
+    looks: u32,
+    blocks: Vec<Block>,
+    next: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Source {
+    fn new(file: File) -> Result<Self> {
+        let len = file.metadata().map_err(|_| Malformed::Cut)?.len();
+        Ok(Self { file, len, budget: BUDGET, looks: LOOKS, blocks: Vec::new(), next: 0 })
+    }
+
+    fn read(&mut self, at: u64, to: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < to.len() {
+            let at = at.checked_add(done as u64).ok_or(Malformed::Cut)?;
+            let bytes = self.block(at)?;
+            let len = bytes.len().min(to.len() - done);
+            to[done..done + len].copy_from_slice(&bytes[..len]);
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// At least one byte, as many as are at hand.
+    fn block(&mut self, at: u64) -> Result<&[u8]> {
+        self.looks = self.looks.checked_sub(1).ok_or(Malformed::TooLong)?;
+        if at >= self.len {
+            return Err(Malformed::Cut);
+        }
+        let start = at / BLOCK as u64 * BLOCK as u64;
+        let index = match self.blocks.iter().position(|block| block.start == start) {
+            Some(index) => index,
+            None => self.load(start)?,
+        };
+        let skipped = usize::try_from(at - start).map_err(|_| Malformed::Cut)?;
+        self.blocks[index]
+            .bytes
+            .get(skipped..)
+            .filter(|rest| !rest.is_empty())
+            .ok_or(Malformed::Cut)
+    }
+
+    fn load(&mut self, start: u64) -> Result<usize> {
+        self.budget = self.budget.checked_sub(BLOCK as u64).ok_or(Malformed::TooLong)?;
+        let mut bytes = vec![0; BLOCK];
+        let mut len = 0;
+        while len < BLOCK {
+            match self.file.read_at(&mut bytes[len..], start + len as u64) {
+                Ok(0) => break,
+                Ok(more) => len += more,
+                Err(_) => return Err(Malformed::Cut),
+            }
+        }
+        bytes.truncate(len);
+        let block = Block { start, bytes };
+        if self.blocks.len() < BLOCKS {
+            self.blocks.push(block);
+            return Ok(self.blocks.len() - 1);
+        }
+        self.next = (self.next + 1) % BLOCKS;
+        self.blocks[self.next] = block;
+        Ok(self.next)
+    }
+}
+
+/// A stretch of the file that is mapped when it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    kind: u32,
+    flags: u32,
+    /// Where it stands in the file.
+    pub(crate) offset: u64,
+    address: u64,
+    /// Its length in the file.
+    pub(crate) len: u64,
+}
+
+/// A named part of the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Section {
+    kind: u32,
+    link: u32,
+    /// Where it is when it runs.
+    pub(crate) address: u64,
+    /// Where it stands in the file.
+    pub(crate) offset: u64,
+    /// Its length.
+    pub(crate) len: u64,
+}
+
+/// An ELF file of 64 bits, little-endian.
+#[derive(Debug)]
+pub(crate) struct Elf {
+    source: Source,
+    pub(crate) machine: Machine,
+    /// Where execution starts.
+    pub(crate) entry: u64,
+    segments: Vec<Segment>,
+    sections_at: u64,
+    sections: u16,
+    section_names: u16,
+}
+
+impl Elf {
+    pub(crate) fn open(file: File) -> Result<Self> {
+        let mut source = Source::new(file)?;
+        let mut header = [0; 64];
+        source.read(0, &mut header).map_err(|_| Malformed::NotElf)?;
+        if !header.starts_with(b"\x7fELF\x02\x01") || half(&header, 54) != 56 {
+            return Err(Malformed::NotElf);
+        }
+        let machine = match half(&header, 18) {
+            62 => Machine::X86,
+            183 => Machine::Arm,
+            _ => Machine::Other,
+        };
+        let mut elf = Self {
+            source,
+            machine,
+            entry: double(&header, 24),
+            segments: Vec::new(),
+            sections_at: double(&header, 40),
+            sections: if half(&header, 58) == 64 { half(&header, 60).min(MAX_SECTIONS) } else { 0 },
+            section_names: half(&header, 62),
+        };
+        let first = double(&header, 32);
+        for index in 0..u64::from(half(&header, 56).min(MAX_SEGMENTS)) {
+            let bytes: [u8; 56] = elf.bytes(first.saturating_add(index * 56))?;
+            elf.segments.push(Segment {
+                kind: word(&bytes, 0),
+                flags: word(&bytes, 4),
+                offset: double(&bytes, 8),
+                address: double(&bytes, 16),
+                len: double(&bytes, 32),
+            });
+        }
+        Ok(elf)
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn bytes<const N: usize>(&mut self, offset: u64) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.source.read(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn word(&mut self, offset: u64) -> Result<u32> {
+        self.bytes(offset).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn double(&mut self, offset: u64) -> Result<u64> {
+        self.bytes(offset).map(u64::from_le_bytes)
+    }
+
+    /// Where what is at this address when it runs stands in the file.
+    pub(crate) fn offset_of(&self, address: u64) -> Option<u64> {
+        place(self.loaded(), address)
+    }
+
+    /// The same for an instruction.
+    pub(crate) fn code_offset_of(&self, address: u64) -> Option<u64> {
+        place(self.loaded().filter(|segment| segment.flags & PF_X != 0), address)
+    }
+
+    /// Where what stands here in the file is when it runs.
+    pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
+        self.loaded().find_map(|segment| {
+            let within = offset.checked_sub(segment.offset)?;
+            (within < segment.len).then(|| segment.address.wrapping_add(within))
+        })
+    }
+
+    /// Up to 128 bytes of code; fewer at the end of the file.
+    pub(crate) fn code(&mut self, address: u64) -> Result<Vec<u8>> {
+        let offset = self.code_offset_of(address).ok_or(Malformed::Cut)?;
+        let len = (self.source.len.saturating_sub(offset)).min(128);
+        let mut code = vec![0; usize::try_from(len).map_err(|_| Malformed::Cut)?];
+        self.source.read(offset, &mut code)?;
+        Ok(code)
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().filter(|segment| segment.kind == PT_LOAD)
+    }
+
+    /// What is mapped, but not to be run: constants.
+    pub(crate) fn constants(&self) -> Vec<Segment> {
+        let loaded = self.loaded().copied();
+        let (code, constants): (Vec<_>, Vec<_>) =
+            loaded.partition(|segment| segment.flags & PF_X != 0);
+        // Linkers of old put constants beside the code.
+        if constants.len() < 2 { [code, constants].concat() } else { constants }
+    }
+
+    fn section_at(&mut self, index: u16) -> Result<(u32, Section)> {
+        let at = self.sections_at.saturating_add(u64::from(index) * 64);
+        let bytes: [u8; 64] = self.bytes(at)?;
+        let section = Section {
+            kind: word(&bytes, 4),
+            link: word(&bytes, 40),
+            address: double(&bytes, 16),
+            offset: double(&bytes, 24),
+            len: double(&bytes, 32),
+        };
+        Ok((word(&bytes, 0), section))
+    }
+
+    /// A part by its name, unless it has no bytes in the file.
+    pub(crate) fn section(&mut self, wanted: &str) -> Result<Option<Section>> {
+        if self.section_names >= self.sections {
+            return Ok(None);
+        }
+        let names = self.section_at(self.section_names)?.1;
+        for index in 0..self.sections {
+            let (name, section) = self.section_at(index)?;
+            let name = names.offset.saturating_add(u64::from(name));
+            if section.kind != SHT_NOBITS && self.is_text(name, wanted)? {
+                return Ok(Some(section));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this text, and then a zero, stands here.
+    pub(crate) fn is_text(&mut self, mut offset: u64, wanted: &str) -> Result<bool> {
+        for expected in wanted.bytes().chain([0]) {
+            match self.source.block(offset) {
+                Ok(bytes) if bytes[0] == expected => offset += 1,
+                Ok(_) | Err(Malformed::Cut) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Values of the dynamic section, by tag.
+    fn dynamic<const N: usize>(&mut self, tags: [u64; N]) -> Result<[Option<u64>; N]> {
+        let mut found = [None; N];
+        let Some(dynamic) =
+            self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC).copied()
+        else {
+            return Ok(found);
+        };
+        for index in 0..(dynamic.len / 16).min(MAX_DYNAMIC) {
+            let at = dynamic.offset.saturating_add(index * 16);
+            let (tag, value) = (self.double(at)?, self.double(at.saturating_add(8))?);
+            if tag == 0 {
+                break;
+            }
+            if let Some(place) = tags.iter().position(|wanted| *wanted == tag) {
+                found[place] = Some(value);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The address of a function that this file offers to others. Looks it up as the dynamic loader
+    /// does, in the hash table: a dozen reads in a file of any size.
+    pub(crate) fn exported(&mut self, name: &str) -> Result<Option<u64>> {
+        let tables = self.dynamic([DT_GNU_HASH, DT_SYMTAB, DT_STRTAB])?;
+        let [Some(hashes), Some(symbols), Some(names)] =
+            tables.map(|address| address.and_then(|address| self.offset_of(address)))
+        else {
+            return Ok(None);
+        };
+        let hash = gnu_hash(name);
+        let (buckets, first, blooms) =
+            (self.word(hashes)?, self.word(hashes + 4)?, self.word(hashes + 8)?);
+        if buckets == 0 {
+            return Ok(None);
+        }
+        let table = hashes.saturating_add(16 + u64::from(blooms) * 8);
+        let mut index = self.word(table.saturating_add(u64::from(hash % buckets) * 4))?;
+        let chains = table.saturating_add(u64::from(buckets) * 4);
+        for _ in 0..MAX_CHAIN {
+            let Some(place) = index.checked_sub(first) else { return Ok(None) };
+            let chain = self.word(chains.saturating_add(u64::from(place) * 4))?;
+            if chain | 1 == hash | 1 {
+                let symbol = symbols.saturating_add(u64::from(index) * SYMBOL);
+                if let Some(address) = self.function_at(symbol, names, name)? {
+                    return Ok(Some(address));
+                }
+            }
+            if chain & 1 == 1 {
+                return Ok(None);
+            }
+            index = index.saturating_add(1);
+        }
+        Ok(None)
+    }
+
+    /// The address of a symbol, if it is a function of this file and of this name.
+    fn function_at(&mut self, symbol: u64, names: u64, wanted: &str) -> Result<Option<u64>> {
+        let bytes: [u8; SYMBOL as usize] = self.bytes(symbol)?;
+        let defined = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
+        let name = names.saturating_add(u64::from(word(&bytes, 0)));
+        Ok((defined && self.is_text(name, wanted)?).then(|| double(&bytes, 8)))
+    }
+
+    /// The address of a function by the full symbol table, which `strip` removes.
+    pub(crate) fn symbol(&mut self, name: &str) -> Result<Option<u64>> {
+        let Some((symbols, names)) = self.symbol_table()? else { return Ok(None) };
+        // Two walks, each straight through: first for the name, then for who bears it.
+        let text = [name.as_bytes(), b"\0"].concat();
+        let mut place = 0;
+        while let Some(found) = self.find(names.offset + place, names.len - place, &text)? {
+            let offset = found - names.offset;
+            if let Some(address) = self.function_named(symbols, offset)? {
+                return Ok(Some(address));
+            }
+            place = offset + 1;
+        }
+        Ok(None)
+    }
+
+    fn symbol_table(&mut self) -> Result<Option<(Section, Section)>> {
+        for index in 0..self.sections {
+            let (_, symbols) = self.section_at(index)?;
+            if symbols.kind == SHT_SYMTAB {
+                let names = u16::try_from(symbols.link).map_err(|_| Malformed::Cut)?;
+                let names = self.section_at(names.min(self.sections - 1))?.1;
+                let end = |section: &Section| section.offset.checked_add(section.len);
+                let fits = |section| end(section).is_some_and(|end| end <= self.source.len);
+                return Ok((fits(&symbols) && fits(&names)).then_some((symbols, names)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<u64>> {
+        for index in 0..symbols.len / SYMBOL {
+            let bytes: [u8; SYMBOL as usize] = self.bytes(symbols.offset + index * SYMBOL)?;
+            let function = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
+            if function && u64::from(word(&bytes, 0)) == name {
+                return Ok(Some(double(&bytes, 8)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where these bytes (at most 256) first stand in a stretch of the file.
+    pub(crate) fn find(&mut self, offset: u64, len: u64, wanted: &[u8]) -> Result<Option<u64>> {
+        let end = offset.saturating_add(len).min(self.source.len);
+        let mut at = offset;
+        // What was seen last, for what stands over the edge of two blocks.
+        let mut tail: Vec<u8> = Vec::new();
+        while at < end {
+            let block = self.source.block(at)?;
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let block = &block[..block.len().min(room)];
+            let before = tail.len() as u64;
+            tail.extend_from_slice(block);
+            if let Some(found) = position(&tail, wanted) {
+                return Ok(Some(at - before + found as u64));
+            }
+            at += block.len() as u64;
+            let keep = tail.len().min(wanted.len().saturating_sub(1));
+            tail.drain(..tail.len() - keep);
+        }
+        Ok(None)
+    }
+
+    /// What a relative relocation writes at this address when the file is loaded.
+    pub(crate) fn relocated(&mut self, address: u64) -> Result<Option<u64>> {
+        const RELATIVE: [u64; 2] = [8, 1027];
+        let [Some(table), Some(len)] = self.dynamic([DT_RELA, DT_RELASZ])? else {
+            return Ok(None);
+        };
+        let Some(table) = self.offset_of(table) else { return Ok(None) };
+        for index in 0..len.min(self.source.len) / 24 {
+            let bytes: [u8; 24] = self.bytes(table.saturating_add(index * 24))?;
+            if double(&bytes, 0) == address && RELATIVE.contains(&(double(&bytes, 8) & 0xffff_ffff))
+            {
+                return Ok(Some(double(&bytes, 16)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The linker's hash over the file, as hexadecimal digits.
+    pub(crate) fn build_id(&mut self) -> Result<Option<String>> {
+        let notes: Vec<Segment> =
+            self.segments.iter().filter(|segment| segment.kind == PT_NOTE).copied().collect();
+        for segment in notes {
+            let (mut at, end) = (segment.offset, segment.offset.saturating_add(segment.len));
+            for _ in 0..MAX_NOTES {
+                if at.saturating_add(12) > end {
+                    break;
+                }
+                let (name, len, kind) = (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
+                let content = (at + 12).saturating_add(u64::from(name).next_multiple_of(4));
+                if kind == NT_GNU_BUILD_ID
+                    && name == 4
+                    && len <= 64
+                    && self.is_text(at + 12, "GNU")?
+                {
+                    let mut id = vec![0; len as usize];
+                    self.source.read(content, &mut id)?;
+                    return Ok(Some(hex(&id)));
+                }
+                at = content.saturating_add(u64::from(len).next_multiple_of(4));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn place<'a>(mut segments: impl Iterator<Item = &'a Segment>, address: u64) -> Option<u64> {
+    segments.find_map(|segment| {
+        let within = address.checked_sub(segment.address)?;
+        if within < segment.len { segment.offset.checked_add(within) } else { None }
+    })
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    let first = *wanted.first()?;
+    let mut at = 0;
+    while let Some(skip) = bytes[at..].iter().position(|byte| *byte == first) {
+        at += skip;
+        if bytes[at..].starts_with(wanted) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+fn gnu_hash(name: &str) -> u32 {
+    name.bytes().fold(5381, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(byte.into()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from(half(bytes, at)) | u32::from(half(bytes, at + 2)) << 16
+}
+
+fn double(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
+}
