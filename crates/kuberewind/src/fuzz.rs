@@ -123,7 +123,7 @@ fn settings(input: &[u8]) -> String {
 
 fn some_queries() -> Vec<Vec<u8>> {
     texts(&[
-        "from=1795383005000000000&to=1795383006000000000&compress=true",
+        "from=2026-11-22T21:30:05Z&to=2026-11-22T21:30:06Z&compress=true",
         "filter=tcp%20port%2080&follow=7&pods=cart-.*&namespaces=shop,bank",
     ])
 }

@@ -47,11 +47,13 @@ pub(super) const JSON_WORDS: &[&str] = &[
     "null",
     "[[0,0,0,0,0]]",
     "1e99",
-    "{\"event\":\"on\",\"at\":1}\n",
+    "{\"event\":\"on\",\"at\":\"2026-11-22T21:30:05Z\"}\n",
     "{\"event\":\"off\",\"at\":",
-    "{\"event\":\"crashed\",\"at\":0}\n",
-    "{\"event\":\"away\",\"from\":5,\"to\":1,\"cause\":\"crash\"}\n",
-    "{\"event\":\"deleted\",\"from\":0,\"to\":18446744073709551615,\"cause\":\"maxSize\"}\n",
+    "{\"event\":\"crashed\",\"at\":\"1970-01-01T00:00:00Z\"}\n",
+    "{\"event\":\"stepped\",\"from\":\"2026-11-22T21:30:05Z\",\"to\":\"2026-11-22T20:30:05Z\"}\n",
+    "{\"event\":\"stepped\",\"from\":\"1970-01-01T00:00:00Z\",\"to\":\"2026-11-22T22:30:05Z\"}\n",
+    "{\"event\":\"away\",\"from\":\"2026-11-22T21:31:05Z\",\"to\":\"2026-11-22T21:30:05Z\",\"cause\":\"crash\"}\n",
+    "{\"event\":\"deleted\",\"from\":\"1970-01-01T00:00:00Z\",\"to\":\"2554-07-21T23:34:33.709551615Z\",\"cause\":\"maxSize\"}\n",
     "\n",
 ];
 
@@ -161,8 +163,8 @@ pub(super) fn journals() -> Vec<Vec<u8>> {
     }
     store.close().expect("closed");
     let mut text = fs::read(dir.path().join("journal")).expect("the journal");
-    text.extend(b"{\"event\":\"deleted\",\"from\":5,\"to\":9,\"cause\":\"maxTime\"}\n");
-    text.extend(b"{\"event\":\"crashed\",\"at\":1795383005000000000}\n");
+    text.extend(b"{\"event\":\"deleted\",\"from\":\"2026-11-22T21:29:05Z\",\"to\":\"2026-11-22T21:29:06Z\",\"cause\":\"maxTime\"}\n");
+    text.extend(b"{\"event\":\"crashed\",\"at\":\"2026-11-22T21:30:05Z\"}\n");
     vec![text]
 }
 
