@@ -177,8 +177,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A file system of its own on a block device, whose device in turn is a file on a disk that may be
-/// too small for it: what then finds no room there is an input/output error here.
+/// A file system on a block device of its own, which in turn is a file on a disk that may be too small
+/// for it: writes then find no room though the file system has some, as on a thinly provisioned volume.
 #[derive(Debug)]
 pub struct LoopDisk {
     below: SmallDisk,

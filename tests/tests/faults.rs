@@ -36,7 +36,7 @@ fn poke(pair: &VethPair) {
 fn a_disk_that_stands_still_is_noticed_and_caught_up_with() {
     let (pair, disk) = (VethPair::new(1500), LoopDisk::new(64_000_000, 100_000_000));
     let data = disk.path().join("d");
-    let settings = ["--set", "pcapdump.maxSize=30MB", "--set", "pcapdump.minFree=0"];
+    let settings = ["--set", "pcapdump.maxSize=30MB", "--set", "pcapdump.minFree=0B"];
     let recorder = Recorder::start(&data, &[&pair.receiver], &settings);
     poke(&pair);
     let before = recorder.wait_status("a packet", SOON, |status| status.packets > 0);
@@ -54,10 +54,10 @@ fn a_disk_that_stands_still_is_noticed_and_caught_up_with() {
 }
 
 #[test]
-fn a_disk_with_errors_costs_packets_and_not_the_recorder() {
+fn a_device_with_less_room_than_it_says_costs_packets_and_not_what_is_held() {
     let (pair, disk) = (VethPair::new(1500), LoopDisk::new(100_000_000, 22_000_000));
     let (data, out) = (disk.path().join("d"), tempfile::tempdir().unwrap());
-    let settings = ["--set", "pcapdump.maxSize=60MB", "--set", "pcapdump.minFree=0"];
+    let settings = ["--set", "pcapdump.maxSize=60MB", "--set", "pcapdump.minFree=0B"];
     let recorder = Recorder::start(&data, &[&pair.receiver], &settings);
     let pcap = out.path().join("some.pcap");
     write_pcap(&pcap, (0..40_000).map(|number| numbered(number, 1000)));
@@ -69,7 +69,7 @@ fn a_disk_with_errors_costs_packets_and_not_the_recorder() {
     });
     assert_eq!(exit_code_of_status(&data), Some(3));
     let held = window(&data, 3, &[]).packets().count() as u64;
-    assert!(held >= failing.packets / 10 * 9, "{held} of {} are there", failing.packets);
+    assert!(held >= failing.packets / 10 * 7, "{held} of {} are there", failing.packets);
 
     disk.really(200_000_000);
     wait_until("healthz to be ok", SOON, || {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ struct Trouble {
     error: AtomicI32,
     /// Bytes that are still written before.
     left: AtomicU64,
+    /// Writes find no room, though deletions go well.
+    full: AtomicBool,
     /// Nanoseconds that each write takes longer.
     slower: AtomicU64,
 }
@@ -30,6 +32,11 @@ impl Disk {
     pub fn fail(&self, error: i32, after: u64) {
         self.0.left.store(after, Ordering::Relaxed);
         self.0.error.store(error, Ordering::Relaxed);
+    }
+
+    /// Writes find no room (a quota), whatever is deleted, while this is so. For tests.
+    pub fn full(&self, full: bool) {
+        self.0.full.store(full, Ordering::Relaxed);
     }
 
     /// Each write takes so much longer. For tests.
@@ -79,6 +86,9 @@ impl Disk {
             thread::sleep(Duration::from_nanos(slower));
         }
         self.check()?;
+        if self.0.full.load(Ordering::Relaxed) {
+            return Err(Errno::DQUOT);
+        }
         if self.0.error.load(Ordering::Relaxed) == 0 {
             return pwrite(file, bytes, offset);
         }

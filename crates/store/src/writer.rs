@@ -141,6 +141,8 @@ pub(crate) struct Writer {
     stuck: Vec<PathBuf>,
     /// Could not be sealed when it was their time.
     leftovers: Vec<OpenSegment>,
+    /// Deleting what `statvfs` did not ask for made no room for a buffer.
+    shed_in_vain: bool,
     /// Losses not yet written down.
     pending: Vec<Lost>,
     paused_until: Option<Instant>,
@@ -183,6 +185,7 @@ impl Writer {
             unlinked: Vec::new(),
             stuck: Vec::new(),
             leftovers: Vec::new(),
+            shed_in_vain: false,
             pending: Vec::new(),
             paused_until: None,
             looked_around: Instant::now(),
@@ -317,7 +320,9 @@ impl Writer {
                 other => return other,
             }
         }
-        self.try_write(buffer, recorded)
+        let written = self.try_write(buffer, recorded);
+        self.shed_in_vain = matches!(&written, Err(Refusal::Failed(error)) if error.is_full());
+        written
     }
 
     fn try_write(&mut self, buffer: &mut Buffer, recorded: &[Recorded]) -> Result<(), Refusal> {
@@ -483,8 +488,13 @@ impl Writer {
         Ok(segment.footprint)
     }
 
-    /// The disk is full whatever `statvfs` says: whether a segment could go.
+    /// The disk is full whatever `statvfs` says: whether a segment could go. Where that did not help,
+    /// it is not tried again: of a device that has less room than it says, or a quota that others use
+    /// up, the whole recording would go for nothing.
     fn shed_oldest(&mut self) -> bool {
+        if self.shed_in_vain {
+            return false;
+        }
         let oldest = self.catalog.state().sealed.front().map(|segment| segment.name.clone());
         oldest.is_some_and(|name| self.delete(&name, GapCause::MinFree).is_ok())
     }
@@ -556,6 +566,7 @@ impl Writer {
         counted.held_back_by_min_free = false;
         drop(state);
         self.pulse.write();
+        self.shed_in_vain = false;
         if self.paused_until.take().is_some() {
             info!("writing again");
             self.seal_leftovers();
