@@ -5,6 +5,9 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -92,6 +95,34 @@ fn add(metadata: &Metadata, files: &mut Files) {
     files.insert(metadata.ino(), (metadata.len(), metadata.blocks() * SECTOR));
 }
 
+/// The most that `dir` took, by each measure, while `action` ran: looked at every few milliseconds.
+pub fn watch(dir: &Path, pid: u32, action: impl FnOnce()) -> DirUsage {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = DirUsage::default();
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(usage(dir, Some(pid)));
+                thread::park_timeout(Duration::from_millis(3));
+            }
+            most
+        });
+        let _stop = StopOnDrop(&done);
+        action();
+        done.store(true, Ordering::Relaxed);
+        watcher.join().expect("the watcher")
+    })
+}
+
+/// Ends the watcher also when the action panics, so that the panic comes out.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The sealed segments of a data directory, in the order of their names.
 pub fn segments(data_dir: &Path) -> Vec<PathBuf> {
     let mut segments = Vec::new();
@@ -143,6 +174,61 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         output(Command::new("umount").arg(self.dir.path()));
+    }
+}
+
+/// A file system on a block device of its own, which in turn is a file on a disk that may be too small
+/// for it: writes then find no room though the file system has some, as on a thinly provisioned volume.
+#[derive(Debug)]
+pub struct LoopDisk {
+    below: SmallDisk,
+    dir: TempDir,
+}
+
+impl LoopDisk {
+    /// A file system that believes in `bytes`, on `really` of them.
+    pub fn new(bytes: u64, really: u64) -> Self {
+        let (below, dir) = (SmallDisk::new(really), tempfile::tempdir().expect("a directory"));
+        let image = below.path().join("image");
+        let file = fs::File::create(&image).expect("the image");
+        file.set_len(bytes).expect("the image's length");
+        // No journal: an error of the device is then an error of the write, not of the file system.
+        let mut make = Command::new("mkfs.ext4");
+        make.args(["-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode"]);
+        make.args(["-E", "lazy_itable_init=1,nodiscard"]);
+        succeed(make.arg(&image));
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "ext4", "-o", "loop,errors=continue,noatime"]).arg(&image);
+        succeed(mount.arg(dir.path()));
+        Self { below, dir }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Lets the device have so many bytes.
+    pub fn really(&self, bytes: u64) {
+        let options = format!("remount,size={bytes}");
+        succeed(Command::new("mount").args(["-o", &options]).arg(self.below.path()));
+    }
+
+    /// Whoever writes now waits until [`Self::thaw`].
+    pub fn freeze(&self) {
+        succeed(Command::new("fsfreeze").arg("--freeze").arg(self.path()));
+    }
+
+    /// Lets writers go on.
+    pub fn thaw(&self) {
+        succeed(Command::new("fsfreeze").arg("--unfreeze").arg(self.path()));
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        output(Command::new("fsfreeze").arg("--unfreeze").arg(self.path()));
+        output(Command::new("umount").arg("-l").arg(self.path()));
     }
 }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "all of it panics, see above")]
 
 mod capture_file;
+mod churn;
 pub mod cluster;
 mod compare;
 mod disk;
@@ -21,12 +22,16 @@ mod wait;
 
 pub use capture_file::CaptureFile;
 pub use capture_file::Packet;
+pub use churn::Churn;
+pub use churn::Holdings;
 pub use compare::Between;
 pub use compare::assert_same;
 pub use disk::DirUsage;
+pub use disk::LoopDisk;
 pub use disk::SmallDisk;
 pub use disk::segments;
 pub use disk::usage;
+pub use disk::watch;
 pub use netns::Netns;
 pub use netns::VethPair;
 pub use program::Program;

@@ -1,13 +1,13 @@
 //! Bounds that hold at every moment: of the disk and of the memory.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use kuberewind_packet::pcapng::packet_block_len;
 use kuberewind_tests::traffic::{Flood, numbered, send_frame, write_pcap};
-use kuberewind_tests::{CaptureFile, DirUsage, Recorder, VethPair, data_dir, usage, window};
+use kuberewind_tests::{
+    CaptureFile, Recorder, VethPair, data_dir, kuberewind, succeed, watch, window,
+};
+use rustix::process::Signal;
 
 const MAX_SIZE: u64 = 50_000_000;
 /// What the recorder of one network namespace may take of the main memory, rings included.
@@ -37,6 +37,44 @@ fn a_minute_of_flood_never_takes_more_than_max_size_and_fills_nine_tenths_of_it(
     assert!(resident < MAX_RESIDENT, "{resident} bytes resident after the flood");
 }
 
+/// Each bound holds from the moment at which it was set.
+#[test]
+fn max_size_holds_while_it_is_shrunk_and_grown_live_and_across_restarts_under_load() {
+    let (pair, data, out) = (VethPair::new(1500), data_dir(), tempfile::tempdir().unwrap());
+    let pcap = out.path().join("flood.pcap");
+    write_pcap(&pcap, (0..5_000).map(|number| numbered(number, 1000)));
+    let mut flood = Flood::start(&pair.sender, VethPair::INTERFACE, &pcap);
+    let start = |size: &str| {
+        let size = format!("pcapdump.maxSize={size}");
+        Recorder::start(data.path(), &[&pair.receiver], &["--set", &size])
+    };
+    let mut holds = |recorder: &Recorder, bound: u64| {
+        let pid = recorder.program().id();
+        let most = watch(data.path(), pid, || flood.go_on_for(Duration::from_secs(4)));
+        assert!(most.length <= bound && most.larger <= bound, "more than {bound}: {most:?}");
+        assert!(most.larger >= bound / 10 * 8, "{bound} is not made use of: {most:?}");
+    };
+    let mut recorder = start("50MB");
+    flood_until_full(&recorder, 45_000_000);
+    holds(&recorder, 50_000_000);
+    for (live, restarted) in [(20_000_000u64, 40_000_000u64), (45_000_000, 16_000_000)] {
+        let mut set = kuberewind();
+        set.args(["config", "set", &format!("pcapdump.maxSize={}KB", live / 1000), "--local"]);
+        succeed(set.arg("--data-dir").arg(data.path()));
+        flood_until_full(&recorder, live / 10 * 9);
+        holds(&recorder, live);
+        recorder.stop_by(Signal::KILL);
+        recorder = start(&format!("{}KB", restarted / 1000));
+        flood_until_full(&recorder, restarted / 10 * 9);
+        holds(&recorder, restarted);
+    }
+}
+
+fn flood_until_full(recorder: &Recorder, bytes: u64) {
+    let soon = Duration::from_secs(60);
+    recorder.wait_status("the bound to be reached", soon, |status| status.bytes_held >= bytes);
+}
+
 #[test]
 fn one_namespace_is_recorded_in_128_megabytes() {
     let (pair, data) = (VethPair::new(1500), data_dir());
@@ -45,34 +83,6 @@ fn one_namespace_is_recorded_in_128_megabytes() {
     recorder.window(&[]);
     let resident = recorder.program().resident();
     assert!(resident < MAX_RESIDENT, "{resident} bytes resident");
-}
-
-/// The most that `dir` took, by each measure, while `action` ran: looked at every few milliseconds.
-fn watch(dir: &Path, pid: u32, action: impl FnOnce()) -> DirUsage {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            let mut most = DirUsage::default();
-            while !done.load(Ordering::Relaxed) {
-                most = most.max(usage(dir, Some(pid)));
-                thread::park_timeout(Duration::from_millis(3));
-            }
-            most
-        });
-        let _stop = StopOnDrop(&done);
-        action();
-        done.store(true, Ordering::Relaxed);
-        watcher.join().expect("the watcher")
-    })
-}
-
-/// Ends the watcher also when the action panics, so that the panic comes out.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn packet_bytes(file: &CaptureFile) -> u64 {

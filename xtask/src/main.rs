@@ -2,8 +2,10 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod image;
 mod setup;
+mod soak;
 mod step;
 mod test;
 
@@ -16,6 +18,8 @@ usage: cargo xtask COMMAND
   test            set up, then format, lints, and every test
   demo            set up, build, record real traffic on this machine, and show what was captured
   image           write the agent's image, from the static binary alone
+  fuzz            hostile input for every parser [TARGET] [--time 1m]
+  soak            flood, kills, churn, under the eyes of a watcher [--minutes N]
   bench capture   CPU time per packet beside tcpdump [--rounds N] [--packets N] [--pps N]
 ";
 
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["demo"] => demo::run(),
         ["image"] => image::run(),
+        ["fuzz", ref options @ ..] => fuzz::run(options),
+        ["soak", ref options @ ..] => soak::run(options),
         ["bench", "capture", ref options @ ..] => bench::run(options),
         _ => {
             eprint!("{USAGE}");

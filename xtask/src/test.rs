@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::{setup, step};
+use crate::{fuzz, setup, step};
 
 /// The crate whose tests need the machine to themselves.
 const WHOLE_SYSTEM: &str = "kuberewind-tests";
+
+/// Each fuzz target is fed for so long, with other input each time.
+const FUZZ_SECONDS: u64 = 3;
 
 /// Format, lints, and all tests; fails if any of them does.
 pub(crate) fn run() -> Result<()> {
@@ -22,6 +25,7 @@ pub(crate) fn run() -> Result<()> {
     step::run(&mut step::cargo(&["build", "--workspace"]))?;
     let mut tally = Tally::default();
     let passed = run_tests(&mut tally)?;
+    fuzz::for_seconds(FUZZ_SECONDS, None)?;
     let minutes = started.elapsed().as_secs_f64() / 60.0;
     println!("\n{tally}, {minutes:.1} min");
     if !passed {

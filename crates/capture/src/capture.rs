@@ -13,7 +13,7 @@ use crate::error::CaptureError;
 use crate::lane::{LaneHandle, RecordId};
 use crate::namespaces::Target;
 use crate::recorded::{Counts, RETIRED_BY};
-use crate::status::{CaptureStatus, NamespaceStatus};
+use crate::status::{CaptureStatus, NamespaceStatus, ThreadState};
 use crate::supervisor::{Event, Supervisor, Surveyed};
 use crate::sys::{self, ArrivalStamps};
 
@@ -147,6 +147,9 @@ impl Capture {
         let mut counts: HashMap<RecordId, Counts> = counts.into_iter().collect();
         let mut problems = survey.problems;
         problems.extend(lacking(counts.values()));
+        let stuck_for = counts.values().map(|counts| counts.stuck_for).max().unwrap_or_default();
+        let (ended, silent_for) = (survey.ended, survey.silent_for);
+        let threads = ThreadState { ended, silent_for, stuck_for };
         let mut cut = 0;
         let namespaces = survey
             .records
@@ -158,7 +161,7 @@ impl Capture {
             })
             .collect();
         let (ring_bytes, ring_budget) = (survey.ring_bytes, survey.ring_budget);
-        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems }
+        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems, threads }
     }
 
     /// Reads every ring to its end, flushes the sinks and closes everything: about 0.3 s.

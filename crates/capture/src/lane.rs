@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,32 @@ pub(crate) struct LaneHandle {
     /// supervisor --commands--> lane; unbounded: they are few, and each is followed by a wake-up.
     commands: Sender<Command>,
     wake: Arc<OwnedFd>,
+    pulse: Arc<Pulse>,
     thread: JoinHandle<()>,
+}
+
+/// By which others see that a capture thread goes round, as it does once a second at least.
+#[derive(Debug)]
+struct Pulse {
+    began: Instant,
+    /// Milliseconds after `began` at which it last did.
+    beat: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self { began: Instant::now(), beat: AtomicU64::new(0) }
+    }
+
+    fn beat(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat.store(now, Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        let beat = Duration::from_millis(self.beat.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(beat)
+    }
 }
 
 impl LaneHandle {
@@ -88,7 +114,9 @@ impl LaneHandle {
             Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, EventData::new_u64(Source::WAKE), EventFlags::IN)?;
+        let pulse = Arc::new(Pulse::new());
         let lane = Lane {
+            pulse: Arc::clone(&pulse),
             epoll,
             wake: Arc::clone(&wake),
             inbox,
@@ -105,7 +133,7 @@ impl LaneHandle {
         };
         let thread =
             thread::Builder::new().name(format!("capture-{number}")).spawn(move || lane.run())?;
-        Ok(Self { commands, wake, thread })
+        Ok(Self { commands, wake, pulse, thread })
     }
 
     /// Nobody obeys once the lane has ended.
@@ -119,6 +147,11 @@ impl LaneHandle {
     /// Whether its thread is gone: it panicked.
     pub(crate) fn is_dead(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// Since when it has not gone round.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.pulse.silent_for()
     }
 
     /// Waits for the thread after [`Command::Stop`].
@@ -170,6 +203,7 @@ struct Settle {
 }
 
 struct Lane<S, R> {
+    pulse: Arc<Pulse>,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     inbox: Receiver<Command>,
@@ -196,6 +230,7 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
             self.settle();
             self.leave();
             self.tick();
+            self.pulse.beat();
         }
         self.sink.flush();
     }

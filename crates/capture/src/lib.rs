@@ -36,6 +36,7 @@ pub use rights::missing_rights;
 pub use status::CaptureStatus;
 pub use status::InterfaceStatus;
 pub use status::NamespaceStatus;
+pub use status::ThreadState;
 pub use tls::LibraryStatus;
 pub use tls::TlsConfig;
 pub use tls::TlsError;

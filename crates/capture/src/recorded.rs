@@ -32,6 +32,10 @@ struct Feed {
     losses_known: Timestamp,
     /// The sink had no room for a block since then.
     refused: bool,
+    /// Packets read since then.
+    read: u64,
+    /// Packets wait in it since then, and none was read.
+    stuck_since: Option<Instant>,
 }
 
 /// How far a ring was read.
@@ -71,6 +75,8 @@ pub(crate) struct Counts {
     pub(crate) interfaces: Vec<InterfaceStatus>,
     pub(crate) lacking: Vec<String>,
     pub(crate) cut: u64,
+    /// For how long packets have waited in a ring of which none was read.
+    pub(crate) stuck_for: Duration,
 }
 
 impl Recorded {
@@ -135,6 +141,7 @@ impl Recorded {
                     })
                 }
             };
+            feed.read += u64::from(block.count());
             feed.ring.release();
         }
         Drained::Around
@@ -155,6 +162,7 @@ impl Recorded {
             // A packet socket has no reason to refuse; what it counted then comes with the next call.
             let Ok(counted) = feed.ring.socket().take_statistics() else { continue };
             let from = feed.losses_known.min(now);
+            feed.heed(counted.packets);
             let refused = std::mem::replace(&mut feed.refused, false);
             feed.losses_known = now;
             let cause = match () {
@@ -242,19 +250,35 @@ impl Recorded {
         (rings, self.interfaces.into_links())
     }
 
+    /// For how long packets have been in one of its rings of which none was read.
+    fn stuck_for(&self) -> Duration {
+        let stuck = self.feeds.iter().filter_map(|feed| feed.stuck_since);
+        stuck.map(|since| since.elapsed()).max().unwrap_or_default()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             lost: self.lost.clone(),
             interfaces: self.interfaces.status(),
             lacking: self.interfaces.lacking(),
             cut: self.cut,
+            stuck_for: self.stuck_for(),
         }
     }
 }
 
 impl Feed {
     fn new(ring: Ring) -> Self {
-        Self { ring, losses_known: Timestamp::now(), refused: false }
+        Self { ring, losses_known: Timestamp::now(), refused: false, read: 0, stuck_since: None }
+    }
+
+    /// Compares what was read with what the kernel counted into the ring since the last time.
+    fn heed(&mut self, arrived: u32) {
+        if std::mem::take(&mut self.read) > 0 {
+            self.stuck_since = None;
+        } else if arrived > 0 {
+            self.stuck_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// How many packets are left in the ring, and from when on.

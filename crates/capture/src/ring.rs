@@ -102,6 +102,11 @@ impl<'a> Block<'a> {
         u32_at(self.bytes, 20).unwrap_or(0) as usize
     }
 
+    /// How many packets are in it.
+    pub(crate) fn count(&self) -> u32 {
+        u32_at(self.bytes, 12).unwrap_or(0)
+    }
+
     /// Its packets, in the order in which they came.
     pub(crate) fn packets(&self) -> Packets<'a> {
         Packets {

@@ -1,6 +1,7 @@
 //! What is recorded, what was lost, and what is wrong.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kuberewind_packet::{LossCause, NetnsId, Owner, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,21 @@ pub struct CaptureStatus {
     pub cut: u64,
     /// What is not recorded and why, each a line.
     pub problems: Vec<String>,
+    /// Whether the capture threads do their work.
+    #[serde(default)]
+    pub threads: ThreadState,
+}
+
+/// Whether the capture threads do their work; of several, the one that does worst.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ThreadState {
+    /// One is gone: it panicked.
+    pub ended: bool,
+    /// Since when one has not gone round, as each does once a second at least.
+    pub silent_for: Duration,
+    /// For how long a ring has held packets, by the kernel's count, of which none was read.
+    pub stuck_for: Duration,
 }
 
 /// One network namespace.

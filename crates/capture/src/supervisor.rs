@@ -65,6 +65,10 @@ pub(crate) struct Survey {
     pub(crate) ring_bytes: u64,
     pub(crate) ring_budget: u64,
     pub(crate) problems: Vec<String>,
+    /// Whether a capture thread is gone.
+    pub(crate) ended: bool,
+    /// For how long a capture thread has not gone round.
+    pub(crate) silent_for: Duration,
 }
 
 /// One recorded namespace.
@@ -254,7 +258,9 @@ impl Supervisor {
             .filter(|(_, failure)| failure.retry_at > now)
             .map(|(netns, _)| *netns)
             .collect();
-        let steps = plan(&self.desired, &held, &postponed);
+        // Nobody is left to record anything: what is there is forgotten, nothing more is opened.
+        let alone = !self.lanes.is_empty() && self.lanes.iter().all(LaneHandle::is_dead);
+        let steps = if alone { Vec::new() } else { plan(&self.desired, &held, &postponed) };
         let settled = steps.is_empty() && held.iter().all(|held| held.phase == Phase::Open);
         for step in steps {
             match step {
@@ -415,6 +421,8 @@ impl Supervisor {
             records,
             ring_bytes: self.budget.used(),
             ring_budget: self.budget.limit(),
+            ended: self.lanes.iter().any(LaneHandle::is_dead),
+            silent_for: self.lanes.iter().map(LaneHandle::silent_for).max().unwrap_or_default(),
             problems: failures.chain(troubles).chain(self.filter.notes().iter().cloned()).collect(),
         }
     }

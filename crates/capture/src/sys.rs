@@ -33,7 +33,9 @@ pub(crate) struct PacketSocket(OwnedFd);
 /// What a packet socket counted since it was last asked.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Statistics {
-    /// Packets that found no room in the ring.
+    /// Packets that the filter took, those included
+    pub(crate) packets: u32,
+    /// that found no room in the ring.
     pub(crate) drops: u32,
 }
 
@@ -102,7 +104,7 @@ impl PacketSocket {
     pub(crate) fn take_statistics(&self) -> io::Result<Statistics> {
         let counted: libc::tpacket_stats_v3 =
             get_option(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
-        Ok(Statistics { drops: counted.tp_drops })
+        Ok(Statistics { packets: counted.tp_packets, drops: counted.tp_drops })
     }
 }
 

@@ -190,6 +190,8 @@ impl NodeReport {
             format!("{node} DAMAGED: segment {}: {}", damage.segment, damage.reason)
         };
         push_shown(&mut lines, damaged.iter().map(damage).collect());
+        let steps = self.account.clock_steps.iter().map(|step| format!("{node} {step}"));
+        push_shown(&mut lines, steps.collect());
         lines
     }
 }

@@ -10,6 +10,8 @@ mod client;
 mod commands;
 mod config;
 mod exit;
+#[cfg(test)]
+mod fuzz;
 
 use cli::{Cli, Command};
 use exit::Exit;

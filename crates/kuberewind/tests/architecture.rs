@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and what it may know.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("packet", &[]),
     ("filter", &["packet"]),
     ("tls", &["packet"]),
@@ -17,6 +17,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("cluster", &["filter", "packet"]),
     ("tests", &["packet"]),
     ("apiserver-double", &[]),
+    ("fuzz", &["capture", "export", "filter", "packet", "store"]),
     ("xtask", &["tests"]),
 ];
 

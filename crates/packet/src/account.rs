@@ -1,10 +1,11 @@
 //! What is in a window and what is not, and why not.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Loss, Span};
+use crate::{Loss, Span, Timestamp};
 
 /// One node's word on one window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct WindowAccount {
     pub gaps: Vec<Gap>,
     /// Segments that could not be read to their end.
     pub damaged: Vec<Damage>,
+    /// How the clock that stamps packets was set within the window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock_steps: Vec<ClockStep>,
 }
 
 /// A loss and whose packets were lost.
@@ -102,6 +106,37 @@ pub struct Damage {
     pub reason: String,
 }
 
+/// The wall clock was set while this was recorded: it said `from`, and in the same moment `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStep {
+    /// The time before,
+    pub from: Timestamp,
+    /// and after it was set.
+    pub to: Timestamp,
+}
+
+impl ClockStep {
+    /// By how much it was set, forward or back.
+    pub fn size(&self) -> Duration {
+        self.to.since(self.from).max(self.from.since(self.to))
+    }
+
+    /// Every time that the clock passed over, or went through twice.
+    pub fn span(&self) -> Span {
+        Span::new(self.from.min(self.to), self.from.max(self.to))
+    }
+}
+
+/// `the clock stepped by +1h0m0s to 2026-11-22T21:30:05Z`
+impl fmt::Display for ClockStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.from < self.to { '+' } else { '-' };
+        let seconds = (self.size() + Duration::from_millis(500)).as_secs();
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        write!(f, "the clock stepped by {sign}{hours}h{minutes}m{seconds}s to {:.0}", self.to)
+    }
+}
+
 impl WindowAccount {
     /// The account of a window in which nothing was found yet.
     pub const fn new(node: String, asked: Span) -> Self {
@@ -114,6 +149,7 @@ impl WindowAccount {
             losses: Vec::new(),
             gaps: Vec::new(),
             damaged: Vec::new(),
+            clock_steps: Vec::new(),
         }
     }
 
@@ -141,6 +177,11 @@ impl WindowAccount {
                 self.damaged.push(damage.clone());
             }
         }
+        for step in &next.clock_steps {
+            if !self.clock_steps.contains(step) {
+                self.clock_steps.push(*step);
+            }
+        }
         self
     }
 
@@ -156,6 +197,16 @@ impl WindowAccount {
 mod tests {
     use super::*;
     use crate::{LossCause, Timestamp};
+
+    #[test]
+    fn a_step_of_the_clock_says_by_how_much() {
+        let at = |seconds: u64| Timestamp::from_nanos(seconds * 1_000_000_000);
+        let forward = ClockStep { from: at(1_795_383_005), to: at(1_795_386_606) };
+        assert_eq!(forward.to_string(), "the clock stepped by +1h0m1s to 2026-11-22T22:30:06Z");
+        let back = ClockStep { from: forward.to, to: forward.from };
+        assert_eq!(back.to_string(), "the clock stepped by -1h0m1s to 2026-11-22T21:30:05Z");
+        assert_eq!(forward.span(), back.span());
+    }
 
     #[test]
     fn a_loss_over_the_edge_of_two_windows_is_counted_once() {

@@ -15,6 +15,7 @@ mod sink;
 mod stream;
 mod time;
 
+pub use account::ClockStep;
 pub use account::Damage;
 pub use account::Gap;
 pub use account::GapCause;

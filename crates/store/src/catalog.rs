@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kuberewind_packet::{Damage, Gap, GapCause, LossAt, LossCause, Span, Timestamp};
 
 use crate::StoreError;
+use crate::clock::Clock;
 use crate::index::Index;
 use crate::journal::{self, History};
 use crate::recover::Found;
@@ -31,29 +32,29 @@ pub(crate) struct Segment {
     pub(crate) lease: Arc<()>,
     /// Its last packet was so old
     pub(crate) age: Duration,
-    /// at this moment.
-    pub(crate) aged: Instant,
+    /// at this moment since boot.
+    pub(crate) aged: Duration,
 }
 
 impl Segment {
     /// One that an earlier run left.
-    pub(crate) fn found(found: Found, now: Timestamp) -> Self {
+    pub(crate) fn found(found: Found, history: &History, clock: &Clock) -> Self {
         let Found { name, open, index, footprint, damage } = found;
         let times = index.times();
         let last = times.map(|(_, last)| last);
         let last = last.or_else(|| index.losses.iter().map(|lost| lost.loss.to).max());
         let last = last.or_else(|| index.notes.iter().map(|place| place.at).max());
-        let age = last.map_or(Duration::ZERO, |last| now.since(last));
-        let (index, lease, aged) = (Arc::new(index), Arc::new(()), Instant::now());
+        let age = last.map_or(Duration::ZERO, |last| history.steps.age(last, clock.wall()));
+        let (index, lease, aged) = (Arc::new(index), Arc::new(()), clock.since_boot());
         Self { name, open, index, times, footprint, damage, lease, age, aged }
     }
 
-    /// How old its last packet is. A jump of the wall clock makes it no older.
-    pub(crate) fn age(&self, now: Timestamp) -> Duration {
-        let monotonic = self.age + self.aged.elapsed();
+    /// How old its last packet is. A step of the wall clock makes it no older.
+    pub(crate) fn age(&self, history: &History, clock: &Clock) -> Duration {
+        let by_boot = self.age + clock.since_boot().saturating_sub(self.aged);
         match self.times {
-            Some((_, last)) => now.since(last).min(monotonic),
-            None => monotonic,
+            Some((_, last)) => history.steps.age(last, clock.wall()).min(by_boot),
+            None => by_boot,
         }
     }
 
@@ -95,7 +96,7 @@ impl State {
 
     /// Nothing from before this is given out.
     pub(crate) fn cutoff(&self, now: Timestamp) -> Timestamp {
-        self.max_time.map_or(Timestamp::MIN, |max_time| now.saturating_sub(max_time))
+        self.max_time.map_or(Timestamp::MIN, |max_time| self.history.steps.earliest(max_time, now))
     }
 
     pub(crate) fn status(&self) -> StoreStatus {
@@ -112,6 +113,7 @@ impl State {
             packets_held: self.segments().map(Segment::packets).sum(),
             interfaces: interfaces.collect(),
             recording: self.history.is_on(),
+            clock_steps: self.history.steps.all().to_vec(),
             ..self.counted.clone()
         }
     }
@@ -129,6 +131,7 @@ pub(crate) struct Catalog {
     pub(crate) node: String,
     /// Whether the writer is in this process: else what was deleted meanwhile stands in the journal.
     live: bool,
+    pub(crate) clock: Clock,
     state: Mutex<State>,
 }
 
@@ -139,8 +142,14 @@ pub(crate) struct OpenFile {
 }
 
 impl Catalog {
-    pub(crate) const fn new(dir: PathBuf, node: String, live: bool, state: State) -> Self {
-        Self { dir, node, live, state: Mutex::new(state) }
+    pub(crate) const fn new(
+        dir: PathBuf,
+        node: String,
+        live: bool,
+        clock: Clock,
+        state: State,
+    ) -> Self {
+        Self { dir, node, live, clock, state: Mutex::new(state) }
     }
 
     /// Held for moments only: no file is touched meanwhile.
@@ -204,27 +213,38 @@ mod tests {
 
     const HOUR: Duration = Duration::from_hours(1);
 
-    fn segment(last: Timestamp, age: Duration) -> Segment {
+    fn segment(last: Timestamp, age: Duration, clock: &Clock) -> Segment {
         let mut index = Index::new();
         index.note(1, (last, last), 0, 100);
         let name = Name::new(last, 1);
         let found = Found { name, open: false, index, footprint: 0, damage: None };
-        Segment { age, ..Segment::found(found, last) }
+        Segment { age, ..Segment::found(found, &History::default(), clock) }
     }
 
     #[test]
     fn a_clock_stepping_forward_makes_nothing_old() {
-        let last = Timestamp::now();
-        let written_just_now = segment(last, Duration::ZERO);
-        assert!(written_just_now.age(last.saturating_add(24 * HOUR)) < HOUR);
-        let an_hour_old_at_start = segment(last, HOUR);
-        assert!(an_hour_old_at_start.age(last.saturating_add(24 * HOUR)) < 2 * HOUR);
+        let (clock, history) = (Clock::default(), History::default());
+        let last = clock.wall();
+        let written_just_now = segment(last, Duration::ZERO, &clock);
+        let an_hour_old_at_start = segment(last, HOUR, &clock);
+        clock.step(24 * 3_600_000_000_000);
+        assert!(written_just_now.age(&history, &clock) < HOUR);
+        assert!(an_hour_old_at_start.age(&history, &clock) < 2 * HOUR);
     }
 
     #[test]
     fn a_clock_stepping_back_makes_nothing_old() {
-        let last = Timestamp::now();
-        assert_eq!(segment(last, HOUR).age(last.saturating_sub(HOUR)), Duration::ZERO);
-        assert_eq!(segment(last, HOUR).age(last.saturating_add(HOUR / 2)), HOUR / 2);
+        let (clock, history) = (Clock::default(), History::default());
+        let segment = segment(clock.wall(), HOUR, &clock);
+        clock.step(-3_600_000_000_000);
+        assert_eq!(segment.age(&history, &clock), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_time_passes_makes_old() {
+        let (clock, history) = (Clock::default(), History::default());
+        let segment = segment(clock.wall(), Duration::ZERO, &clock);
+        clock.pass(HOUR);
+        assert!((HOUR..2 * HOUR).contains(&segment.age(&history, &clock)));
     }
 }

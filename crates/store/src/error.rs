@@ -87,6 +87,13 @@ impl StoreError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Whether it is the file system that refuses, not one file.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem
+                || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
+    }
+
     /// Whether the disk is full.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }

@@ -10,10 +10,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use kuberewind_packet::{Gap, GapCause, Span, Timestamp};
+use kuberewind_packet::{ClockStep, Gap, GapCause, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
+use crate::clock::Steps;
 
 pub(crate) const NAME: &str = "journal";
 pub(crate) const NEW_NAME: &str = "journal.new";
@@ -33,6 +34,8 @@ pub(crate) enum Event {
     Crashed { at: Timestamp },
     /// A segment was deleted, whose packets reach over the gap.
     Deleted(Gap),
+    /// The wall clock was set.
+    Stepped(ClockStep),
     /// In a rewritten journal: recording was first switched on.
     Began { at: Timestamp },
     /// In a rewritten journal: recording was not on.
@@ -47,6 +50,8 @@ pub(crate) struct History {
     away_since: Option<(Timestamp, GapCause)>,
     away: Vec<Gap>,
     deleted: Vec<Gap>,
+    /// How the clock was set.
+    pub(crate) steps: Steps,
 }
 
 impl History {
@@ -59,6 +64,7 @@ impl History {
             }
             Event::Off { at } => self.leave(at, GapCause::Stopped),
             Event::Crashed { at } => self.leave(at, GapCause::Crash),
+            Event::Stepped(step) => self.steps.add(step),
             Event::Away(gap) => remember(&mut self.away, gap),
             Event::Deleted(gap) => match self.deleted.last_mut() {
                 Some(last) if last.cause == gap.cause => last.span = join(last.span, gap.span),
@@ -92,11 +98,12 @@ impl History {
         let began = self.began.map(|at| Event::Began { at });
         let away = self.away.iter().map(|gap| Event::Away(*gap));
         let deleted = self.deleted.iter().map(|gap| Event::Deleted(*gap));
+        let steps = self.steps.all().iter().map(|step| Event::Stepped(*step));
         let since = self.away_since.map(|(at, cause)| match cause {
             GapCause::Crash => Event::Crashed { at },
             _ => Event::Off { at },
         });
-        began.into_iter().chain(away).chain(deleted).chain(since).collect()
+        began.into_iter().chain(steps).chain(away).chain(deleted).chain(since).collect()
     }
 
     /// Why what was recorded at `time` is not there any more.
@@ -196,7 +203,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// It is never longer: [`MOST_GAPS`] of either kind, twice over.
+    /// It is never longer: [`MOST_GAPS`] of either kind and all steps of the clock, twice over.
     pub(crate) const MOST_BYTES: u64 = 40_960;
 
     /// Opens it and says what is in it, and when it was last touched.
@@ -226,7 +233,7 @@ impl Journal {
     }
 
     /// `touched` keeps the last sign of life of an earlier run.
-    fn rewrite(
+    pub(crate) fn rewrite(
         &mut self,
         history: &History,
         touched: Option<SystemTime>,
@@ -353,6 +360,7 @@ mod tests {
             history.apply(Event::On { at: at(i * 100 + 10) });
             let cause = if i % 2 == 0 { GapCause::MaxSize } else { GapCause::MaxTime };
             history.apply(deleted(i * 100, i * 100 + 99, cause));
+            history.apply(Event::Stepped(ClockStep { from: at(i * 100), to: at(i * 100 + 50) }));
         }
         let told_again = told(&history.retell());
         assert_eq!(told_again, history);

@@ -12,6 +12,8 @@
 mod appender;
 mod buffer;
 mod catalog;
+mod clock;
+mod disk;
 mod error;
 mod index;
 mod journal;
@@ -27,6 +29,8 @@ mod window;
 mod writer;
 
 pub use appender::Appender;
+pub use clock::Clock;
+pub use disk::Disk;
 pub use error::StoreError;
 pub use limits::Limits;
 pub use limits::MinFree;
@@ -34,6 +38,8 @@ pub use lock::is_locked;
 pub use note::Note;
 pub use status::InterfaceLoss;
 pub use status::StoreStatus;
+pub use status::WriterState;
+pub use store::Machine;
 pub use store::Recording;
 pub use store::Store;
 pub use store::StoreConfig;

@@ -11,11 +11,12 @@ use std::time::Instant;
 use kuberewind_packet::pcapng::{self, MIN_PADDING, Statistics};
 use kuberewind_packet::{Interface, LossAt, Timestamp};
 use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::io::{Errno, pwrite};
+use rustix::io::Errno;
 
 use crate::StoreError;
 use crate::appender::{Lost, Recorded};
 use crate::buffer::{Buffer, PAGE, Pages};
+use crate::disk::Disk;
 use crate::index::{self, Index};
 use crate::note::{self, Place};
 
@@ -74,6 +75,7 @@ pub(crate) fn footprint(meta: &fs::Metadata) -> u64 {
 /// with a padding block, over which the next blocks are written.
 #[derive(Debug)]
 struct Growing {
+    disk: Disk,
     file: File,
     path: PathBuf,
     /// The last page's content, from its start; grows for what is written at once.
@@ -87,11 +89,12 @@ struct Growing {
 }
 
 impl Growing {
-    fn create(path: PathBuf) -> Result<Self, StoreError> {
+    fn create(path: PathBuf, disk: &Disk) -> Result<Self, StoreError> {
+        disk.check().map_err(StoreError::io("create segment", &path))?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let file = options.open(&path).map_err(StoreError::io("create segment", &path))?;
-        Self::at(file, path, 0)
+        Self::at(file, path, 0, disk)
     }
 
     /// Goes on behind the first `end` bytes of a file and forgets the rest.
@@ -100,11 +103,11 @@ impl Growing {
         let file = options.read(true).write(true).open(&path);
         let file = file.map_err(StoreError::io("open segment", &path))?;
         file.set_len(end).map_err(StoreError::io("cut segment", &path))?;
-        Self::at(file, path, end)
+        Self::at(file, path, end, &Disk::default())
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "within a page")]
-    fn at(file: File, path: PathBuf, end: u64) -> Result<Self, StoreError> {
+    fn at(file: File, path: PathBuf, end: u64, disk: &Disk) -> Result<Self, StoreError> {
         let base = end / PAGE as u64 * PAGE as u64;
         let (mut staging, tail) = (Pages::zeroed(2 * PAGE), (end - base) as usize);
         if tail > 0 {
@@ -114,7 +117,7 @@ impl Growing {
         }
         // Past the page cache, where the file system can.
         let _ = fcntl_setfl(&file, OFlags::DIRECT);
-        Ok(Self { file, path, staging, tail, base, len: end })
+        Ok(Self { disk: disk.clone(), file, path, staging, tail, base, len: end })
     }
 
     /// Where the blocks end.
@@ -151,9 +154,9 @@ impl Growing {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        let written = match write_all(&self.file, bytes, offset) {
+        let written = match self.disk.write_all(&self.file, bytes, offset) {
             Err(Errno::INVAL) => fcntl_setfl(&self.file, OFlags::empty())
-                .and_then(|()| write_all(&self.file, bytes, offset)),
+                .and_then(|()| self.disk.write_all(&self.file, bytes, offset)),
             other => other,
         };
         written.map_err(StoreError::io("write segment", &self.path))
@@ -189,21 +192,6 @@ fn pad(bytes: &mut [u8], end: usize) -> usize {
     padded
 }
 
-fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match pwrite(file, bytes, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(written) => {
-                bytes = &bytes[written..];
-                offset += written as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// The segment that is being written.
 #[derive(Debug)]
 pub(crate) struct OpenSegment {
@@ -214,6 +202,8 @@ pub(crate) struct OpenSegment {
     growing: Growing,
     numbers: HashMap<Arc<Interface>, u32>,
     interfaces: Vec<Counted>,
+    /// Whether its index is written.
+    indexed: bool,
 }
 
 #[derive(Debug)]
@@ -227,10 +217,10 @@ impl OpenSegment {
     pub(crate) fn create(
         dir: &Path,
         name: Name,
-        program: &str,
-        comment: &str,
+        (program, comment): (&str, &str),
+        disk: &Disk,
     ) -> Result<Self, StoreError> {
-        let growing = Growing::create(dir.join(name.open()))?;
+        let growing = Growing::create(dir.join(name.open()), disk)?;
         let mut segment = Self {
             name,
             index: Index::new(),
@@ -238,6 +228,7 @@ impl OpenSegment {
             growing,
             numbers: HashMap::new(),
             interfaces: Vec::new(),
+            indexed: false,
         };
         let mut header = Vec::new();
         pcapng::push_section_header(&mut header, program, Some(comment));
@@ -259,7 +250,15 @@ impl OpenSegment {
         let counts = received.into_iter().zip(dropped);
         let interfaces = counts.map(|(received, dropped)| Counted { received, dropped }).collect();
         let growing = Growing::resume(dir.join(name.open()), end)?;
-        Ok(Self { name, index, since: Instant::now(), growing, numbers, interfaces })
+        Ok(Self {
+            name,
+            index,
+            since: Instant::now(),
+            growing,
+            numbers,
+            interfaces,
+            indexed: false,
+        })
     }
 
     /// Bytes of blocks in it.
@@ -270,6 +269,24 @@ impl OpenSegment {
     /// What it takes on the disk.
     pub(crate) fn footprint(&self) -> Result<u64, StoreError> {
         self.growing.footprint()
+    }
+
+    /// Whether there is nothing in it but its head.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Index { chunks, losses, notes, .. } = &self.index;
+        chunks.is_empty() && losses.is_empty() && notes.is_empty()
+    }
+
+    /// Deletes its file; gives back where it is if that cannot be.
+    pub(crate) fn discard(self) -> Option<PathBuf> {
+        let Growing { path, disk, .. } = self.growing;
+        disk.remove(&path).err().map(|_| path)
+    }
+
+    /// As [`Self::seal`], after that had failed: with what a write left that broke off cut away.
+    pub(crate) fn seal_after_all(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        self.growing.restore()?;
+        self.seal(now)
     }
 
     /// Whether its file is not in the directory any more.
@@ -389,6 +406,19 @@ impl OpenSegment {
     /// Ends it: statistics, index, no padding, its sealed name. Returns its index and what it takes
     /// on the disk.
     pub(crate) fn seal(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        if !self.indexed {
+            self.push_end(now)?;
+            self.indexed = true;
+        }
+        let Growing { file, path, disk, .. } = &self.growing;
+        disk.check().map_err(StoreError::io("seal segment", path))?;
+        file.set_len(self.growing.end()).map_err(StoreError::io("cut segment", path))?;
+        let sealed = path.with_file_name(self.name.sealed());
+        fs::rename(path, &sealed).map_err(StoreError::io("seal segment", path))?;
+        self.footprint()
+    }
+
+    fn push_end(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let times = self.index.times();
         let mut blocks = Vec::new();
         for (counted, number) in self.interfaces.iter().zip(0..) {
@@ -403,15 +433,9 @@ impl OpenSegment {
             };
             pcapng::push_statistics(&mut blocks, &statistics);
         }
-        let Growing { path, .. } = &self.growing;
         let written = self.index.push(&mut blocks).map_err(io::Error::from);
-        written.map_err(StoreError::io("index segment", path))?;
-        self.append(&blocks)?;
-        let Growing { file, path, .. } = &self.growing;
-        file.set_len(self.growing.end()).map_err(StoreError::io("cut segment", path))?;
-        let sealed = path.with_file_name(self.name.sealed());
-        fs::rename(path, &sealed).map_err(StoreError::io("seal segment", path))?;
-        self.footprint()
+        written.map_err(StoreError::io("index segment", &self.growing.path))?;
+        self.append(&blocks)
     }
 
     /// On an error the file is as it was.

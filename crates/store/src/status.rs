@@ -1,8 +1,9 @@
 //! The state of the recording, for `status`, the metrics and the log.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use kuberewind_packet::{LossCause, Timestamp};
+use kuberewind_packet::{ClockStep, LossCause, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What is held, written and lost.
@@ -39,6 +40,25 @@ pub struct StoreStatus {
     pub last_written: Option<Timestamp>,
     /// Whether recording is on.
     pub recording: bool,
+    /// How the clock that stamps packets was set, the latest last.
+    #[serde(default)]
+    pub clock_steps: Vec<ClockStep>,
+    /// Whether the writer does its work.
+    #[serde(default)]
+    pub writer: WriterState,
+}
+
+/// Whether the one thread that writes does its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WriterState {
+    /// It is gone: it panicked.
+    pub ended: bool,
+    /// Since when it has said nothing, which it does ten times a second: the disk does not let go of
+    /// it.
+    pub silent_for: Duration,
+    /// For how long nothing that it was given could be written.
+    pub losing_for: Option<Duration>,
 }
 
 /// What was lost of one interface.

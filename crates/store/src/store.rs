@@ -17,8 +17,10 @@ use crate::StoreError;
 use crate::appender::Appender;
 use crate::buffer::Pool;
 use crate::catalog::{Catalog, Segment, State, closed, deleted, open_either};
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::index::{self, Index};
-use crate::journal::{self, Event, Journal};
+use crate::journal::{self, Event, History, Journal};
 use crate::limits::Limits;
 use crate::lock::{self, Lock};
 use crate::note::{self, Note};
@@ -26,7 +28,7 @@ use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
 use crate::window::{Choice, Window};
-use crate::writer::{Command, Reply, Writer};
+use crate::writer::{Command, Pulse, Reply, Writer};
 
 /// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
 /// 1 Gbit/s before packets wait in the kernel's rings.
@@ -53,6 +55,15 @@ pub struct StoreConfig {
     pub lanes: usize,
 }
 
+/// What a store runs on; tests move its clock and spoil its disk.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Its clocks.
+    pub clock: Clock,
+    /// Its disk.
+    pub disk: Disk,
+}
+
 /// A recording that is being written.
 #[derive(Debug)]
 pub struct Store {
@@ -61,6 +72,7 @@ pub struct Store {
     /// store --commands--> writer; each waits for its answer.
     commands: Sender<Command>,
     writer: Option<JoinHandle<()>>,
+    pulse: Arc<Pulse>,
     _lock: Lock,
 }
 
@@ -71,6 +83,14 @@ impl Store {
     /// # Errors
     /// The limits make no sense, another recorder holds the directory, or the file system refuses.
     pub fn open(config: StoreConfig) -> Result<(Self, Vec<Appender>), StoreError> {
+        Self::open_on(&Machine::default(), config)
+    }
+
+    /// As [`Self::open`], on a machine whose clock and disk a test has in its hand.
+    pub fn open_on(
+        machine: &Machine,
+        config: StoreConfig,
+    ) -> Result<(Self, Vec<Appender>), StoreError> {
         let StoreConfig { dir, node, program, limits, interval, lanes } = config;
         limits.check()?;
         let mut builder = fs::DirBuilder::new();
@@ -78,11 +98,12 @@ impl Store {
         builder.create(&dir).map_err(StoreError::io("create data directory", &dir))?;
         let lock = Lock::take(&dir)?;
 
-        let now = Timestamp::now();
-        let (journal, state) = recall(&dir, now)?;
+        let clock = &machine.clock;
+        let now = clock.wall();
+        let (journal, state) = recall(&dir, clock)?;
         let next_sequence = state.sealed.back().map_or(0, |last| last.name.sequence + 1);
         let comment = format!("node={node} version={program} run={:x}", now.as_nanos());
-        let catalog = Arc::new(Catalog::new(dir, node, true, state));
+        let catalog = Arc::new(Catalog::new(dir, node, true, clock.clone(), state));
 
         let pool = Arc::new(Pool::new(BUFFERS + BUFFERS_PER_LANE * lanes));
         let fill = Arc::new(AtomicUsize::new(limits.fill()));
@@ -101,14 +122,16 @@ impl Store {
             next_sequence,
             Arc::clone(&pool),
             fill,
+            machine.disk.clone(),
         );
+        let pulse = Arc::clone(&writer.pulse);
         writer.set_limits(limits, interval);
         let (commands, orders) = bounded(16);
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(batches, &orders))
             .map_err(StoreError::io("start the writer of", &catalog.dir))?;
-        Ok((Self { catalog, pool, commands, writer: Some(writer), _lock: lock }, appenders))
+        Ok((Self { catalog, pool, commands, writer: Some(writer), pulse, _lock: lock }, appenders))
     }
 
     /// Changes the bounds; what they forbid is deleted before this returns.
@@ -154,7 +177,9 @@ impl Store {
     /// How it goes.
     pub fn status(&self) -> StoreStatus {
         let status = self.catalog.state().status();
-        StoreStatus { buffer_bytes: self.pool.bytes(), ..status }
+        let ended = self.writer.as_ref().is_none_or(JoinHandle::is_finished);
+        let writer = self.pulse.state(ended);
+        StoreStatus { buffer_bytes: self.pool.bytes(), writer, ..status }
     }
 
     /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
@@ -212,7 +237,11 @@ impl Drop for Store {
 }
 
 /// What earlier runs left, with the crash noted if the last one ended in one.
-fn recall(dir: &Path, now: Timestamp) -> Result<(Journal, State), StoreError> {
+fn recall(dir: &Path, clock: &Clock) -> Result<(Journal, State), StoreError> {
+    let now = clock.wall();
+    // How old a segment is depends on how the clock was set; what is wrong with the journal is told
+    // where it is opened.
+    let history = journal::read(dir).unwrap_or_default();
     let mut state = State::default();
     for (name, open) in recover::list(dir)? {
         let finished = if open { recover::finish(dir, &name, now) } else { Ok(None) };
@@ -223,7 +252,7 @@ fn recall(dir: &Path, now: Timestamp) -> Result<(Journal, State), StoreError> {
             Ok(None) | Err(_) => recover::look(dir, &name, open),
         };
         match found {
-            Ok(found) => state.sealed.push_back(Segment::found(found, now)),
+            Ok(found) => state.sealed.push_back(Segment::found(found, &history, clock)),
             Err(error) => warn!(%error, "a segment is left out"),
         }
     }
@@ -273,7 +302,8 @@ impl Recording {
     /// The directory or its journal cannot be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let mut state = State { history: journal::read(dir)?, ..State::default() };
-        let now = Timestamp::now();
+        let clock = Clock::default();
+        let now = clock.wall();
         for (name, open) in recover::list(dir)? {
             let found = match recover::look(dir, &name, open) {
                 // Sealed since it was listed.
@@ -281,9 +311,12 @@ impl Recording {
                 other => other,
             };
             match found {
-                Ok(found) => state.sealed.push_back(Segment::found(found, now)),
+                Ok(found) => {
+                    let segment = Segment::found(found, &state.history, &clock);
+                    state.sealed.push_back(segment);
+                }
                 Err(error) if error.is_not_found() => {} // deleted since it was listed
-                Err(error) => state.sealed.push_back(unreadable(name, open, &error)),
+                Err(error) => state.sealed.push_back(unreadable(name, open, &error, &clock)),
             }
         }
         let touched = journal::touched(dir).filter(|touched| now.since(*touched) > NO_SIGN_OF_LIFE);
@@ -292,7 +325,7 @@ impl Recording {
             state.history.apply(Event::Crashed { at: touched.max(newest).min(now) });
         }
         let node = node_of(dir, &state).unwrap_or_default();
-        Ok(Self { catalog: Arc::new(Catalog::new(dir.to_owned(), node, false, state)) })
+        Ok(Self { catalog: Arc::new(Catalog::new(dir.to_owned(), node, false, clock, state)) })
     }
 
     /// From the oldest packet to just after the newest.
@@ -316,10 +349,10 @@ impl Recording {
     }
 }
 
-fn unreadable(name: Name, open: bool, error: &StoreError) -> Segment {
+fn unreadable(name: Name, open: bool, error: &StoreError, clock: &Clock) -> Segment {
     let damage = Damage { segment: name.sealed(), reason: error.to_string() };
     let found = Found { name, open, index: Index::new(), footprint: 0, damage: Some(damage) };
-    Segment::found(found, Timestamp::now())
+    Segment::found(found, &History::default(), clock)
 }
 
 /// The node that wrote the newest segment that says so.

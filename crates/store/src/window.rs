@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use kuberewind_packet::pcapng::{self, Block, PacketBlock};
 use kuberewind_packet::{
-    Damage, Gap, GapCause, Interface, PacketStream, Span, Timestamp, WindowAccount,
+    ClockStep, Damage, Gap, GapCause, Interface, PacketStream, Span, Timestamp, WindowAccount,
 };
 
 use rustix::fs::{Advice, fadvise};
@@ -168,7 +168,7 @@ impl Window {
     pub(crate) fn new(catalog: Arc<Catalog>, asked: Span, choice: Choice) -> Self {
         let mut account = WindowAccount::new(catalog.node.clone(), asked);
         let state = catalog.state();
-        let now = Timestamp::now();
+        let now = catalog.clock.wall();
         let recent = asked.to <= now && now.since(asked.to) <= JUST_NOW;
         let cutoff = state.cutoff(if recent { asked.to } else { now });
         let span = Span::new(asked.from.max(cutoff), asked.to);
@@ -447,6 +447,8 @@ fn fill_in(account: &mut WindowAccount, state: &State, span: Span, cutoff: Times
     account.held = held.filter(|held| !held.is_empty());
     let oldest = state.held().map(|held| held.from);
     account.gaps = state.history.gaps(account.asked, oldest, cutoff);
+    let steps = state.history.steps.all().iter();
+    account.clock_steps = steps.filter(|step| within(step, &account.asked)).copied().collect();
     let losses = state.segments().flat_map(|segment| &segment.index.losses).chain(&state.pending);
     account.losses =
         losses.filter(|lost| span.touches(lost.loss.from, lost.loss.to)).cloned().collect();
@@ -461,6 +463,11 @@ fn fill_in(account: &mut WindowAccount, state: &State, span: Span, cutoff: Times
             account.damaged.push(damage.clone());
         }
     }
+}
+
+fn within(step: &ClockStep, asked: &Span) -> bool {
+    let Span { from, to } = step.span();
+    asked.touches(from, to)
 }
 
 /// The chunks that touch the span, by first time.

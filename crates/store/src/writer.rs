@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
@@ -16,12 +16,15 @@ use crate::StoreError;
 use crate::appender::{Batch, Lost, Recorded, add_loss};
 use crate::buffer::{BUFFER_LEN, Buffer, PAGE, Pool};
 use crate::catalog::{Catalog, Segment, deleted};
+use crate::clock::{Clock, StepWatch};
+use crate::disk::Disk;
 use crate::journal::{self, Event, Journal};
 use crate::limits::{Limits, MinFree};
 use crate::lock;
 use crate::note::Note;
 use crate::retention::{self, Bounds, Held, Plan, Usage};
 use crate::segment::{Name, OpenSegment, footprint};
+use crate::status::WriterState;
 
 /// How often it looks after itself when no packets come.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A full disk may refuse what `statvfs` promised: so many segments go at once to make it take a
 /// buffer.
 const SHED_WHEN_FULL: usize = 3;
+/// So many segments that could not be sealed are kept open for another try; what is beyond is sealed
+/// when the store is opened next.
+const MOST_LEFTOVERS: usize = 8;
 /// A file system's own blocks that a write may take besides its bytes (extents, maps).
 const METADATA: u64 = 65_536;
 
@@ -47,6 +53,51 @@ pub(crate) enum Command {
     Note(Note, Reply),
     Sync(Reply),
     Close(Reply),
+}
+
+/// By which others see that the writer goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    clock: Clock,
+    /// Nanoseconds since boot at which it last went round.
+    beat: AtomicU64,
+    /// Since when what it was given could not be written; 0 while it can.
+    losing: AtomicU64,
+}
+
+impl Pulse {
+    fn new(clock: Clock) -> Self {
+        let pulse = Self { clock, ..Self::default() };
+        pulse.beat();
+        pulse
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.since_boot().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn beat(&self) {
+        self.beat.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn lose(&self) {
+        let now = self.now();
+        let _ = self.losing.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn write(&self) {
+        self.losing.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn state(&self, ended: bool) -> WriterState {
+        let since = |then| Duration::from_nanos(self.now().saturating_sub(then));
+        let losing = self.losing.load(Ordering::Relaxed);
+        WriterState {
+            ended,
+            silent_for: since(self.beat.load(Ordering::Relaxed)),
+            losing_for: (losing > 0).then(|| since(losing)),
+        }
+    }
 }
 
 /// Why packets were not written.
@@ -76,6 +127,9 @@ pub(crate) struct Writer {
     pub(crate) next_sequence: u64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) fill: Arc<AtomicUsize>,
+    pub(crate) pulse: Arc<Pulse>,
+    disk: Disk,
+    steps: StepWatch,
     segment: Option<OpenSegment>,
     /// What the open segment takes on the disk.
     open_footprint: u64,
@@ -85,6 +139,10 @@ pub(crate) struct Writer {
     unlinked: Vec<(Arc<()>, u64)>,
     /// Deleted in the catalog, but the file system would not.
     stuck: Vec<PathBuf>,
+    /// Could not be sealed when it was their time.
+    leftovers: Vec<OpenSegment>,
+    /// Deleting what `statvfs` did not ask for made no room for a buffer.
+    shed_in_vain: bool,
     /// Losses not yet written down.
     pending: Vec<Lost>,
     paused_until: Option<Instant>,
@@ -104,7 +162,10 @@ impl Writer {
         next_sequence: u64,
         pool: Arc<Pool>,
         fill: Arc<AtomicUsize>,
+        disk: Disk,
     ) -> Self {
+        let pulse = Arc::new(Pulse::new(catalog.clock.clone()));
+        let steps = StepWatch::new(&catalog.clock);
         Self {
             program,
             comment,
@@ -115,11 +176,16 @@ impl Writer {
             next_sequence,
             pool,
             fill,
+            pulse,
+            disk,
+            steps,
             segment: None,
             open_footprint: 0,
             foreign: 0,
             unlinked: Vec::new(),
             stuck: Vec::new(),
+            leftovers: Vec::new(),
+            shed_in_vain: false,
             pending: Vec::new(),
             paused_until: None,
             looked_around: Instant::now(),
@@ -147,6 +213,7 @@ impl Writer {
                 default(TICK) => {}
             }
             self.look_after();
+            self.pulse.beat();
         }
     }
 
@@ -209,7 +276,7 @@ impl Writer {
     }
 
     fn set_recording(&mut self, on: bool) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = self.catalog.clock.wall();
         let mut state = self.catalog.state();
         if state.history.is_on() == on {
             return Ok(());
@@ -253,13 +320,16 @@ impl Writer {
                 other => return other,
             }
         }
-        self.try_write(buffer, recorded)
+        let written = self.try_write(buffer, recorded);
+        self.shed_in_vain = matches!(&written, Err(Refusal::Failed(error)) if error.is_full());
+        written
     }
 
     fn try_write(&mut self, buffer: &mut Buffer, recorded: &[Recorded]) -> Result<(), Refusal> {
         let start = recorded.iter().map(|recorded| recorded.first).min();
         self.make_room(buffer.len as u64)?;
-        self.segment(start.unwrap_or_else(Timestamp::now))?.packets(buffer, recorded)?;
+        self.segment(start.unwrap_or_else(|| self.catalog.clock.wall()))?
+            .packets(buffer, recorded)?;
         self.publish()?;
         Ok(())
     }
@@ -271,7 +341,8 @@ impl Writer {
         } else {
             let name = Name::new(start, self.next_sequence);
             self.next_sequence += 1;
-            OpenSegment::create(&self.catalog.dir, name, &self.program, &self.comment)?
+            let head = (&*self.program, &*self.comment);
+            OpenSegment::create(&self.catalog.dir, name, head, &self.disk)?
         };
         Ok(self.segment.insert(segment))
     }
@@ -294,7 +365,7 @@ impl Writer {
             damage: None,
             lease,
             age: Duration::ZERO,
-            aged: Instant::now(),
+            aged: self.catalog.clock.since_boot(),
         });
         state.other_bytes = other_bytes;
         Ok(())
@@ -313,7 +384,7 @@ impl Writer {
                 doomed.iter().map(|(at, cause)| (state.sealed[*at].name.clone(), *cause)).collect()
             };
             for (name, cause) in &names {
-                disk_free += self.delete(name, *cause);
+                disk_free += self.delete(name, *cause)?;
             }
             match held_back {
                 Some(cause) => {
@@ -331,12 +402,15 @@ impl Writer {
     }
 
     fn plan(&self, usage: Usage, min_free: u64) -> Plan {
-        let now = Timestamp::now();
+        let clock = &self.catalog.clock;
         let state = self.catalog.state();
         let held: Vec<Held> = state
             .sealed
             .iter()
-            .map(|segment| Held { bytes: segment.footprint, age: segment.age(now) })
+            .map(|segment| Held {
+                bytes: segment.footprint,
+                age: segment.age(&state.history, clock),
+            })
             .collect();
         let Limits { max_time, .. } = self.limits;
         retention::plan(
@@ -367,12 +441,17 @@ impl Writer {
 
     /// Deletes a sealed segment and says how many bytes that freed at once. The journal says so
     /// first: a stretch must never be missing without its cause.
-    fn delete(&mut self, name: &Name, cause: GapCause) -> u64 {
+    ///
+    /// A disk that lets nothing be deleted keeps it, and so does the catalog: what could be read goes
+    /// on being read, and is not given up one segment after the other.
+    fn delete(&mut self, name: &Name, cause: GapCause) -> Result<u64, StoreError> {
         let mut state = self.catalog.state();
         let Some(at) = state.sealed.iter().position(|segment| segment.name == *name) else {
-            return 0;
+            return Ok(0);
         };
-        let Some(segment) = state.sealed.remove(at) else { return 0 };
+        let before = state.history.clone();
+        let Some(segment) = state.sealed.remove(at) else { return Ok(0) };
+        self.leftovers.retain(|left| left.name != *name); // frees nothing while it is open
         let event = deleted(&segment, cause).map(Event::Deleted);
         if let Some(event) = event {
             state.history.apply(event);
@@ -385,36 +464,52 @@ impl Writer {
             warn!(%error, "a deleted segment is not in the journal");
         }
         let path = self.catalog.dir.join(if segment.open { name.open() } else { name.sealed() });
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                warn!(path = %path.display(), %error, "cannot delete segment");
+        let removed = self.disk.remove(&path).map_err(StoreError::io("delete segment", &path));
+        match removed {
+            Err(error) if error.is_of_the_disk() => {
+                let _ = self.journal.rewrite(&before, None); // it may have refused the event, too
+                let mut state = self.catalog.state();
+                state.history = before;
+                state.sealed.insert(at, segment);
+                return Err(error);
+            }
+            Err(error) if !error.is_not_found() => {
+                warn!(%error, "a segment stays where it is");
                 self.stuck.push(path);
                 self.foreign += segment.footprint;
-                return 0;
+                return Ok(0);
             }
             _ => {}
         }
         if Arc::strong_count(&segment.lease) > 1 {
             self.unlinked.push((segment.lease, segment.footprint));
-            return 0;
+            return Ok(0);
         }
-        segment.footprint
+        Ok(segment.footprint)
     }
 
-    /// The disk is full whatever `statvfs` says: whether a segment could go.
+    /// The disk is full whatever `statvfs` says: whether a segment could go. Where that did not help,
+    /// it is not tried again: of a device that has less room than it says, or a quota that others use
+    /// up, the whole recording would go for nothing.
     fn shed_oldest(&mut self) -> bool {
+        if self.shed_in_vain {
+            return false;
+        }
         let oldest = self.catalog.state().sealed.front().map(|segment| segment.name.clone());
-        oldest.is_some_and(|name| {
-            self.delete(&name, GapCause::MinFree);
-            true
-        })
+        oldest.is_some_and(|name| self.delete(&name, GapCause::MinFree).is_ok())
     }
 
     /// Ends the open segment. One that cannot be sealed stays as it is, readable, and is sealed when
     /// the store is opened next.
     fn seal(&mut self) {
         let Some(mut segment) = self.segment.take() else { return };
-        let sealed = segment.seal(Timestamp::now());
+        if segment.is_empty() {
+            self.open_footprint = 0;
+            self.catalog.state().open = None;
+            self.stuck.extend(segment.discard());
+            return;
+        }
+        let sealed = segment.seal(self.catalog.clock.wall());
         let open = sealed.is_err();
         let footprint = match sealed {
             Ok(footprint) => footprint,
@@ -426,12 +521,39 @@ impl Writer {
         self.open_footprint = 0;
         let mut state = self.catalog.state();
         if let Some(published) = state.open.take() {
-            let index = Arc::new(segment.index);
+            let index = Arc::new(segment.index.clone());
             state.sealed.push_back(Segment { open, index, footprint, ..published });
         }
         drop(state);
+        if open && self.leftovers.len() < MOST_LEFTOVERS {
+            self.leftovers.push(segment);
+        }
         let other = self.other_bytes();
         self.catalog.state().other_bytes = other;
+    }
+
+    /// Ends the segments that could not be ended when it was their time.
+    fn seal_leftovers(&mut self) {
+        for mut segment in std::mem::take(&mut self.leftovers) {
+            if self.make_room(segment.seal_len()).is_err() {
+                self.leftovers.push(segment);
+                continue;
+            }
+            match segment.seal_after_all(self.catalog.clock.wall()) {
+                Ok(footprint) => self.sealed_after_all(&segment.name, footprint),
+                Err(error) => {
+                    self.note_error(&error);
+                    self.leftovers.push(segment);
+                }
+            }
+        }
+    }
+
+    fn sealed_after_all(&self, name: &Name, footprint: u64) {
+        let mut state = self.catalog.state();
+        if let Some(segment) = state.sealed.iter_mut().find(|segment| segment.name == *name) {
+            (segment.open, segment.footprint) = (false, footprint);
+        }
     }
 
     fn count_written(&mut self, recorded: &[Recorded]) {
@@ -439,16 +561,20 @@ impl Writer {
         let counted = &mut state.counted;
         counted.packets += recorded.iter().map(|recorded| recorded.packets).sum::<u64>();
         counted.bytes += recorded.iter().map(|recorded| recorded.bytes).sum::<u64>();
-        counted.last_written = Some(Timestamp::now());
+        counted.last_written = Some(self.catalog.clock.wall());
         counted.last_error = None;
         counted.held_back_by_min_free = false;
         drop(state);
+        self.pulse.write();
+        self.shed_in_vain = false;
         if self.paused_until.take().is_some() {
             info!("writing again");
+            self.seal_leftovers();
         }
     }
 
     fn lose(&mut self, recorded: &[Recorded], refusal: Refusal) {
+        self.pulse.lose();
         match refusal {
             Refusal::Paused => {}
             Refusal::HeldBack(cause) => {
@@ -516,7 +642,7 @@ impl Writer {
 
     fn try_write_losses(&mut self, losses: &[Lost]) -> Result<(), Refusal> {
         self.make_room(losses.len() as u64 * 600)?;
-        let now = Timestamp::now();
+        let now = self.catalog.clock.wall();
         let start = losses.iter().map(|lost| lost.loss.from).min().unwrap_or(now);
         self.segment(start)?.losses(losses, now)?;
         self.publish()?;
@@ -525,6 +651,7 @@ impl Writer {
 
     /// What is due by time.
     fn look_after(&mut self) {
+        self.note_step_of_the_clock();
         let longest = self.interval.min(self.limits.max_time);
         if self.segment.as_ref().is_some_and(|segment| segment.since.elapsed() >= longest) {
             self.seal();
@@ -539,6 +666,19 @@ impl Writer {
         if self.signed.elapsed() >= SIGN_OF_LIFE {
             self.signed = Instant::now();
             let _ = self.journal.touch();
+        }
+    }
+
+    fn note_step_of_the_clock(&mut self) {
+        let Some(step) = self.steps.look(&self.catalog.clock) else { return };
+        warn!("{step}");
+        let history = {
+            let mut state = self.catalog.state();
+            state.history.apply(Event::Stepped(step));
+            state.history.clone()
+        };
+        if let Err(error) = self.journal.note(Event::Stepped(step), &history) {
+            warn!(%error, "a step of the clock is not in the journal");
         }
     }
 
@@ -560,7 +700,7 @@ impl Writer {
             self.open_footprint = 0;
             self.catalog.state().open = None;
         }
-        self.stuck.retain(|path| fs::remove_file(path).is_err() && path.exists());
+        self.stuck.retain(|path| self.disk.remove(path).is_err() && path.exists());
         let state = self.catalog.state();
         let ours: HashSet<Name> = state.segments().map(|segment| segment.name.clone()).collect();
         drop(state);

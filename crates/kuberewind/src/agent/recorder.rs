@@ -460,6 +460,7 @@ impl Recorder {
             problems,
             namespaces: capture.namespaces,
             cut: capture.cut,
+            threads: capture.threads,
             store,
         })
     }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kuberewind_capture::{CaptureStatus, NamespaceStatus};
+use kuberewind_capture::{CaptureStatus, NamespaceStatus, ThreadState};
 use kuberewind_filter::CaptureFilter;
 use kuberewind_packet::{LossCause, Pod, Span, Timestamp};
-use kuberewind_store::StoreStatus;
+use kuberewind_store::{StoreStatus, WriterState};
 use serde::{Deserialize, Serialize};
 
 use super::tls::TlsReport;
 use crate::config::{Config, format_duration};
 
-/// Nothing was written for so long although packets arrived: something is stuck.
+/// What stands still for so long is stuck.
 const STALL: Duration = Duration::from_secs(10);
 
 /// The whole of it.
@@ -56,6 +56,9 @@ pub(crate) struct Status {
     pub(crate) namespaces: Vec<NamespaceStatus>,
     /// What cannot be recorded, and why.
     pub(crate) problems: Vec<String>,
+    /// Whether the capture threads do their work.
+    #[serde(default)]
+    pub(crate) threads: ThreadState,
     /// The segments.
     pub(crate) store: StoreStatus,
     /// TLS; none where it is not looked into.
@@ -206,16 +209,30 @@ impl Status {
                 self.bounds.min_free
             ));
         }
-        let arrived = self.namespaces.iter().flat_map(|namespace| &namespace.interfaces);
-        let arrived = arrived.filter_map(|interface| interface.newest).max();
-        match (arrived, self.store.last_written.or(Some(self.since))) {
-            (Some(arrived), Some(written)) if arrived.since(written) > STALL => {
-                let why = self.store.last_error.as_deref().unwrap_or("the writer does not answer");
-                Health::Failing(format!(
-                    "packets arrive, but nothing was written since {written}: {why}"
-                ))
-            }
-            _ => Health::Ok,
+        self.stuck().map_or(Health::Ok, Health::Failing)
+    }
+
+    /// What keeps packets that arrive from getting to the disk.
+    fn stuck(&self) -> Option<String> {
+        let WriterState { ended, silent_for, losing_for } = &self.store.writer;
+        let seconds = |time: Duration| format_duration(Duration::from_secs(time.as_secs()));
+        if *ended || self.threads.ended {
+            let which = if *ended { "the thread that writes" } else { "a capture thread" };
+            return Some(format!("{which} has ended: start the recorder again"));
         }
+        if *silent_for > STALL {
+            return Some(format!("a write to the disk has not ended for {}", seconds(*silent_for)));
+        }
+        if let Some(losing_for) = losing_for.filter(|losing_for| *losing_for > STALL) {
+            let why = self.store.last_error.as_deref().unwrap_or("there is no room");
+            let losing_for = seconds(losing_for);
+            return Some(format!("nothing could be written for {losing_for}: {why}"));
+        }
+        let ThreadState { silent_for, stuck_for, .. } = self.threads;
+        if silent_for > STALL {
+            return Some(format!("a capture thread has stood still for {}", seconds(silent_for)));
+        }
+        (stuck_for > STALL)
+            .then(|| format!("packets arrive, and none was read for {}", seconds(stuck_for)))
     }
 }

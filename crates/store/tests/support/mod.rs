@@ -9,7 +9,7 @@ use kuberewind_packet::{
     ByteSize, Frame, Interface, NetnsId, Owner, PacketSink, PacketStream, Slot, Span, Timestamp,
     WindowAccount,
 };
-use kuberewind_store::{Appender, Choice, Limits, MinFree, Store, StoreConfig, Window};
+use kuberewind_store::{Appender, Choice, Limits, Machine, MinFree, Store, StoreConfig, Window};
 
 pub(crate) fn limits(max_size: u64) -> Limits {
     Limits {
@@ -32,7 +32,12 @@ pub(crate) fn config(dir: &Path) -> StoreConfig {
 
 /// A store with one lane, recording.
 pub(crate) fn open(config: StoreConfig) -> (Store, Appender) {
-    let (store, mut appenders) = Store::open(config).unwrap();
+    open_on(&Machine::default(), config)
+}
+
+/// The same on a machine that the test has in its hand.
+pub(crate) fn open_on(machine: &Machine, config: StoreConfig) -> (Store, Appender) {
+    let (store, mut appenders) = Store::open_on(machine, config).unwrap();
     store.set_recording(true).unwrap();
     (store, appenders.pop().unwrap())
 }
@@ -110,4 +115,13 @@ pub(crate) fn files(dir: &Path, end: &str) -> Vec<std::path::PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

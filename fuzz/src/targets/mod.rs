@@ -1,0 +1,58 @@
+//! Everything in this list is fuzzed; what only the binary can read is in its own `fuzz.rs`.
+
+mod capture_file;
+mod expression;
+mod recording;
+mod text;
+mod wire;
+
+use crate::Target;
+
+/// Each that there is.
+pub const TARGETS: [Target; 10] = [
+    Target {
+        name: "segment",
+        seeds: recording::segments,
+        words: recording::WORDS,
+        read: recording::sealed,
+    },
+    Target {
+        name: "open-segment",
+        seeds: recording::segments,
+        words: recording::WORDS,
+        read: recording::open,
+    },
+    Target {
+        name: "index",
+        seeds: recording::indexes,
+        words: recording::JSON_WORDS,
+        read: recording::index,
+    },
+    Target {
+        name: "journal",
+        seeds: recording::journals,
+        words: recording::JSON_WORDS,
+        read: recording::journal,
+    },
+    Target { name: "pcapng", seeds: recording::segments, words: &[], read: capture_file::blocks },
+    Target {
+        name: "replay",
+        seeds: capture_file::files,
+        words: capture_file::WORDS,
+        read: capture_file::replayed,
+    },
+    Target { name: "wire", seeds: wire::streams, words: wire::WORDS, read: wire::read },
+    Target {
+        name: "filter",
+        seeds: expression::some,
+        words: expression::WORDS,
+        read: expression::compile,
+    },
+    Target {
+        name: "packet-filter",
+        seeds: expression::packets,
+        words: &[],
+        read: expression::matched,
+    },
+    Target { name: "text", seeds: text::some, words: text::WORDS, read: text::parse },
+];
