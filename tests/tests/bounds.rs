@@ -71,7 +71,7 @@ fn max_size_holds_while_it_is_shrunk_and_grown_live_and_across_restarts_under_lo
 }
 
 fn flood_until_full(recorder: &Recorder, bytes: u64) {
-    let soon = Duration::from_secs(60);
+    let soon = Duration::from_mins(1);
     recorder.wait_status("the bound to be reached", soon, |status| status.bytes_held >= bytes);
 }
 
