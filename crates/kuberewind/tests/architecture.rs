@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("export", &["packet", "tls"]),
     ("kuberewind", &["capture", "cluster", "export", "filter", "packet", "store", "tls"]),
     ("cluster", &["filter", "packet"]),
-    ("tests", &["packet"]),
+    ("tests", &["apiserver-double", "packet"]),
     ("apiserver-double", &[]),
     ("fuzz", &["capture", "export", "filter", "packet", "store"]),
     ("xtask", &["tests"]),
