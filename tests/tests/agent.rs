@@ -50,7 +50,9 @@ fn settings_change_while_it_records_and_bad_ones_change_nothing() {
     let cluster = Cluster::start(1);
     let (cart, till) = (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "shop", "till-1"));
     cluster.expect(0, &["tap", "cart", "--set", "headless=true"]);
-    [&cart, &till].iter().for_each(|pod| pod.wait_to_carry());
+    for pod in [&cart, &till] {
+        pod.wait_to_carry();
+    }
     let agent = cluster.agent("n1");
     let first = [mark(), mark()];
     cart.send(&first[0]);
@@ -93,7 +95,9 @@ fn without_an_api_server_a_new_agent_goes_on_with_what_the_last_one_knew() {
     let (cart, vault) =
         (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "secret", "vault-1"));
     cluster.expect(0, &["tap", "--set", "headless=true", "-e", "secret"]);
-    [&cart, &vault].iter().for_each(|pod| pod.wait_to_carry());
+    for pod in [&cart, &vault] {
+        pod.wait_to_carry();
+    }
     let before = mark();
     cart.send(&before);
     // Whoever exports waits until it is on the disk.
@@ -210,7 +214,9 @@ fn with_an_override_the_node_is_recorded_without_excluded_pods_and_without_seein
     let vault = cluster.pod("n1", "secret", "vault-1");
     cluster
         .expect(0, &["tap", "--set", "headless=true,tap.bpfOverride=icmp or arp", "-e", "secret"]);
-    [&cart, &vault].iter().for_each(|pod| pod.wait_to_carry());
+    for pod in [&cart, &vault] {
+        pod.wait_to_carry();
+    }
     let outside = "10.99.0.1";
     for (from, to) in [(&cart, outside), (&vault, outside), (&vault, cart.addresses()[0])] {
         succeed(from.netns().exec("ping").args(["-n", "-c", "3", "-i", "0.2", to]));

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     Man(ManArgs),
-    /// Record a node's pods: what the DaemonSet runs
+    /// Record a node's pods: what the `DaemonSet` runs
     #[command(hide = true)]
     Agent(AgentArgs),
 }
@@ -380,7 +380,7 @@ pub(crate) struct ManArgs {
     pub(crate) dir: PathBuf,
 }
 
-/// What the DaemonSet tells its agents, and what a laboratory tells them otherwise.
+/// What the `DaemonSet` tells its agents, and what a laboratory tells them otherwise.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// The node that it records

@@ -165,7 +165,7 @@ impl Tls {
         let opened = notes.iter().filter_map(|note| self.vault.unseal(&note.bytes));
         let kept = opened.flat_map(|bytes| keep::read(&bytes));
         let chosen = kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner));
-        chosen.map(|kept| format!("{}\n", kept.line)).collect::<String>().into_bytes()
+        chosen.flat_map(|kept| [kept.line.to_string(), "\n".to_owned()]).collect::<String>().into()
     }
 
     pub(crate) fn report(&self) -> TlsReport {
