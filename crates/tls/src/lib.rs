@@ -1,9 +1,37 @@
 //! TLS secrets, the flows that they belong to, and what they open.
+//!
+//! Pure: bytes in, values out; no system calls, no clock, no unsafe code. Everything that parses takes
+//! bytes from outside and never panics on them.
+#![forbid(unsafe_code)]
 
+mod decrypt;
+mod error;
 mod event;
+mod flow;
+mod half;
+mod hello;
+mod keylog;
+mod open;
+mod schedule;
+mod segment;
+mod suite;
 
+pub use decrypt::Content;
+pub use decrypt::Conversation;
+pub use decrypt::Decryptor;
+pub use decrypt::Event;
+pub use decrypt::Limits;
+pub use decrypt::Outcome;
+pub use decrypt::Reason;
+pub use decrypt::Report;
+pub use error::Error;
 pub use event::Derived;
 pub use event::KeyLogLabel;
 pub use event::Secret;
 pub use event::SecretBytes;
 pub use event::SecretEvent;
+pub use flow::Place;
+pub use flow::Sender;
+pub use keylog::KeyLog;
+pub use keylog::KeyLogLine;
+pub use suite::Version;

@@ -1,0 +1,112 @@
+//! Recorded conversations: the fixtures beside this folder, and what is read from them.
+
+use std::path::PathBuf;
+
+use kuberewind_packet::Timestamp;
+use kuberewind_tls::{
+    Content, Decryptor, Event, KeyLog, Limits, Outcome, Place, Report, Sender,
+};
+
+/// A packet as recorded.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub time: Timestamp,
+    pub original_len: u32,
+    pub bytes: Vec<u8>,
+}
+
+/// A recorded case; `tests/fixtures/make.py` made it.
+pub struct Case {
+    pub packets: Vec<Packet>,
+    pub log: KeyLog,
+    pub client: Vec<u8>,
+    pub server: Vec<u8>,
+}
+
+/// What a decryptor says of a recording.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    pub client: Vec<u8>,
+    pub server: Vec<u8>,
+    /// Each piece with the bytes said to be lost before it.
+    pub pieces: Vec<(u64, Sender, u64, Vec<u8>)>,
+    pub ends: Vec<(u64, Sender, bool)>,
+    pub reports: Vec<Report>,
+    pub times: Vec<Timestamp>,
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+pub fn case(name: &str) -> Case {
+    let bytes = |suffix: &str| std::fs::read(fixture(&format!("{name}.{suffix}")));
+    let keys = String::from_utf8(bytes("keys").unwrap()).unwrap();
+    Case {
+        packets: read_pcap(&bytes("pcap").unwrap()),
+        log: KeyLog::parse(&keys).unwrap(),
+        client: bytes("client").unwrap_or_default(),
+        server: bytes("server").unwrap_or_default(),
+    }
+}
+
+/// Reads what tcpdump wrote with nanoseconds.
+pub fn read_pcap(file: &[u8]) -> Vec<Packet> {
+    let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    assert_eq!(word(0), 0xa1b2_3c4d, "nanoseconds, little endian");
+    let (mut at, mut packets) = (24, Vec::new());
+    while at < file.len() {
+        let len = word(at + 8) as usize;
+        packets.push(Packet {
+            time: Timestamp::from_parts(word(at), word(at + 4)),
+            original_len: word(at + 12),
+            bytes: file[at + 16..at + 16 + len].to_vec(),
+        });
+        at += 16 + len;
+    }
+    packets
+}
+
+pub fn decrypt<'a>(packets: impl IntoIterator<Item = &'a Packet>, log: &KeyLog) -> Said {
+    decrypt_within(packets, log, Limits::default())
+}
+
+pub fn decrypt_within<'a>(
+    packets: impl IntoIterator<Item = &'a Packet>,
+    log: &KeyLog,
+    limits: Limits,
+) -> Said {
+    let mut said = Said::default();
+    let mut decryptor = Decryptor::new(log.clone(), limits);
+    for packet in packets {
+        let Packet { time, original_len, bytes } = packet;
+        decryptor.see(Place(1), *time, *original_len, bytes, &mut |event| said.hear(&event));
+        assert!(decryptor.held() <= limits.total, "{} bytes held", decryptor.held());
+    }
+    decryptor.finish(&mut |event| said.hear(&event));
+    said
+}
+
+impl Said {
+    fn hear(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Data { conversation, from, time, content: Content { lost, bytes } } => {
+                self.times.push(*time);
+                match from {
+                    Sender::Client => self.client.extend(*bytes),
+                    Sender::Server => self.server.extend(*bytes),
+                }
+                self.pieces.push((conversation.number, *from, *lost, bytes.to_vec()));
+            }
+            Event::End { conversation, from, time, reset } => {
+                self.times.push(*time);
+                self.ends.push((conversation.number, *from, *reset));
+            }
+            Event::Report { report, .. } => self.reports.push(*report),
+        }
+    }
+
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.reports.iter().map(|report| report.outcome).collect()
+    }
+}
