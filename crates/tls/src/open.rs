@@ -148,4 +148,12 @@ pub(crate) const fn least_overhead(version: Version) -> usize {
     }
 }
 
+/// Whether these bytes can begin a record of SSL 3.0 to TLS 1.3.
+pub(crate) fn is_header(header: [u8; HEADER_LEN]) -> bool {
+    (20..=23).contains(&header[0])
+        && header[1] == 3
+        && header[2] <= 4
+        && (1..=MAX_BODY).contains(&usize::from(u16::from_be_bytes([header[3], header[4]])))
+}
+
 const _: () = assert!(aead::MAX_TAG_LEN == TAG_LEN && Hash::Sha384.len() == 48);

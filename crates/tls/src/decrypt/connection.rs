@@ -6,11 +6,11 @@ use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
 use crate::decrypt::session::Session;
-use crate::decrypt::side::{Over, Side, Work, is_header};
+use crate::decrypt::side::{Over, Side, Work};
 use crate::decrypt::{Content, Conversation, Event, Limits, Outcome, Reason, Report};
 use crate::flow::{Place, Sender};
 use crate::hello::{CLIENT_HELLO, SERVER_HELLO};
-use crate::open::HEADER_LEN;
+use crate::open::{HEADER_LEN, is_header};
 use crate::segment::Segment;
 
 /// In a connection whose beginning is not recorded, so many segments are looked at for records.

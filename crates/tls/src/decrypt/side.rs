@@ -13,7 +13,7 @@ use crate::hello::{
     CLIENT_HELLO, ClientHello, ENCRYPTED_EXTENSIONS, END_OF_EARLY_DATA, FINISHED, KEY_UPDATE,
     Message, Messages, SERVER_HELLO, ServerHello, accepts_early_data,
 };
-use crate::open::{HEADER_LEN, MAX_BODY, Record, least_overhead};
+use crate::open::{HEADER_LEN, MAX_BODY, Record, is_header, least_overhead};
 use crate::suite::Version;
 use crate::KeyLog;
 
@@ -514,14 +514,6 @@ fn header(ready: &[u8]) -> Option<[u8; HEADER_LEN]> {
 
 fn body_len(header: [u8; HEADER_LEN]) -> usize {
     u16::from_be_bytes([header[3], header[4]]).into()
-}
-
-/// Whether these bytes can begin a record of SSL 3.0 to TLS 1.3.
-pub(super) fn is_header(header: [u8; HEADER_LEN]) -> bool {
-    (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&header[0])
-        && header[1] == 3
-        && header[2] <= 4
-        && (1..=MAX_BODY).contains(&body_len(header))
 }
 
 /// Where sealed records may begin.
