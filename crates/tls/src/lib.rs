@@ -17,6 +17,7 @@ mod open;
 mod schedule;
 mod segment;
 mod suite;
+mod twin;
 
 pub use decrypt::Content;
 pub use decrypt::Conversation;
@@ -46,3 +47,6 @@ pub use join::join;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
 pub use suite::Version;
+pub use twin::PortsTaken;
+pub use twin::TwinCounts;
+pub use twin::Twins;

@@ -267,7 +267,8 @@ impl Connection {
             }
         }
         if let Some(report) = self.report() {
-            (context.sink)(Event::Report { conversation: &self.conversation, report });
+            let (conversation, time) = (&self.conversation, context.now);
+            (context.sink)(Event::Report { conversation, time, report });
         }
         self.close(Kind::Ignored);
     }

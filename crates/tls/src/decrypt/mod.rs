@@ -75,6 +75,8 @@ pub enum Event<'a> {
     Report {
         /// Of this conversation.
         conversation: &'a Conversation,
+        /// See [`Event`].
+        time: Timestamp,
         /// What became of it.
         report: Report,
     },
