@@ -129,8 +129,8 @@ impl Connection {
             return;
         }
         side.half.push(sequence, segment.payload, segment.wire_len, segment.fin, context.now);
-        if side.half.waiting() > context.limits.direction {
-            side.skip_hole(context.now);
+        if side.half.waiting() > context.limits.direction && !side.skip_hole(context.now) {
+            side.end(Over::Trouble(Reason::PacketsMissing));
         }
     }
 
@@ -237,8 +237,7 @@ impl Connection {
             let limits = context.limits;
             if waited >= limits.hole && (side.half.hole_is_acknowledged() || waited >= limits.patience)
             {
-                side.skip_hole(now);
-                gave_up = true;
+                gave_up |= side.skip_hole(now);
             }
         }
         if gave_up {
@@ -278,7 +277,9 @@ impl Connection {
         loop {
             self.advance(context);
             let Some(side) = self.sides.iter_mut().find(|side| side.has_hole()) else { break };
-            side.skip_hole(context.now);
+            if !side.skip_hole(context.now) {
+                side.end(Over::Trouble(Reason::PacketsMissing));
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Session {
     offered: bool,
     /// The server asked for another `ClientHello`.
     pub(super) retried: bool,
+    /// `ClientHello`s that no `ServerHello` has answered.
+    unanswered: u32,
     /// Why what follows the `ServerHello` cannot be read.
     pub(super) refused: Option<Reason>,
     /// How many handshakes came to a `ServerHello`: TLS 1.2 may negotiate again.
@@ -45,14 +47,21 @@ impl Session {
 
     pub(super) fn see_client(&mut self, hello: ClientHello) {
         self.client_random = Some(hello.random);
+        self.unanswered += 1;
         if hello.early_data {
             self.offered = true;
             self.early = EarlyData::Offered;
         }
     }
 
+    /// Whether a `ServerHello` is due.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.unanswered > 0
+    }
+
     /// Takes the server's answer.
     pub(super) fn see_server(&mut self, hello: ServerHello) {
+        self.unanswered = self.unanswered.saturating_sub(1);
         if hello.retry {
             self.retried = true;
             self.early = EarlyData::None;

@@ -185,11 +185,14 @@ impl Side {
         progress
     }
 
-    /// Gives up the bytes that are missing and finds a place to go on.
-    pub(super) fn skip_hole(&mut self, now: Timestamp) {
+    /// Gives up the bytes that are missing and finds a place to go on. `false`: whole records before
+    /// them wait for the other direction, so that nothing can be given up yet.
+    pub(super) fn skip_hole(&mut self, now: Timestamp) -> bool {
         let ready = self.half.ready();
-        let rest = match (self.discard, header(ready)) {
-            (0, Some(header)) => Some((HEADER_LEN + body_len(header) - ready.len()) as u64),
+        let partial = header(ready).map(|header| (HEADER_LEN + body_len(header), ready.len()));
+        let rest = match (self.discard, partial) {
+            (0, Some((whole, here))) if whole <= here && !self.scanning => return false,
+            (0, Some((whole, here))) => Some((whole.saturating_sub(here)) as u64),
             (0, None) => None,
             (discard, _) => Some(discard),
         };
@@ -197,35 +200,26 @@ impl Side {
         self.reader.opened.losses += 1;
         self.reader.messages.reset();
         self.reader.garbled = true;
-        let unknown = match rest {
-            // Only bytes of this one record.
-            Some(rest) if rest >= lost && !self.scanning => {
-                if self.discard == 0 {
-                    self.count_lost(1, rest);
-                }
-                self.discard = rest - lost;
-                return;
-            }
-            Some(rest) => lost.saturating_sub(rest),
-            None => lost,
-        };
-        self.discard = 0;
-        self.scanning = true;
-        let least = least_overhead(Version::TLS13) as u64;
-        self.count_lost(unknown / least + 2, lost);
+        if let Some((whole, _)) = partial.filter(|_| !self.scanning) {
+            self.count_lost(1, (whole - least_overhead(Version::TLS13).min(whole)) as u64);
+        }
+        let rest = rest.filter(|_| !self.scanning).unwrap_or(0);
+        self.discard = rest.saturating_sub(lost);
+        if rest < lost {
+            // Where the next record begins, and how many there were, is not known.
+            self.scanning = true;
+            let unknown = lost - rest;
+            self.count_lost(unknown / least_overhead(Version::TLS13) as u64 + 2, unknown);
+        }
+        true
     }
 
     fn count_lost(&mut self, records: u64, bytes: u64) {
         self.reader.slack = (self.reader.slack + records).min(MAX_SLACK);
-        if self.carries_data() {
+        let current = self.reader.current.as_ref();
+        if current.is_some_and(|phase| matches!(phase.kind, Kind::Application | Kind::Epoch)) {
             self.reader.lost += bytes.max(1);
         }
-    }
-
-    fn carries_data(&self) -> bool {
-        self.reader.current
-            .as_ref()
-            .is_some_and(|phase| matches!(phase.kind, Kind::Application | Kind::Epoch))
     }
 
     /// Reads one record. `false`: more bytes are needed, or the other direction must speak first.
@@ -360,10 +354,14 @@ impl Reader {
 
     /// TLS 1.2: what follows is sealed with the next key.
     fn change_epoch(&mut self) -> Result<Step, Reason> {
-        if let Some(phase) = self.next.pop_front() {
-            self.enter(phase)?;
+        match self.next.pop_front() {
+            Some(phase) => {
+                self.enter(phase)?;
+                Ok(Step::Taken)
+            }
+            // The `ServerHello` that begins it is still to come.
+            None => Ok(Step::Stall),
         }
-        Ok(Step::Taken)
     }
 
     fn enter(&mut self, phase: Phase) -> Result<(), Reason> {
@@ -378,10 +376,24 @@ impl Reader {
     fn sealed(&mut self, record: &Record<'_>, work: &mut Work<'_>) -> Result<Step, Reason> {
         self.opened.sealed += 1;
         match self.open(record, work) {
+            Some(HANDSHAKE) if self.answers_too_early(work) => {
+                self.number -= 1;
+                self.opened.records -= 1;
+                self.opened.sealed -= 1;
+                return Ok(Step::Stall);
+            }
             Some(content) => self.content(content, work)?,
             None => self.failed(record, work)?,
         }
         Ok(Step::Taken)
+    }
+
+    /// Whether the record that was opened is the answer to a `ClientHello` that is still to come.
+    fn answers_too_early(&self, work: &Work<'_>) -> bool {
+        self.sender == Sender::Server
+            && self.messages.held() == 0
+            && work.scratch.first() == Some(&SERVER_HELLO)
+            && !work.session.awaits_answer()
     }
 
     /// Opens a record into the scratch buffer with the key in use or one that may follow.

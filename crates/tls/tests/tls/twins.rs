@@ -1,13 +1,11 @@
 //! tshark reads twins as what they are: plain conversations without a fault.
 
-mod recorded;
-
 use std::path::Path;
 use std::process::Command;
 
 use kuberewind_packet::{Frame, Timestamp, pcap};
 use kuberewind_tls::{Decryptor, Limits, Place, PortsTaken, Twins};
-use recorded::{Case, Packet, case, read_pcap};
+use crate::recorded::{Case, Packet, case, read_pcap};
 
 /// The real packets and the twins, in the order of time.
 struct Export {
@@ -98,5 +96,5 @@ fn every_request_and_reply_of_http_is_dissected_without_settings() {
 
 #[test]
 fn a_real_file_is_read_back() {
-    assert!(!read_pcap(&std::fs::read(recorded::fixture("tls13.pcap")).unwrap()).is_empty());
+    assert!(!read_pcap(&std::fs::read(crate::recorded::fixture("tls13.pcap")).unwrap()).is_empty());
 }

@@ -1,9 +1,7 @@
 //! What real peers said to each other is read from what tcpdump recorded.
 
-mod recorded;
-
 use kuberewind_tls::{KeyLog, Outcome, Reason, Version};
-use recorded::{case, decrypt};
+use crate::recorded::{case, decrypt};
 
 /// Everything, to the byte, and nothing else.
 #[track_caller]

@@ -9,37 +9,37 @@ use kuberewind_tls::{
 
 /// A packet as recorded.
 #[derive(Clone, Debug)]
-pub struct Packet {
-    pub time: Timestamp,
-    pub original_len: u32,
-    pub bytes: Vec<u8>,
+pub(crate) struct Packet {
+    pub(crate) time: Timestamp,
+    pub(crate) original_len: u32,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A recorded case; `tests/fixtures/make.py` made it.
-pub struct Case {
-    pub packets: Vec<Packet>,
-    pub log: KeyLog,
-    pub client: Vec<u8>,
-    pub server: Vec<u8>,
+pub(crate) struct Case {
+    pub(crate) packets: Vec<Packet>,
+    pub(crate) log: KeyLog,
+    pub(crate) client: Vec<u8>,
+    pub(crate) server: Vec<u8>,
 }
 
 /// What a decryptor says of a recording.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Said {
-    pub client: Vec<u8>,
-    pub server: Vec<u8>,
+pub(crate) struct Said {
+    pub(crate) client: Vec<u8>,
+    pub(crate) server: Vec<u8>,
     /// Each piece with the bytes said to be lost before it.
-    pub pieces: Vec<(u64, Sender, u64, Vec<u8>)>,
-    pub ends: Vec<(u64, Sender, bool)>,
-    pub reports: Vec<Report>,
-    pub times: Vec<Timestamp>,
+    pub(crate) pieces: Vec<(u64, Sender, u64, Vec<u8>)>,
+    pub(crate) ends: Vec<(u64, Sender, bool)>,
+    pub(crate) reports: Vec<Report>,
+    pub(crate) times: Vec<Timestamp>,
 }
 
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-pub fn case(name: &str) -> Case {
+pub(crate) fn case(name: &str) -> Case {
     let bytes = |suffix: &str| std::fs::read(fixture(&format!("{name}.{suffix}")));
     let keys = String::from_utf8(bytes("keys").unwrap()).unwrap();
     Case {
@@ -51,7 +51,7 @@ pub fn case(name: &str) -> Case {
 }
 
 /// Reads what tcpdump wrote with nanoseconds.
-pub fn read_pcap(file: &[u8]) -> Vec<Packet> {
+pub(crate) fn read_pcap(file: &[u8]) -> Vec<Packet> {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     assert_eq!(word(0), 0xa1b2_3c4d, "nanoseconds, little endian");
     let (mut at, mut packets) = (24, Vec::new());
@@ -67,11 +67,11 @@ pub fn read_pcap(file: &[u8]) -> Vec<Packet> {
     packets
 }
 
-pub fn decrypt<'a>(packets: impl IntoIterator<Item = &'a Packet>, log: &KeyLog) -> Said {
+pub(crate) fn decrypt<'a>(packets: impl IntoIterator<Item = &'a Packet>, log: &KeyLog) -> Said {
     decrypt_within(packets, log, Limits::default())
 }
 
-pub fn decrypt_within<'a>(
+pub(crate) fn decrypt_within<'a>(
     packets: impl IntoIterator<Item = &'a Packet>,
     log: &KeyLog,
     limits: Limits,
@@ -106,7 +106,7 @@ impl Said {
         }
     }
 
-    pub fn outcomes(&self) -> Vec<Outcome> {
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.reports.iter().map(|report| report.outcome).collect()
     }
 }

@@ -1,0 +1,1 @@
+//! A recording made in the test itself.
