@@ -27,7 +27,7 @@ pub(super) struct Session {
     offered: bool,
     /// The server asked for another `ClientHello`.
     pub(super) retried: bool,
-    /// `ClientHello`s that no `ServerHello` has answered.
+    /// `ClientHello`s that the server has not answered.
     unanswered: u32,
     /// Why what follows the `ServerHello` cannot be read.
     pub(super) refused: Option<Reason>,
@@ -54,7 +54,7 @@ impl Session {
         }
     }
 
-    /// Whether a `ServerHello` is due.
+    /// Whether a `ServerHello`, or the request for another `ClientHello`, is due.
     pub(super) fn awaits_answer(&self) -> bool {
         self.unanswered > 0
     }

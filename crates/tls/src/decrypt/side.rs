@@ -323,8 +323,12 @@ impl Reader {
         let kind = record.content_type();
         let version = work.session.version();
         match (kind, version) {
-            // Compatibility mode (RFC 8446 appendix D.4), or early data that was turned down.
-            (CHANGE_CIPHER_SPEC | APPLICATION_DATA, None) if work.session.retried => Ok(Step::Taken),
+            // Compatibility mode (RFC 8446 appendix D.4).
+            (CHANGE_CIPHER_SPEC, None) if work.session.retried => Ok(Step::Taken),
+            // Early data that was turned down with a `HelloRetryRequest`.
+            (APPLICATION_DATA, None) if work.session.retried && !work.session.awaits_answer() => {
+                Ok(Step::Taken)
+            }
             (CHANGE_CIPHER_SPEC | APPLICATION_DATA, None) => Ok(Step::Stall),
             (CHANGE_CIPHER_SPEC, Some(Version::TLS13)) => Ok(Step::Taken),
             (CHANGE_CIPHER_SPEC, Some(_)) => self.change_epoch(),
