@@ -89,8 +89,8 @@ pub struct Handshakes {
     flows: HashMap<FlowKey, Opening>,
     /// The flows in the order in which they came.
     order: VecDeque<FlowKey>,
-    handshakes: VecDeque<Handshake>,
-    /// The number of the first of `handshakes`.
+    found: VecDeque<Handshake>,
+    /// The number of the first of `found`.
     first: u64,
     held: usize,
     counts: HandshakeCounts,
@@ -137,12 +137,12 @@ impl Handshakes {
 
     /// How many handshakes are known.
     pub fn len(&self) -> usize {
-        self.handshakes.len()
+        self.found.len()
     }
 
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
-        self.handshakes.is_empty()
+        self.found.is_empty()
     }
 
     /// What was not kept.
@@ -151,7 +151,7 @@ impl Handshakes {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Handshake> {
-        self.handshakes.iter()
+        self.found.iter()
     }
 
     /// A connection begins, unless this is a retransmission.
@@ -175,13 +175,13 @@ impl Handshakes {
         self.held -= hellos.held();
         hellos.push(segment, time);
         if let (None, Some(handshake)) = (hellos.number, hellos.handshake(netns, time)) {
-            hellos.number = Some(self.first + self.handshakes.len() as u64);
-            self.handshakes.push_back(handshake);
+            hellos.number = Some(self.first + self.found.len() as u64);
+            self.found.push_back(handshake);
         }
         if let Some(answer) = hellos.answer.take() {
             let index = hellos.number.and_then(|number| number.checked_sub(self.first));
             let index = index.and_then(|index| usize::try_from(index).ok());
-            if let Some(handshake) = index.and_then(|index| self.handshakes.get_mut(index)) {
+            if let Some(handshake) = index.and_then(|index| self.found.get_mut(index)) {
                 handshake.answer = Some(answer);
             }
         }
@@ -195,8 +195,8 @@ impl Handshakes {
     }
 
     fn keep_within_limits(&mut self) {
-        while self.handshakes.len() > self.limits.handshakes {
-            self.handshakes.pop_front();
+        while self.found.len() > self.limits.handshakes {
+            self.found.pop_front();
             self.first += 1;
             self.counts.forgotten += 1;
         }

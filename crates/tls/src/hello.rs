@@ -201,9 +201,9 @@ mod tests {
         let found = messages.push(&[11, 1, 0, 0, 9, 9]);
         assert_eq!(found[0].bytes, [11, 1, 0, 0]);
         assert!(messages.push(&vec![9; 0x1_0000 - 3]).is_empty());
-        assert_eq!(messages.push(&[9, 20, 0, 0, 1, 5]), [Message {
-            kind: 20,
-            bytes: vec![20, 0, 0, 1, 5]
-        }]);
+        assert_eq!(
+            messages.push(&[9, 20, 0, 0, 1, 5]),
+            [Message { kind: 20, bytes: vec![20, 0, 0, 1, 5] }]
+        );
     }
 }

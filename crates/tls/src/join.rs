@@ -19,6 +19,9 @@ use crate::{Derived, KeyLogLabel, Secret, SecretBytes, SecretEvent};
 /// So many derivations from a main secret wait for it at once; there are six to a handshake.
 const MAX_WAITING: usize = 1 << 20;
 
+/// So many secrets are looked at for one handshake; there are seven kinds.
+const MAX_LINES: usize = 64;
+
 /// What came of a join.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joined {
@@ -218,7 +221,9 @@ impl<'a> Join<'a> {
         if label != Derived::ClientEarly {
             self.by_main_secret.insert(main_secret(hash, &derivation.key), index);
         }
-        self.found[index].derive(derivation);
+        if !self.found[index].derive(derivation) {
+            self.count(Unmatched::TooMany);
+        }
     }
 
     fn take_line(
@@ -236,7 +241,9 @@ impl<'a> Join<'a> {
             None => self.count(Unmatched::NoHandshake),
             Some(index) => {
                 let line = KeyLogLine { label, client_random, secret };
-                self.found[*index].add(line, netns, library);
+                if !self.found[*index].add(line, netns, library) {
+                    self.count(Unmatched::TooMany);
+                }
             }
         }
     }
@@ -254,7 +261,11 @@ impl<'a> Join<'a> {
     fn settle(mut self) -> Joined {
         for (_, derivation) in std::mem::take(&mut self.waiting) {
             match self.by_main_secret.get(&derivation.key) {
-                Some(index) => self.found[*index].derive(derivation),
+                Some(index) => {
+                    if !self.found[*index].derive(derivation) {
+                        self.count(Unmatched::TooMany);
+                    }
+                }
                 None => self.count(Unmatched::NoHandshakeSecret),
             }
         }
@@ -282,22 +293,32 @@ impl Found {
         Self { joined, cipher: None, lines: Vec::new() }
     }
 
-    fn derive(&mut self, derivation: Derivation) {
+    /// `false` when there were too many.
+    fn derive(&mut self, derivation: Derivation) -> bool {
         let Derivation { label, hash, key, transcript, netns, library } = derivation;
         let secret = expand_label(hash, &key, label.label(), &transcript, hash.len());
         let client_random = self.joined.client_random;
         let label = label.key_log_label();
         let line = KeyLogLine { label, client_random, secret: SecretBytes(secret) };
-        self.add(line, netns, library);
+        self.add(line, netns, library)
     }
 
-    fn add(&mut self, line: KeyLogLine, netns: NetnsId, library: String) {
+    /// `false` when there were too many.
+    fn add(&mut self, line: KeyLogLine, netns: NetnsId, library: String) -> bool {
         let elsewhere = self.joined.flows.iter().all(|flow| flow.netns != netns);
-        match self.lines.iter_mut().find(|(_, known)| *known == line) {
-            Some((rank, _)) => *rank &= elsewhere,
-            None => self.lines.push((elsewhere, line)),
+        let known = self.lines.iter().position(|(_, known)| *known == line);
+        let displaced = || self.lines.iter().position(|(rank, _)| *rank && !elsewhere);
+        match known {
+            Some(index) => self.lines[index].0 &= elsewhere,
+            None if self.lines.len() < MAX_LINES => self.lines.push((elsewhere, line)),
+            // One from the right place displaces one from elsewhere.
+            None => match displaced() {
+                Some(index) => self.lines[index] = (elsewhere, line),
+                None => return false,
+            },
         }
         self.joined.libraries.insert(library);
+        true
     }
 
     fn settle(mut self) -> JoinedHandshake {

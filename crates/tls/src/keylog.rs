@@ -61,12 +61,19 @@ impl KeyLogLabel {
 
     /// Whether a secret of this kind can have `len` bytes.
     pub(crate) const fn fits(self, len: usize) -> bool {
-        matches!((self, len), (_, 48) | (Self::ClientEarlyTraffic
-            | Self::ClientHandshakeTraffic
-            | Self::ServerHandshakeTraffic
-            | Self::ClientTraffic
-            | Self::ServerTraffic
-            | Self::Exporter, 32))
+        matches!(
+            (self, len),
+            (_, 48)
+                | (
+                    Self::ClientEarlyTraffic
+                        | Self::ClientHandshakeTraffic
+                        | Self::ServerHandshakeTraffic
+                        | Self::ClientTraffic
+                        | Self::ServerTraffic
+                        | Self::Exporter,
+                    32
+                )
+        )
     }
 }
 
@@ -195,6 +202,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers written as bytes")]
 mod tests {
     use super::*;
 
@@ -216,7 +224,9 @@ mod tests {
     #[test]
     fn comments_and_unknown_labels_are_passed_over() {
         let random = "00".repeat(32);
-        let text = format!("# SSL/TLS secrets log file\n\nECH_SECRET {random} 00\nEXPORTER_SECRET {random} {random}\r\n");
+        let text = format!(
+            "# SSL/TLS secrets log file\n\nECH_SECRET {random} 00\nEXPORTER_SECRET {random} {random}\r\n"
+        );
         assert_eq!(KeyLog::parse(&text).unwrap().lines().count(), 1);
     }
 

@@ -33,7 +33,7 @@ enum Construction {
     Tls13,
     /// TLS 1.2 with GCM: half of the nonce is sent (RFC 5288).
     Tls12Explicit,
-    /// TLS 1.2 with ChaCha20: the nonce as in TLS 1.3 (RFC 7905).
+    /// TLS 1.2 with `ChaCha20`: the nonce as in TLS 1.3 (RFC 7905).
     Tls12,
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn prf(hash: Hash, secret: &[u8], label: &str, seed: &[&[u8]], len: u
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers written as bytes")]
 mod tests {
     use super::*;
 
@@ -86,7 +87,10 @@ mod tests {
         assert_eq!(main, bytes("18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919"));
         let transcript = bytes("860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6e95f02ed063cf0e1cad8");
         let client = expand_label(Hash::Sha256, &handshake, "c hs traffic", &transcript, 32);
-        assert_eq!(client, bytes("b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21"));
+        assert_eq!(
+            client,
+            bytes("b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21")
+        );
         let key = expand_label(Hash::Sha256, &client, "key", &[], 16);
         assert_eq!(key, bytes("dbfaa693d1762c5b666af5d950258d01"));
     }

@@ -141,8 +141,9 @@ fn tcp(
         return None;
     }
     let flags = header[13];
-    let word =
-        |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let end = on_wire.min(packet.len());
     Some(Segment {
         source: SocketAddr::new(source, u16::from_be_bytes([header[0], header[1]])),

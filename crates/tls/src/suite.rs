@@ -116,7 +116,6 @@ impl Suite {
         match (version, number) {
             (Version::TLS13, 0x1301) => suite(Aead::Aes128Gcm, Hash::Sha256),
             (Version::TLS13, 0x1302) => suite(Aead::Aes256Gcm, Hash::Sha384),
-            (Version::TLS13, 0x1303) => suite(Aead::ChaCha20Poly1305, Hash::Sha256),
             // In these blocks AES-128-GCM with SHA-256 and AES-256-GCM with SHA-384 take turns
             // (RFC 5288, 5487, 5289, 8442).
             (Version::TLS12, 0x009c..=0x00ad | 0xc02b..=0xc032 | 0xd001..=0xd002) => {
@@ -130,8 +129,10 @@ impl Suite {
                     suite(Aead::Aes256Gcm, Hash::Sha384)
                 }
             }
-            // RFC 7905.
-            (Version::TLS12, 0xcca8..=0xccae) => suite(Aead::ChaCha20Poly1305, Hash::Sha256),
+            // RFC 8446 appendix B.4, RFC 7905.
+            (Version::TLS13, 0x1303) | (Version::TLS12, 0xcca8..=0xccae) => {
+                suite(Aead::ChaCha20Poly1305, Hash::Sha256)
+            }
             _ => None,
         }
     }

@@ -35,7 +35,9 @@ pub(super) struct Connection {
 /// What a connection is known to carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Unknown { looks: u32 },
+    Unknown {
+        looks: u32,
+    },
     Tls,
     /// TLS that cannot be read.
     Closed(Reason),
@@ -233,9 +235,11 @@ impl Connection {
         let now = context.now;
         let mut gave_up = false;
         for side in self.sides.iter_mut().filter(|side| side.has_hole()) {
-            let waited = side.half.hole_since().map_or_else(Default::default, |since| now.since(since));
+            let waited =
+                side.half.hole_since().map_or_else(Default::default, |since| now.since(since));
             let limits = context.limits;
-            if waited >= limits.hole && (side.half.hole_is_acknowledged() || waited >= limits.patience)
+            if waited >= limits.hole
+                && (side.half.hole_is_acknowledged() || waited >= limits.patience)
             {
                 gave_up |= side.skip_hole(now);
             }

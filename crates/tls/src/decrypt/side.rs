@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use kuberewind_packet::Timestamp;
 
+use crate::KeyLog;
 use crate::decrypt::phase::{Kind, Phase};
 use crate::decrypt::session::{EarlyData, Session};
 use crate::decrypt::{Content, Reason};
@@ -15,7 +16,6 @@ use crate::hello::{
 };
 use crate::open::{HEADER_LEN, MAX_BODY, Record, is_header, least_overhead};
 use crate::suite::Version;
-use crate::KeyLog;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -239,7 +239,11 @@ impl Side {
         let ready = self.half.ready();
         let Some(header) = header(ready) else { return Ok(false) };
         if !is_header(header) {
-            return Err(if self.reader.opened.losses > 0 { Reason::PacketsMissing } else { Reason::Damaged });
+            return Err(if self.reader.opened.losses > 0 {
+                Reason::PacketsMissing
+            } else {
+                Reason::Damaged
+            });
         }
         let len = HEADER_LEN + body_len(header);
         let Some(body) = ready.get(HEADER_LEN..len) else { return Ok(false) };
@@ -450,7 +454,8 @@ impl Reader {
         if before_handshake && self.sender == Sender::Client && work.session.early_data_offered() {
             return Ok(()); // Early data that was turned down, or whose secret is not known.
         }
-        let unreadable = self.next.iter().any(|phase| phase.kind == Kind::Handshake && !phase.has_key());
+        let unreadable =
+            self.next.iter().any(|phase| phase.kind == Kind::Handshake && !phase.has_key());
         if kind.is_none() && unreadable {
             return Ok(()); // The rest of the handshake; the next key will open what follows.
         }

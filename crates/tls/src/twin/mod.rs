@@ -79,7 +79,7 @@ pub struct TwinCounts {
 #[derive(Debug, Default)]
 pub struct Twins {
     taken: PortsTaken,
-    twins: HashMap<u64, Twin>,
+    by_number: HashMap<u64, Twin>,
     counts: TwinCounts,
     frame: Vec<u8>,
 }
@@ -129,7 +129,7 @@ impl Twins {
     pub fn hear(&mut self, event: &Event<'_>, sink: &mut dyn FnMut(Timestamp, &[u8])) {
         match event {
             Event::Data { conversation, from, time, content } => {
-                let twin = self.twins.entry(conversation.number);
+                let twin = self.by_number.entry(conversation.number);
                 let twin = twin.or_insert_with(|| Twin::Waiting(Vec::new()));
                 if let Twin::Waiting(pieces) = twin {
                     let bytes = content.bytes.to_vec();
@@ -147,7 +147,7 @@ impl Twins {
             }
             Event::Report { conversation, time, .. } => {
                 self.decide(conversation, true, *time, sink);
-                self.twins.remove(&conversation.number);
+                self.by_number.remove(&conversation.number);
             }
         }
     }
@@ -160,7 +160,9 @@ impl Twins {
         time: Timestamp,
         sink: &mut dyn FnMut(Timestamp, &[u8]),
     ) {
-        let Some(Twin::Waiting(pieces)) = self.twins.get_mut(&conversation.number) else { return };
+        let Some(Twin::Waiting(pieces)) = self.by_number.get_mut(&conversation.number) else {
+            return;
+        };
         let said = |from: Sender| {
             let pieces = pieces.iter().filter(|piece| piece.from == from);
             pieces.flat_map(|piece| piece.bytes.iter().copied()).take(64).collect::<Vec<_>>()
@@ -180,12 +182,12 @@ impl Twins {
         let server = SocketAddr::new(conversation.server.ip(), port);
         let Some(client) = self.taken.free(conversation.client, server) else {
             self.counts.refused += 1;
-            self.twins.insert(conversation.number, Twin::Refused);
+            self.by_number.insert(conversation.number, Twin::Refused);
             return;
         };
         self.counts.conversations += 1;
         let shown = Shown::new([client, server], conversation.number);
-        self.twins.insert(conversation.number, Twin::Shown(shown));
+        self.by_number.insert(conversation.number, Twin::Shown(shown));
         self.show(conversation, time, sink, |shown, out| {
             shown.begin(out);
             for piece in pieces {
@@ -202,8 +204,8 @@ impl Twins {
         sink: &mut dyn FnMut(Timestamp, &[u8]),
         make: impl FnOnce(&mut Shown, &mut dyn FnMut(&Header, &[u8])),
     ) {
-        let Self { twins, counts, frame, .. } = self;
-        if let Some(Twin::Shown(shown)) = twins.get_mut(&conversation.number) {
+        let Self { by_number, counts, frame, .. } = self;
+        if let Some(Twin::Shown(shown)) = by_number.get_mut(&conversation.number) {
             make(shown, &mut |header, payload| {
                 frame::write(frame, header, payload);
                 counts.frames += 1;
@@ -218,13 +220,7 @@ impl Shown {
     #[expect(clippy::cast_possible_truncation, reason = "tags may come again")]
     fn new(ends: [SocketAddr; 2], number: u64) -> Self {
         let tag = (number as u16).wrapping_mul(2);
-        Self {
-            ends,
-            tags: [tag, tag + 1],
-            next: [0; 2],
-            acknowledged: [0; 2],
-            ended: [false; 2],
-        }
+        Self { ends, tags: [tag, tag + 1], next: [0; 2], acknowledged: [0; 2], ended: [false; 2] }
     }
 
     fn begin(&mut self, out: &mut dyn FnMut(&Header, &[u8])) {
@@ -233,13 +229,7 @@ impl Shown {
         self.send(Sender::Client, ACK, &[], out);
     }
 
-    fn data(
-        &mut self,
-        from: Sender,
-        lost: u64,
-        bytes: &[u8],
-        out: &mut dyn FnMut(&Header, &[u8]),
-    ) {
+    fn data(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {
         if self.ended[from.index()] {
             return;
         }

@@ -134,7 +134,7 @@ fn by_shape(client: &[u8]) -> Option<u16> {
 fn begins_with_settings(server: &[u8]) -> bool {
     server.first_chunk::<9>().is_some_and(|frame| {
         let len = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
-        len % 6 == 0 && len <= 6 * 32 && frame[3..] == [4, 0, 0, 0, 0, 0]
+        len.is_multiple_of(6) && len <= 6 * 32 && frame[3..] == [4, 0, 0, 0, 0, 0]
     })
 }
 

@@ -1,7 +1,7 @@
 //! What real peers said to each other is read from what tcpdump recorded.
 
-use kuberewind_tls::{KeyLog, Outcome, Reason, Version};
-use crate::recorded::{case, decrypt};
+use crate::recorded::{case, decrypt, in_pieces};
+use kuberewind_tls::{Decryptor, Event, KeyLog, Limits, Outcome, Place, Reason, Version};
 
 /// Everything, to the byte, and nothing else.
 #[track_caller]
@@ -84,4 +84,81 @@ fn what_cannot_be_opened_is_said_with_its_reason() {
     assert_eq!(Reason::NoHandshake.to_string(), "handshake before the window");
     assert_eq!(Reason::Cipher(0xc009).to_string(), "cipher suite 0xc009 not supported");
     assert_eq!(Reason::Version(Version(0x0302)).to_string(), "TLS 1.1 not supported");
+}
+
+#[test]
+fn it_does_not_matter_how_segments_cut_the_stream() {
+    for name in ["tls13-retry", "tls12-chacha", "tls13-early"] {
+        let case = case(name);
+        for size in [1, 3, 700] {
+            let said = decrypt(&in_pieces(&case.packets, size), &case.log);
+            assert!(said.client == case.client && said.server == case.server, "{name} {size}");
+        }
+    }
+}
+
+#[test]
+fn old_versions_are_named() {
+    let mut case = case("tls12-aes128");
+    let hello = case
+        .packets
+        .iter_mut()
+        .find(|packet| packet.bytes.get(66) == Some(&22) && packet.bytes.get(71) == Some(&2));
+    hello.unwrap().bytes[76] = 2;
+    let said = decrypt(&case.packets, &case.log);
+    assert_eq!(said.outcomes(), [Outcome::Sealed(Reason::Version(Version(0x0302)))]);
+}
+
+#[test]
+fn one_connection_after_another_on_the_same_ports() {
+    let case = case("tls13");
+    let mut packets = case.packets.clone();
+    for packet in &case.packets {
+        let mut packet = packet.clone();
+        for at in [38, 42] {
+            let number = u32::from_be_bytes(packet.bytes[at..at + 4].try_into().unwrap());
+            let moved = number.wrapping_add(1 << 20);
+            packet.bytes[at..at + 4].copy_from_slice(&moved.to_be_bytes());
+        }
+        packets.push(packet);
+    }
+    let said = decrypt(&packets, &case.log);
+    assert_eq!(said.client, [&case.client[..], &case.client].concat());
+    assert_eq!(said.outcomes(), [Outcome::Opened, Outcome::Opened]);
+}
+
+#[test]
+fn loopbacks_of_two_pods_are_two_flows() {
+    let (one, mut two) = (case("tls13"), case("tls12-aes128"));
+    // The same client port in both, at the same time.
+    let port: [u8; 2] = one.packets[0].bytes[34..36].try_into().unwrap();
+    for packet in &mut two.packets {
+        let at = if packet.bytes[34..36] == 8443_u16.to_be_bytes() { 36 } else { 34 };
+        packet.bytes[at..at + 2].copy_from_slice(&port);
+    }
+    let mut log = one.log.clone();
+    log.extend(two.log.lines());
+    let mut decryptor = Decryptor::new(log, Limits::default());
+    let mut bytes = 0;
+    let longest = one.packets.len().max(two.packets.len());
+    for index in 0..longest {
+        for (place, case) in [(1, &one), (2, &two)] {
+            let Some(packet) = case.packets.get(index) else { continue };
+            let len = packet.original_len;
+            decryptor.see(Place(place), packet.time, len, &packet.bytes, &mut |event| {
+                if let Event::Data { content, .. } = event {
+                    bytes += content.bytes.len();
+                }
+            });
+        }
+    }
+    let all = [&one.client, &one.server, &two.client, &two.server].map(Vec::len);
+    assert_eq!(bytes, all.iter().sum::<usize>());
+}
+
+#[test]
+fn a_connection_without_its_syn_opens_from_its_hello() {
+    let case = case("tls13");
+    let said = decrypt(&case.packets[3..], &case.log);
+    assert_eq!(said.server, case.server);
 }

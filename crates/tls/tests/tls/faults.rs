@@ -28,7 +28,11 @@ fn is_part_of(said: &Said, case: &Case) -> Result<(), TestCaseError> {
         let pieces = pieces.iter().filter(|(_, from, _, _)| *from == sender);
         for (_, _, _, piece) in pieces {
             let at = rest.windows(piece.len()).position(|part| part == piece);
-            prop_assert!(at.is_some(), "{sender:?} never said {:?}", String::from_utf8_lossy(piece));
+            prop_assert!(
+                at.is_some(),
+                "{sender:?} never said {:?}",
+                String::from_utf8_lossy(piece)
+            );
             rest = &rest[at.unwrap_or(0) + piece.len()..];
         }
     }
@@ -124,7 +128,7 @@ proptest! {
         let packets = [syns.to_vec(), with_faults(rest, &faults)].concat();
         if !name.ends_with("early") {
             // Peers at a keyboard: a packet may come a second late.
-            let limits = Limits { hole: Duration::from_secs(60), ..Limits::default() };
+            let limits = Limits { hole: Duration::from_mins(1), ..Limits::default() };
             let said = decrypt_within(&packets, &case.log, limits);
             prop_assert_eq!(said.client.len(), case.client.len());
             prop_assert_eq!(said.server.len(), case.server.len());

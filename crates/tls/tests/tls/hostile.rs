@@ -11,31 +11,31 @@ use crate::recorded::case;
 
 /// A frame whose headers are right and whose payload and flags are anything.
 fn segment() -> impl Strategy<Value = Vec<u8>> {
-    let record = (20..25_u8, 0..6_u8, prop::collection::vec(any::<u8>(), 0..80))
-        .prop_map(|(kind, minor, body)| {
-            [&[kind, 3, minor, 0, body.len() as u8], body.as_slice()].concat()
-        });
-    let hello = (any::<bool>(), prop::collection::vec(any::<u8>(), 0..120)).prop_map(
-        |(client, rest)| {
+    let record = (20..25_u8, 0..6_u8, prop::collection::vec(any::<u8>(), 0..80)).prop_map(
+        |(kind, minor, body)| [&[kind, 3, minor, 0, body.len() as u8], body.as_slice()].concat(),
+    );
+    let hello =
+        (any::<bool>(), prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(client, rest)| {
             let body = [&[3, 3], &[7; 32][..], &[0], &rest].concat();
             let message = [&[2 - u8::from(client), 0, 0, body.len() as u8][..], &body].concat();
             [&[22, 3, 3, 0, message.len() as u8][..], &message].concat()
-        },
-    );
+        });
     let payload = prop_oneof![record, hello, prop::collection::vec(any::<u8>(), 0..100)];
-    (any::<bool>(), 0..400_u32, any::<u8>(), payload).prop_map(|(client, sequence, flags, payload)| {
-        let mut frame = vec![2; 12];
-        frame.extend([8, 0, 0x45, 0]);
-        frame.extend((40 + payload.len() as u16).to_be_bytes());
-        frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 1]);
-        let ports: [u16; 2] = if client { [4000, 443] } else { [443, 4000] };
-        frame.extend(ports.map(u16::to_be_bytes).concat());
-        frame.extend(sequence.to_be_bytes());
-        frame.extend((sequence ^ 3).to_be_bytes());
-        frame.extend([0x50, flags, 1, 1, 0, 0, 0, 0]);
-        frame.extend(payload);
-        frame
-    })
+    (any::<bool>(), 0..400_u32, any::<u8>(), payload).prop_map(
+        |(client, sequence, flags, payload)| {
+            let mut frame = vec![2; 12];
+            frame.extend([8, 0, 0x45, 0]);
+            frame.extend((40 + payload.len() as u16).to_be_bytes());
+            frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 1]);
+            let ports: [u16; 2] = if client { [4000, 443] } else { [443, 4000] };
+            frame.extend(ports.map(u16::to_be_bytes).concat());
+            frame.extend(sequence.to_be_bytes());
+            frame.extend((sequence ^ 3).to_be_bytes());
+            frame.extend([0x50, flags, 1, 1, 0, 0, 0, 0]);
+            frame.extend(payload);
+            frame
+        },
+    )
 }
 
 fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {

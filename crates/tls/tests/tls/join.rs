@@ -6,7 +6,7 @@ use kuberewind_tls::{
     Secret, SecretBytes, SecretEvent, Unmatched, join,
 };
 
-use crate::recorded::{Packet, case, decrypt, fixture};
+use crate::recorded::{Packet, case, decrypt, fixture, in_pieces};
 
 const HERE: NetnsId = NetnsId(7);
 
@@ -141,10 +141,7 @@ fn a_flow_without_secrets_says_so() {
     let is_handshake = |event: &SecretEvent| {
         matches!(
             event.secret,
-            Secret::Derivation {
-                label: Derived::ClientHandshake | Derived::ServerHandshake,
-                ..
-            }
+            Secret::Derivation { label: Derived::ClientHandshake | Derived::ServerHandshake, .. }
         )
     };
     assert_eq!(coverage("tls13", |_| false), [Coverage::None(Reason::NoSecret)]);
@@ -188,11 +185,20 @@ fn one_handshake_seen_in_two_places_is_one_with_two_flows() {
 #[test]
 fn handshakes_are_found_in_any_order_of_packets() {
     let case = case("tls13-retry");
-    // The hellos, each split into bytes of its own and shown backwards but for the SYNs.
     let mut packets = case.packets.clone();
     packets[3..].reverse();
     let joined = join(&handshakes(&packets), events("tls13-retry"));
     assert_eq!(joined.handshakes[0].coverage, Coverage::All);
+}
+
+#[test]
+fn a_hello_may_span_many_segments() {
+    for name in ["tls13-retry", "tls13-early", "tls12-resumed"] {
+        let packets = in_pieces(&case(name).packets, 100);
+        let joined = join(&handshakes(&packets), events(name));
+        let coverage = joined.handshakes.iter().map(|handshake| handshake.coverage);
+        assert!(coverage.clone().all(|coverage| coverage == Coverage::All), "{name}");
+    }
 }
 
 #[test]

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use kuberewind_packet::Timestamp;
-use kuberewind_tls::{
-    Content, Decryptor, Event, KeyLog, Limits, Outcome, Place, Report, Sender,
-};
+use kuberewind_tls::{Content, Decryptor, Event, KeyLog, Limits, Outcome, Place, Report, Sender};
 
 /// A packet as recorded.
 #[derive(Clone, Debug)]
@@ -109,4 +107,28 @@ impl Said {
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         self.reports.iter().map(|report| report.outcome).collect()
     }
+}
+
+/// The packets with every payload in pieces of `size` bytes, each in a segment of its own.
+pub(crate) fn in_pieces(packets: &[Packet], size: usize) -> Vec<Packet> {
+    packets.iter().flat_map(|packet| split(packet, size)).collect()
+}
+
+/// IPv4 without options, as on the fixtures' loopback.
+fn split(packet: &Packet, size: usize) -> Vec<Packet> {
+    let headers = 34 + usize::from(packet.bytes[46] >> 4) * 4;
+    let payload = &packet.bytes[headers..];
+    if payload.is_empty() {
+        return vec![packet.clone()];
+    }
+    let sequence = u32::from_be_bytes(packet.bytes[38..42].try_into().unwrap());
+    let piece = |(number, piece): (usize, &[u8])| {
+        let mut bytes = [&packet.bytes[..headers], piece].concat();
+        let total = u16::try_from(bytes.len() - 14).unwrap();
+        bytes[16..18].copy_from_slice(&total.to_be_bytes());
+        let sequence = sequence.wrapping_add(u32::try_from(number * size).unwrap());
+        bytes[38..42].copy_from_slice(&sequence.to_be_bytes());
+        Packet { original_len: bytes.len().try_into().unwrap(), bytes, ..packet.clone() }
+    };
+    payload.chunks(size).enumerate().map(piece).collect()
 }

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use kuberewind_packet::{Frame, Timestamp, pcap};
-use kuberewind_tls::{Decryptor, Limits, Place, PortsTaken, Twins};
 use crate::recorded::{Case, Packet, case};
+use kuberewind_packet::{Frame, Timestamp, pcap};
+use kuberewind_tls::{
+    Content, Conversation, Decryptor, Event, Limits, Place, PortsTaken, Sender, Twins,
+};
 
 /// The real packets and the twins, in the order of time.
 struct Export {
@@ -27,7 +29,7 @@ fn export(case: &Case) -> Export {
         decryptor.see(Place(0), *time, *original_len, bytes, &mut |event| {
             twins.hear(&event, &mut |time, frame| made.push(made_up(time, frame)));
         });
-        all.extend(made.drain(..));
+        all.append(&mut made);
     }
     decryptor.finish(&mut |event| {
         twins.hear(&event, &mut |time, frame| all.push(made_up(time, frame)));
@@ -64,7 +66,18 @@ fn alarms(file: &Path) -> Vec<String> {
     let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
     let alarm = "tcp.analysis.flags || tcp.checksum_bad.expert || ip.checksum_bad.expert || \
                  _ws.malformed";
-    let fields = ["-Y", alarm, "-T", "fields", "-e", "frame.number", "-e", "eth.src", "-e", "_ws.expert.message"];
+    let fields = [
+        "-Y",
+        alarm,
+        "-T",
+        "fields",
+        "-e",
+        "frame.number",
+        "-e",
+        "eth.src",
+        "-e",
+        "_ws.expert.message",
+    ];
     tshark(file, &[&checks[..], &fields].concat())
         .into_iter()
         .filter(|line| line.contains("02:54:4c:53"))
@@ -89,8 +102,8 @@ fn every_request_and_reply_of_http_is_dissected_without_settings() {
         assert_eq!(requests, ["/cart/0 80", "/cart/1 80", "/cart/2 80"], "{name}");
         let replies = fields(file, "http.response", &["http.response.code", "http.file_data"]);
         assert_eq!(replies.len(), 3, "{name}");
-        let body = format!("200 0000000\\n0000001\\n");
-        assert!(replies.iter().all(|reply| reply.starts_with(&body)), "{name}: {replies:?}");
+        let body = "200 0000000\\n0000001\\n";
+        assert!(replies.iter().all(|reply| reply.starts_with(body)), "{name}: {replies:?}");
         assert_eq!(alarms(file), Vec::<String>::new(), "{name}");
     }
 }
@@ -191,11 +204,48 @@ fn twins_of_ipv6_have_right_checksums() {
     assert!(export.twins.len() > 9);
 }
 
-/// The same segment between fd00::1 and itself.
+/// The same segment between `fd00::1` and itself.
 fn as_ipv6(frame: &[u8]) -> Vec<u8> {
     let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
     let segment = &frame[34..14 + total];
     let address = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let len = (segment.len() as u16).to_be_bytes();
-    [&frame[..12], &[0x86, 0xdd, 0x60, 0, 0, 0], &len, &[6, 64], &address, &address, segment].concat()
+    [&frame[..12], &[0x86, 0xdd, 0x60, 0, 0, 0], &len, &[6, 64], &address, &address, segment]
+        .concat()
+}
+
+#[test]
+fn a_server_of_http2_that_speaks_first_is_understood() {
+    let conversation = Conversation {
+        number: 0,
+        place: Place(0),
+        client: "10.0.0.1:4000".parse().unwrap(),
+        server: "10.0.0.2:8443".parse().unwrap(),
+    };
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
+    // HEADERS of GET / by the static table (RFC 7541 appendix A).
+    let request = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
+    let reply = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+    let mut twins = Twins::new(PortsTaken::default());
+    let mut made = Vec::new();
+    let said: [(Sender, &[u8]); 4] = [
+        (Sender::Server, settings),
+        (Sender::Client, &preface),
+        (Sender::Client, request),
+        (Sender::Server, reply),
+    ];
+    for (second, (from, bytes)) in said.into_iter().enumerate() {
+        let event = Event::Data {
+            conversation: &conversation,
+            from,
+            time: Timestamp::from_parts(second as u32, 0),
+            content: Content { lost: 0, bytes },
+        };
+        twins.hear(&event, &mut |time, frame| made.push(made_up(time, frame)));
+    }
+    let file = write(&made);
+    assert_eq!(fields(file.path(), "http2.headers.path", &["http2.headers.path"]), ["/"]);
+    assert_eq!(fields(file.path(), "http2.headers.status", &["http2.headers.status"]), ["200"]);
+    assert_eq!(alarms(file.path()), Vec::<String>::new());
 }
