@@ -61,7 +61,7 @@ pub struct HandshakeLimits {
     pub flows: usize,
     /// Handshakes, about 500 bytes each.
     pub handshakes: usize,
-    /// Bytes of hellos that are not complete.
+    /// Bytes of memory for hellos that are not complete.
     pub bytes: usize,
 }
 
@@ -164,7 +164,9 @@ impl Handshakes {
         } else if segment.syn && segment.acknowledged.is_some() && self.flows.contains_key(&key) {
             return; // The answer to a SYN tells nothing new of a connection that is settled.
         }
-        if self.flows.insert(key, Opening::Reading(Box::new(Hellos::new(segment)))).is_none() {
+        let hellos = Box::new(Hellos::new(segment));
+        self.held += hellos.held();
+        if self.flows.insert(key, Opening::Reading(hellos)).is_none() {
             self.order.push_back(key);
         }
     }
@@ -268,11 +270,13 @@ impl Hellos {
         if segment.source == self.ends[0] { Sender::Client } else { Sender::Server }
     }
 
+    /// Bytes of memory.
     fn held(&self) -> usize {
         let client = self.client.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let rest = [&self.retry, &self.second].into_iter().flatten().map(Vec::len).sum::<usize>();
         let halves = self.halves.iter().map(Half::held).sum::<usize>();
-        client + rest + halves + self.messages.iter().map(Messages::held).sum::<usize>()
+        let messages = self.messages.iter().map(Messages::held).sum::<usize>();
+        size_of::<Self>() + client + rest + halves + messages
     }
 
     fn push(&mut self, segment: &Segment<'_>, now: Timestamp) {

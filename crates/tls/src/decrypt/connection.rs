@@ -6,7 +6,7 @@ use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
 use crate::decrypt::session::Session;
-use crate::decrypt::side::{Over, Side, Work};
+use crate::decrypt::side::{Opened, Over, Side, Work};
 use crate::decrypt::{Content, Conversation, Event, Limits, Outcome, Reason, Report};
 use crate::flow::{Place, Sender};
 use crate::hello::{CLIENT_HELLO, SERVER_HELLO};
@@ -310,10 +310,14 @@ impl Connection {
             _ => None,
         });
         let opened = self.sides.each_ref().map(Side::opened);
-        let losses = opened.iter().any(|side| side.losses > 0);
-        let trouble = trouble.or(losses.then_some(Reason::PacketsMissing));
-        let records: u64 = opened.iter().map(|side| side.records).sum();
-        let sealed: u64 = opened.iter().map(|side| side.sealed).sum();
+        let sum = |of: fn(&Opened) -> u64| opened.iter().map(of).sum::<u64>();
+        let (records, sealed) = (sum(|side| side.records), sum(|side| side.sealed));
+        let quiet = match (sum(|side| side.losses), sum(|side| side.failed)) {
+            (0, 0) => None,
+            (0, _) if records == 0 => Some(Reason::WrongSecret),
+            _ => Some(Reason::PacketsMissing),
+        };
+        let trouble = trouble.or(quiet);
         match trouble {
             None if sealed == 0 => Outcome::Sealed(Reason::Unfinished),
             None => Outcome::Opened,

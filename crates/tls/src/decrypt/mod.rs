@@ -152,7 +152,7 @@ impl fmt::Display for Reason {
 /// How much is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections; the longest silent ones go first.
+    /// Connections, about 1 KiB each; the longest silent ones go first.
     pub connections: usize,
     /// Bytes that wait in one direction for missing ones.
     pub direction: usize,

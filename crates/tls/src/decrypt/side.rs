@@ -82,8 +82,10 @@ pub(super) struct Opened {
     pub(super) records: u64,
     /// Bytes of application data.
     pub(super) bytes: u64,
-    /// Holes, and records that did not open.
+    /// Holes.
     pub(super) losses: u64,
+    /// Records that did not open.
+    pub(super) failed: u64,
     /// Records that were sealed, opened or not.
     pub(super) sealed: u64,
 }
@@ -459,7 +461,7 @@ impl Reader {
         if kind.is_none() && unreadable {
             return Ok(()); // The rest of the handshake; the next key will open what follows.
         }
-        self.opened.losses += 1;
+        self.opened.failed += 1;
         self.slack = (self.slack + 1).min(MAX_SLACK);
         if matches!(kind, Some(Kind::Application | Kind::Epoch)) {
             self.lost += record.body.len() as u64;

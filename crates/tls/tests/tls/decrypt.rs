@@ -1,7 +1,9 @@
 //! What real peers said to each other is read from what tcpdump recorded.
 
 use crate::recorded::{case, decrypt, in_pieces};
-use kuberewind_tls::{Decryptor, Event, KeyLog, Limits, Outcome, Place, Reason, Version};
+use kuberewind_tls::{
+    Decryptor, Event, KeyLog, KeyLogLabel, Limits, Outcome, Place, Reason, Version,
+};
 
 /// Everything, to the byte, and nothing else.
 #[track_caller]
@@ -161,4 +163,56 @@ fn a_connection_without_its_syn_opens_from_its_hello() {
     let case = case("tls13");
     let said = decrypt(&case.packets[3..], &case.log);
     assert_eq!(said.server, case.server);
+}
+
+/// The key log without these lines.
+fn without(log: &KeyLog, labels: &[KeyLogLabel]) -> KeyLog {
+    let mut rest = KeyLog::default();
+    rest.extend(log.lines().filter(|line| !labels.contains(&line.label)));
+    rest
+}
+
+#[test]
+fn what_some_secrets_open_is_shown() {
+    let case = case("tls13");
+    let handshake = [KeyLogLabel::ClientHandshakeTraffic, KeyLogLabel::ServerHandshakeTraffic];
+    let said = decrypt(&case.packets, &without(&case.log, &handshake));
+    assert_eq!((said.client, said.server), (case.client.clone(), case.server.clone()));
+
+    let server =
+        [KeyLogLabel::ServerHandshakeTraffic, KeyLogLabel::ServerTraffic, KeyLogLabel::Exporter];
+    let said = decrypt(&case.packets, &without(&case.log, &server));
+    assert_eq!(said.outcomes(), [Outcome::Partly(Reason::NoSecret)]);
+    assert_eq!((said.client, said.server), (case.client, Vec::new()));
+}
+
+#[test]
+fn secrets_of_another_connection_open_nothing() {
+    for name in ["tls13", "tls12-aes128"] {
+        let case = case(name);
+        let mut wrong = KeyLog::default();
+        wrong.extend(case.log.lines().map(|mut line| {
+            line.secret.0[0] ^= 1;
+            line
+        }));
+        let said = decrypt(&case.packets, &wrong);
+        assert_eq!(said.outcomes(), [Outcome::Sealed(Reason::WrongSecret)], "{name}");
+        assert!(said.pieces.is_empty());
+    }
+}
+
+#[test]
+fn the_true_secret_is_found_among_rivals() {
+    for name in ["tls13", "tls12-chacha"] {
+        let case = case(name);
+        let mut log = KeyLog::default();
+        for line in case.log.lines() {
+            let mut wrong = line.clone();
+            wrong.secret.0[0] ^= 1;
+            log.extend([wrong, line]);
+        }
+        let said = decrypt(&case.packets, &log);
+        assert_eq!(said.outcomes(), [Outcome::Opened], "{name}");
+        assert_eq!((said.client, said.server), (case.client, case.server));
+    }
 }

@@ -81,7 +81,7 @@ proptest! {
         events in prop::collection::vec(event(), 0..8),
         longer in 0..3_u32,
     ) {
-        let limits = HandshakeLimits { flows: 2, handshakes: 2, bytes: 1000 };
+        let limits = HandshakeLimits { flows: 2, handshakes: 2, bytes: 4000 };
         let mut handshakes = Handshakes::new(limits);
         let mut taken = PortsTaken::default();
         for frame in &frames {

@@ -203,7 +203,7 @@ fn a_hello_may_span_many_segments() {
 
 #[test]
 fn memory_is_bounded_and_what_is_forgotten_is_counted() {
-    let limits = HandshakeLimits { flows: 1, handshakes: 1, bytes: 1000 };
+    let limits = HandshakeLimits { flows: 1, handshakes: 1, bytes: 4000 };
     let mut handshakes = Handshakes::new(limits);
     for name in ["tls13", "tls12-aes128", "tls13-early"] {
         for Packet { time, original_len, bytes } in &case(name).packets {

@@ -48,17 +48,18 @@ pub(crate) fn case(name: &str) -> Case {
     }
 }
 
-/// Reads what tcpdump wrote with nanoseconds.
+/// Reads what tcpdump wrote with nanoseconds, as far as it has.
 pub(crate) fn read_pcap(file: &[u8]) -> Vec<Packet> {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     assert_eq!(word(0), 0xa1b2_3c4d, "nanoseconds, little endian");
     let (mut at, mut packets) = (24, Vec::new());
-    while at < file.len() {
+    while at + 16 <= file.len() {
         let len = word(at + 8) as usize;
+        let Some(bytes) = file.get(at + 16..at + 16 + len) else { break };
         packets.push(Packet {
             time: Timestamp::from_parts(word(at), word(at + 4)),
             original_len: word(at + 12),
-            bytes: file[at + 16..at + 16 + len].to_vec(),
+            bytes: bytes.to_vec(),
         });
         at += 16 + len;
     }
