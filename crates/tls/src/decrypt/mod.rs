@@ -176,7 +176,8 @@ impl Default for Limits {
     }
 }
 
-/// Decrypts a stream of packets. See the [module](self)'s words.
+/// Decrypts a stream of packets. Whatever is guessed after a loss is proved by a record's tag before a
+/// byte of it is shown.
 #[derive(Debug)]
 pub struct Decryptor {
     log: KeyLog,
