@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "all of it panics, see above")]
 
 mod capture_file;
+pub mod cluster;
 mod compare;
 mod disk;
 mod flow;

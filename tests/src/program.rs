@@ -108,6 +108,11 @@ impl Program {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the state of a child")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process number");
@@ -148,8 +153,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- {}\n{}", self.name, self.said());
+        let said = self.said();
+        if std::thread::panicking() && !said.is_empty() {
+            eprintln!("--- {}\n{said}", self.name);
         }
     }
 }

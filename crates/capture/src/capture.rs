@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use kuberewind_filter::CaptureFilter;
+use kuberewind_filter::{CaptureFilter, Forbidden};
 use kuberewind_packet::{ByteSize, PacketSink, Timestamp};
 
 use crate::error::CaptureError;
@@ -76,6 +76,12 @@ impl Capture {
         );
         let supervisor = supervisor.start().map_err(start("the capture supervisor"))?;
         Ok(Self { events, supervisor: Some(supervisor), lanes: count, _stamps: stamps })
+    }
+
+    /// Stores nothing of these addresses from now on where the node's own namespace
+    /// ([`Owner::Host`](kuberewind_packet::Owner::Host)) is recorded.
+    pub fn set_forbidden(&self, forbidden: Arc<Forbidden>) {
+        self.tell(Event::Forbid(forbidden));
     }
 
     /// Opens and closes rings, off the capture threads, until exactly these are recorded. One that

@@ -1,11 +1,12 @@
 //! The interfaces of one recorded namespace: from the kernel's index to the sink's slot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuberewind_packet::{Frame, Interface, NetnsId, Owner, PacketSink, Slot, Timestamp};
 
+use crate::ends::Ends;
 use crate::links::{LinkEvent, Links};
 use crate::status::InterfaceStatus;
 
@@ -23,6 +24,8 @@ pub(crate) struct Label {
     pub(crate) netns: NetnsId,
     /// The names of those that are recorded; empty for all.
     pub(crate) only: Arc<[String]>,
+    /// The other ends of the links of all pods that are recorded.
+    pub(crate) ends: Arc<Ends>,
 }
 
 impl Label {
@@ -33,6 +36,10 @@ impl Label {
             netns: self.netns,
             name: name.to_owned(),
         }
+    }
+
+    pub(crate) fn is_host(&self) -> bool {
+        matches!(self.owner, Owner::Host)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -74,12 +81,24 @@ pub(crate) struct Interfaces {
     /// Where in `seen` the last packet's interface is: the next packet is mostly of the same.
     last: usize,
     any: Option<Slot>,
+    /// Of the node: which of its interfaces are the other ends of links that are recorded in a pod.
+    skipped: HashSet<u32>,
+    /// As of this version.
+    skipped_as_of: u64,
 }
 
 impl Interfaces {
     pub(crate) fn new(label: Label, links: Links, known: Vec<LinkEvent>) -> Self {
-        let mut interfaces =
-            Self { label, links, names: HashMap::new(), seen: Vec::new(), last: 0, any: None };
+        let mut interfaces = Self {
+            label,
+            links,
+            names: HashMap::new(),
+            seen: Vec::new(),
+            last: 0,
+            any: None,
+            skipped: HashSet::new(),
+            skipped_as_of: 0,
+        };
         for event in known {
             interfaces.note(event);
         }
@@ -92,6 +111,22 @@ impl Interfaces {
 
     pub(crate) fn into_links(self) -> Links {
         self.links
+    }
+
+    /// Whose they are.
+    pub(crate) fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// Leaves out the node's ends of pods' links from now on: their packets are recorded in the pods.
+    #[inline]
+    pub(crate) fn skip_ends(&mut self) {
+        if self.label.is_host() && self.skipped_as_of != self.label.ends.version() {
+            (self.skipped_as_of, self.skipped) = self.label.ends.all();
+            for seen in &mut self.seen {
+                seen.wanted = self.label.wants(&seen.name) && !self.skipped.contains(&seen.index);
+            }
+        }
     }
 
     /// The interface with this index and its slot; none when it is not wanted.
@@ -147,7 +182,10 @@ impl Interfaces {
 
     fn note(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Is { index, name, .. } => {
+            LinkEvent::Is { index, name, peer, .. } => {
+                if let Some(peer) = peer.filter(|_| !self.label.is_host()) {
+                    self.label.ends.note(self.label.netns, peer);
+                }
                 let renamed = self.names.get(&index).is_some_and(|known| *known != name);
                 let guessed = self.seen.iter().any(|seen| seen.index == index && seen.name != name);
                 if renamed || guessed {
@@ -173,7 +211,7 @@ impl Interfaces {
     }
 
     fn first_seen(&self, index: u32, name: String, gone: Option<Instant>) -> Seen {
-        let wanted = self.label.wants(&name);
+        let wanted = self.label.wants(&name) && !self.skipped.contains(&index);
         Seen { index, name, wanted, slot: None, packets: 0, bytes: 0, newest: None, gone }
     }
 
@@ -211,6 +249,12 @@ impl Interfaces {
     pub(crate) fn close<S: PacketSink>(&mut self, sink: &mut S) {
         let slots = self.seen.iter_mut().filter_map(|seen| seen.slot.take()).chain(self.any.take());
         slots.for_each(|slot| sink.close_interface(slot));
+    }
+
+    /// As [`Self::close`], for good.
+    pub(crate) fn leave<S: PacketSink>(&mut self, sink: &mut S) {
+        self.close(sink);
+        self.label.ends.forget(self.label.netns);
     }
 
     /// The namespace belongs to somebody else from now on.

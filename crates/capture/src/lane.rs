@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use kuberewind_filter::Forbidden;
 use kuberewind_packet::{Owner, PacketSink, Timestamp};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     StayShort(RecordId),
     /// The namespace belongs to somebody else.
     Rename(RecordId, Owner),
+    /// Store nothing of these in the node's own namespace.
+    Forbid(Arc<Forbidden>),
     /// Read this one's last packets and give its rings back.
     Remove(RecordId),
     /// Read every ring, flush the sink, then answer.
@@ -92,6 +95,7 @@ impl LaneHandle {
             sink,
             report,
             records: BTreeMap::new(),
+            forbidden: Arc::default(),
             ready: BTreeSet::new(),
             refused: false,
             settles: Vec::new(),
@@ -172,6 +176,7 @@ struct Lane<S, R> {
     sink: S,
     report: R,
     records: BTreeMap<RecordId, Recorded>,
+    forbidden: Arc<Forbidden>,
     /// Rings that may hold packets.
     ready: BTreeSet<RingId>,
     /// The sink had no room at the last try.
@@ -245,6 +250,12 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
                         recorded.interfaces().rename(owner, &mut self.sink);
                     }
                 }
+                Command::Forbid(forbidden) => {
+                    for recorded in self.records.values_mut() {
+                        recorded.forbid(&forbidden);
+                    }
+                    self.forbidden = forbidden;
+                }
                 Command::Remove(id) => {
                     if let Some(recorded) = self.records.get_mut(&id) {
                         recorded.leaving.get_or_insert(Instant::now() + RETIRED_BY);
@@ -289,6 +300,7 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         if self.stopping {
             recorded.leaving = Some(Instant::now());
         }
+        recorded.forbid(&self.forbidden);
         self.records.insert(id, recorded);
     }
 

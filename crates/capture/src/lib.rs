@@ -1,10 +1,11 @@
-//! Bytes out of the kernel: network namespaces, capture rings, replay of a file.
+//! Bytes out of the kernel: network namespaces, capture rings, TLS probes, replay of a file.
 //!
 //! Linux 4.12 or later. One packet socket with a ring for each network namespace; a few threads read
 //! them all and give each packet, as a borrowed Ethernet frame, to a
 //! [`PacketSink`](kuberewind_packet::PacketSink).
 
 mod capture;
+mod ends;
 mod error;
 mod growth;
 mod interfaces;
@@ -22,6 +23,7 @@ mod seam;
 mod status;
 mod supervisor;
 mod sys;
+mod tls;
 mod watch;
 
 pub use capture::Capture;
@@ -34,4 +36,11 @@ pub use rights::missing_rights;
 pub use status::CaptureStatus;
 pub use status::InterfaceStatus;
 pub use status::NamespaceStatus;
+pub use tls::LibraryStatus;
+pub use tls::TlsConfig;
+pub use tls::TlsError;
+pub use tls::TlsNamespaceStatus;
+pub use tls::TlsProbes;
+pub use tls::TlsStatus;
+pub use tls::UnsupportedStatus;
 pub use watch::NetnsWatch;

@@ -29,6 +29,8 @@ pub(crate) enum LinkEvent {
         name: String,
         /// The largest frame that it is given, in bytes.
         gso_max: u32,
+        /// The index of a cable's other end (`IFLA_LINK`), when that is in another namespace.
+        peer: Option<u32>,
     },
     /// It vanished.
     Gone(u32),
@@ -172,6 +174,7 @@ fn link_event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
     }
     let mut name = None;
     let mut gso_max = 0;
+    let (mut peer, mut elsewhere, mut is_cable) = (None, false, false);
     let mut attributes = payload.get(LINK_HEADER..)?;
     while let Some((attribute, value, rest)) = next_attribute(attributes) {
         match attribute {
@@ -179,6 +182,9 @@ fn link_event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
                 let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
                 name = Some(String::from_utf8_lossy(text).into_owned());
             }
+            libc::IFLA_LINK => peer = u32_at(value, 0),
+            libc::IFLA_LINK_NETNSID => elsewhere = true,
+            libc::IFLA_LINKINFO => is_cable = is_cable_info(value),
             IFLA_GSO_MAX_SIZE
             | IFLA_GSO_IPV4_MAX_SIZE
             | IFLA_GRO_MAX_SIZE
@@ -189,7 +195,24 @@ fn link_event(kind: u16, payload: &[u8]) -> Option<LinkEvent> {
         }
         attributes = rest;
     }
-    Some(LinkEvent::Is { index, name: name?, gso_max })
+    Some(LinkEvent::Is {
+        index,
+        name: name?,
+        gso_max,
+        peer: peer.filter(|_| elsewhere && is_cable),
+    })
+}
+
+/// Whether a device has another end that gives out what goes in here; a macvlan's lower device, say,
+/// is more than that.
+fn is_cable_info(mut attributes: &[u8]) -> bool {
+    while let Some((attribute, value, rest)) = next_attribute(attributes) {
+        if attribute == libc::IFLA_INFO_KIND {
+            return matches!(value.strip_suffix(b"\0").unwrap_or(value), b"veth" | b"netkit");
+        }
+        attributes = rest;
+    }
+    false
 }
 
 fn next_attribute(attributes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
@@ -243,9 +266,31 @@ mod tests {
         ];
         let mut events = Vec::new();
         assert!(!parse(&datagram.concat(), &mut events));
-        let eth0 = LinkEvent::Is { index: 7, name: "eth0".to_owned(), gso_max: 196_608 };
+        let eth0 =
+            LinkEvent::Is { index: 7, name: "eth0".to_owned(), gso_max: 196_608, peer: None };
         assert_eq!(events, [eth0, LinkEvent::Gone(8)]);
         assert_eq!(largest_gso_max(&events), 196_608);
+    }
+
+    #[test]
+    fn only_a_cable_into_another_namespace_has_its_end_there() {
+        let peer = |kind: &[u8], elsewhere: bool| {
+            let mut attributes = attribute(libc::IFLA_IFNAME, b"eth0\0");
+            attributes.extend(attribute(libc::IFLA_LINK, &9_u32.to_ne_bytes()));
+            if elsewhere {
+                attributes.extend(attribute(libc::IFLA_LINK_NETNSID, &[0; 4]));
+            }
+            let kind = attribute(libc::IFLA_INFO_KIND, kind);
+            attributes.extend(attribute(libc::IFLA_LINKINFO, &kind));
+            let mut events = Vec::new();
+            parse(&message(libc::RTM_NEWLINK, 0, 7, &attributes), &mut events);
+            let Some(LinkEvent::Is { peer, .. }) = events.pop() else { panic!("no interface") };
+            peer
+        };
+        assert_eq!(peer(b"veth\0", true), Some(9));
+        assert_eq!(peer(b"netkit\0", true), Some(9));
+        assert_eq!(peer(b"veth\0", false), None);
+        assert_eq!(peer(b"macvlan\0", true), None);
     }
 
     #[test]

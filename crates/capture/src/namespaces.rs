@@ -152,7 +152,7 @@ pub(crate) fn inhabited() -> BTreeMap<NetnsId, PathBuf> {
 }
 
 /// Reads `net:[4026531840]`.
-fn parse_link(link: &str) -> Option<NetnsId> {
+pub(crate) fn parse_link(link: &str) -> Option<NetnsId> {
     link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok().map(NetnsId)
 }
 

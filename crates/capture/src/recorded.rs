@@ -1,8 +1,10 @@
 //! One recorded network namespace, as a capture thread sees it: its rings and its interfaces.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kuberewind_filter::Forbidden;
 use kuberewind_packet::{Frame, Loss, LossCause, MAX_CAPTURED, PacketSink, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -56,6 +58,8 @@ pub(crate) struct Recorded {
     short: bool,
     lost: BTreeMap<LossCause, u64>,
     cut: u64,
+    /// Of these nothing is stored, in the node's own namespace.
+    forbidden: Option<Arc<Forbidden>>,
     /// No packet from later than this is waited for.
     pub(crate) leaving: Option<Instant>,
 }
@@ -81,8 +85,16 @@ impl Recorded {
             short: false,
             lost: BTreeMap::new(),
             cut: 0,
+            forbidden: None,
             leaving: None,
         }
+    }
+
+    /// Stores nothing of these any more, if it is the node's own namespace: in a pod's there is no
+    /// doubt whose the packets are.
+    pub(crate) fn forbid(&mut self, forbidden: &Arc<Forbidden>) {
+        let concerned = self.interfaces.label().is_host() && !forbidden.is_empty();
+        self.forbidden = concerned.then(|| Arc::clone(forbidden));
     }
 
     pub(crate) fn interfaces(&mut self) -> &mut Interfaces {
@@ -97,6 +109,8 @@ impl Recorded {
     pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> Drained {
         let Some(feed) = self.feeds.get_mut(place) else { return Drained::Empty };
         let layout = feed.ring.layout();
+        self.interfaces.skip_ends();
+        let forbidden = self.forbidden.as_deref();
         for taken in 1..=layout.blocks {
             let Some(block) = feed.ring.front() else {
                 if self.feeds.len() > 1 {
@@ -114,10 +128,12 @@ impl Recorded {
             }
             let limit = MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD);
             self.cut += match &mut self.seam {
-                None => give(&block, limit, &mut self.interfaces, sink, |_| false),
-                Some(seam) => give(&block, limit, &mut self.interfaces, sink, |packet| {
-                    seam.is_double(place, packet)
-                }),
+                None => give(&block, limit, &mut self.interfaces, sink, forbidden, |_| false),
+                Some(seam) => {
+                    give(&block, limit, &mut self.interfaces, sink, forbidden, |packet| {
+                        seam.is_double(place, packet)
+                    })
+                }
             };
             feed.ring.release();
         }
@@ -221,7 +237,7 @@ impl Recorded {
             let cause = LossCause::Buffer;
             self.lose(sink, Loss { cause, packets, from: from.unwrap_or(now), to: now });
         }
-        self.interfaces.close(sink);
+        self.interfaces.leave(sink);
         let rings = self.feeds.into_iter().map(|feed| feed.ring).collect();
         (rings, self.interfaces.into_links())
     }
@@ -261,12 +277,13 @@ fn give<S: PacketSink>(
     limit: u32,
     interfaces: &mut Interfaces,
     sink: &mut S,
+    forbidden: Option<&Forbidden>,
     mut skip: impl FnMut(&crate::ring::Packet<'_>) -> bool,
 ) -> u64 {
     let mut head = Head::default();
     let mut cut = 0;
     for packet in block.packets() {
-        if skip(&packet) {
+        if skip(&packet) || forbidden.is_some_and(|forbidden| concerns(forbidden, &packet)) {
             continue;
         }
         let Some((slot, seen)) = interfaces.of(packet.ifindex, sink) else { continue };
@@ -276,6 +293,11 @@ fn give<S: PacketSink>(
         sink.packet(slot, &frame);
     }
     cut
+}
+
+fn concerns(forbidden: &Forbidden, packet: &crate::ring::Packet<'_>) -> bool {
+    let from_network = packet.bytes.get(packet.network..).unwrap_or_default();
+    forbidden.concern(packet.protocol, from_network)
 }
 
 #[inline]

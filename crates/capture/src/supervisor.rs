@@ -8,9 +8,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use kuberewind_filter::CaptureFilter;
+use kuberewind_filter::{CaptureFilter, Forbidden};
 use kuberewind_packet::{ByteSize, NetnsId, Timestamp};
 
+use crate::ends::Ends;
 use crate::error::CaptureError;
 use crate::growth;
 use crate::interfaces::Label;
@@ -35,6 +36,8 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 pub(crate) enum Event {
     /// Record exactly these.
     Targets(Vec<Target>),
+    /// Store nothing of these in the node's own namespace.
+    Forbid(Arc<Forbidden>),
     /// Answer once nothing is being opened or closed.
     AwaitTargets(Sender<()>),
     /// Filter every ring by this.
@@ -112,6 +115,7 @@ pub(crate) struct Supervisor {
     failures: BTreeMap<NetnsId, Failure>,
     awaiting: Vec<Sender<()>>,
     budget: Arc<Budget>,
+    ends: Arc<Ends>,
     last_id: u64,
     stopping: bool,
 }
@@ -137,6 +141,7 @@ impl Supervisor {
             failures: BTreeMap::new(),
             awaiting: Vec::new(),
             budget: Arc::default(),
+            ends: Arc::default(),
             last_id: 0,
             stopping: false,
         }
@@ -173,6 +178,9 @@ impl Supervisor {
         match event {
             Event::Targets(_) if self.stopping => {}
             Event::Targets(targets) => self.want(targets),
+            Event::Forbid(forbidden) => {
+                self.lanes.iter().for_each(|lane| lane.tell(Command::Forbid(forbidden.clone())));
+            }
             Event::AwaitTargets(answer) => self.awaiting.push(answer),
             Event::Filter(filter, answer) => answer_with(&answer, self.set_filter(filter)),
             Event::Settle(answer) => {
@@ -279,6 +287,7 @@ impl Supervisor {
             owner: target.owner.clone(),
             netns: target.netns,
             only: Arc::clone(&self.only),
+            ends: Arc::clone(&self.ends),
         };
         let record = Record::new(target.clone(), self.quietest_lane(), Arc::clone(&self.filter));
         self.records.insert(id, record);

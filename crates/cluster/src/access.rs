@@ -49,13 +49,15 @@ impl std::fmt::Debug for Access {
     }
 }
 
-impl Access {
-    /// Finds the cluster: `--kubeconfig`, else `$KUBECONFIG` (a list, merged as kubectl does), else
-    /// `~/.kube/config`, else this pod's service account. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`ClusterError::NoKubeconfig`] if there is none of these; others name the file and the context.
-    pub async fn open(options: &AccessOptions) -> Result<Self, ClusterError> {
+/// How a cluster is reached, before anything is made of it.
+struct Way {
+    config: Config,
+    context: Option<String>,
+    origin: String,
+}
+
+impl Way {
+    async fn find(options: &AccessOptions) -> Result<Self, ClusterError> {
         let home = env::home_dir().map(|home| home.join(".kube/config"));
         let in_cluster = env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         let origin = locate(
@@ -65,16 +67,17 @@ impl Access {
             in_cluster,
         )?;
         match origin {
-            Origin::Files(files) => Self::from_files(files, options.context.as_deref()).await,
+            Origin::Files(files) => Self::of_files(files, options.context.as_deref()).await,
             Origin::InCluster => {
                 let config =
                     Config::incluster().map_err(|source| ClusterError::InCluster { source })?;
-                Self::from_config(config, None, "this pod's service account")
+                let origin = "this pod's service account".to_owned();
+                Ok(Self { config, context: None, origin })
             }
         }
     }
 
-    async fn from_files(files: Vec<PathBuf>, context: Option<&str>) -> Result<Self, ClusterError> {
+    async fn of_files(files: Vec<PathBuf>, context: Option<&str>) -> Result<Self, ClusterError> {
         let wrong = |context: Option<&str>, source| ClusterError::Kubeconfig {
             files: files.clone(),
             context: context.map(str::to_owned),
@@ -101,20 +104,39 @@ impl Access {
             .map_err(|source| wrong(Some(&wanted), source))?;
         let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         let origin = format!("context {wanted} of {}", names.join(", "));
-        Self::from_config(config, Some(wanted), &origin)
+        Ok(Self { config, context: Some(wanted), origin })
     }
 
-    fn from_config(
-        config: Config,
-        context: Option<String>,
-        origin: &str,
-    ) -> Result<Self, ClusterError> {
+    fn into_access(self) -> Result<Access, ClusterError> {
+        let Self { config, context, origin } = self;
         let server = format!("{} ({origin})", config.cluster_url);
         let client = Client::try_from(config).map_err(|source| ClusterError::Answer {
             doing: format!("set up a client for {server}"),
             source: Box::new(source),
         })?;
-        Ok(Self { client, server, context })
+        Ok(Access { client, server, context })
+    }
+}
+
+impl Access {
+    /// Finds the cluster: `--kubeconfig`, else `$KUBECONFIG` (a list, merged as kubectl does), else
+    /// `~/.kube/config`, else this pod's service account. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoKubeconfig`] if there is none of these; others name the file and the context.
+    pub async fn open(options: &AccessOptions) -> Result<Self, ClusterError> {
+        Way::find(options).await?.into_access()
+    }
+
+    /// As [`Self::open`], for who asks again by himself: kube's own retries would only delay the word
+    /// that something is wrong.
+    ///
+    /// # Errors
+    /// As with [`Self::open`].
+    pub async fn open_without_retries(options: &AccessOptions) -> Result<Self, ClusterError> {
+        let mut way = Way::find(options).await?;
+        way.config.default_retry = false;
+        way.into_access()
     }
 
     /// The client, for what this crate has no word for.
@@ -130,6 +152,18 @@ impl Access {
     /// The context; none in a pod.
     pub fn context(&self) -> Option<&str> {
         self.context.as_deref()
+    }
+
+    /// The API server's version, as the chart asks for it: `v1.36.1`.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the server cannot be asked.
+    pub async fn kube_version(&self) -> Result<String, ClusterError> {
+        let version = self.client.apiserver_version().await.map_err(|error| {
+            let needed = right("get", "", "/version", None);
+            self.explain("ask the API server for its version", needed, error)
+        })?;
+        Ok(version.git_version)
     }
 
     /// The UID of `kube-system`: no two clusters share it.
@@ -295,6 +329,13 @@ impl ClusterError {
 mod tests {
     use super::*;
 
+    async fn from_files(
+        files: Vec<PathBuf>,
+        context: Option<&str>,
+    ) -> Result<Access, ClusterError> {
+        Way::of_files(files, context).await?.into_access()
+    }
+
     fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
         let path = dir.join(name);
         std::fs::write(&path, text).unwrap();
@@ -332,9 +373,9 @@ mod tests {
     async fn files_of_a_list_are_merged_and_the_first_current_context_wins() {
         let dir = tempfile::tempdir().unwrap();
         let files = vec![file(dir.path(), "one", ONE), file(dir.path(), "two", TWO)];
-        let access = Access::from_files(files.clone(), None).await.unwrap();
+        let access = from_files(files.clone(), None).await.unwrap();
         assert_eq!(access.context(), Some("a"));
-        let access = Access::from_files(files, Some("b")).await.unwrap();
+        let access = from_files(files, Some("b")).await.unwrap();
         assert_eq!(access.context(), Some("b"));
         assert!(access.server().starts_with("http://127.0.0.1:1/ (context b of "));
     }
@@ -343,23 +384,23 @@ mod tests {
     async fn errors_name_the_file_and_the_context() {
         let dir = tempfile::tempdir().unwrap();
         let one = file(dir.path(), "one", ONE);
-        let error = Access::from_files(vec![one.clone()], Some("prod")).await.unwrap_err();
+        let error = from_files(vec![one.clone()], Some("prod")).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("context prod is not in {} (it has: a)", one.display())
         );
 
         let two = file(dir.path(), "two", TWO);
-        let error = Access::from_files(vec![two.clone()], None).await.unwrap_err().to_string();
+        let error = from_files(vec![two.clone()], None).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("use {} (context b): ", two.display())), "{error}");
 
         let broken = file(dir.path(), "broken", "contexts: [");
-        let error = Access::from_files(vec![broken.clone()], None).await.unwrap_err();
+        let error = from_files(vec![broken.clone()], None).await.unwrap_err();
         assert!(error.is_broken_kubeconfig());
         assert!(error.to_string().contains(&broken.display().to_string()));
 
         let absent = dir.path().join("absent");
-        let error = Access::from_files(vec![absent.clone()], None).await.unwrap_err();
+        let error = from_files(vec![absent.clone()], None).await.unwrap_err();
         assert!(error.is_broken_kubeconfig());
         assert!(error.to_string().contains(&absent.display().to_string()));
     }

@@ -48,8 +48,22 @@ pub struct Applied {
     pub name: String,
     /// What came of it.
     pub change: Change,
+    /// Its `metadata.resourceVersion` now.
+    pub version: String,
     /// What the server warned of: Pod Security tells here that pods will be refused.
     pub warnings: Vec<String>,
+}
+
+/// Objects as they are applied.
+///
+/// # Errors
+/// [`ClusterError::Nameless`] for one that is none.
+pub fn objects(values: &[Value]) -> Result<Vec<DynamicObject>, ClusterError> {
+    let object = |(index, value): (usize, &Value)| {
+        serde_json::from_value(value.clone())
+            .map_err(|_| ClusterError::Nameless { index, what: "metadata" })
+    };
+    values.iter().enumerate().map(object).collect()
 }
 
 /// Applies objects as field manager `kuberewind`: first what others need, the daemonset last.
@@ -187,6 +201,7 @@ impl Place {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             change,
+            version: after["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
             warnings: warnings(&headers),
         })
     }

@@ -15,6 +15,9 @@ use crate::{Access, ClusterError, access::right, names};
 /// The key in the `ConfigMap`'s data.
 pub const RECORDING_KEY: &str = "recording";
 
+/// The key of the cluster's id.
+const CLUSTER_ID_KEY: &str = "clusterId";
+
 /// What the switch says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {
@@ -52,13 +55,32 @@ fn config_maps(access: &Access, namespace: &str) -> Api<ConfigMap> {
 /// # Errors
 /// [`ClusterError::NotFound`] if nothing is installed there.
 pub async fn read(access: &Access, namespace: &str) -> Result<Option<Recording>, ClusterError> {
+    let word = datum(access, namespace, RECORDING_KEY, "read whether recording is on").await?;
+    Ok(word.and_then(|word| Recording::from_word(&word)))
+}
+
+/// The id that the cluster had when this was installed: the UID of its `kube-system`. None if whoever
+/// installed it could not tell.
+///
+/// # Errors
+/// [`ClusterError::NotFound`] if nothing is installed there.
+pub async fn cluster_id(access: &Access, namespace: &str) -> Result<Option<String>, ClusterError> {
+    let id = datum(access, namespace, CLUSTER_ID_KEY, "read the cluster's id").await?;
+    Ok(id.filter(|id| !id.is_empty()))
+}
+
+async fn datum(
+    access: &Access,
+    namespace: &str,
+    key: &str,
+    doing: &str,
+) -> Result<Option<String>, ClusterError> {
     let found = config_maps(access, namespace).get(names::CONFIG_MAP).await;
     let found = found.map_err(|error| {
-        let doing = format!("read whether recording is on in namespace {namespace}");
+        let doing = format!("{doing} in namespace {namespace}");
         access.explain(&doing, right("get", "", "configmaps", Some(namespace)), error)
     })?;
-    let word = found.data.as_ref().and_then(|data| data.get(RECORDING_KEY));
-    Ok(word.and_then(|word| Recording::from_word(word)))
+    Ok(found.data.and_then(|mut data| data.remove(key)))
 }
 
 /// Switches. A merge patch, so that it never makes a `ConfigMap` where nothing is installed.

@@ -127,6 +127,8 @@ impl fmt::Display for Problem {
 pub struct Plan {
     /// What is recorded: the node's own namespace first, then pods by name.
     pub targets: Vec<PlannedTarget>,
+    /// Pods in the node's own namespace, when that is recorded.
+    pub in_node: Vec<Pod>,
     /// What is not, and why.
     pub not_recorded: Vec<NotRecorded>,
     /// What is wrong.
@@ -136,17 +138,20 @@ pub struct Plan {
     pub forbidden_addresses: BTreeSet<IpAddr>,
     /// UIDs of pods that are to be recorded and whose namespace is not there yet: look again soon.
     pub waiting: BTreeSet<String>,
+    /// Whether anybody has told which pods there are; until then nothing is a target.
+    pub pods_known: bool,
 }
 
 /// Decides what is recorded.
 pub fn plan(known: &PodSnapshot, found: &Namespaces, rules: &TargetRules) -> Plan {
-    let mut plan = Plan::default();
+    let pods_known = known.origin != Origin::Nobody;
+    let mut plan = Plan { pods_known, ..Plan::default() };
     let pods: Vec<_> = known.pods.iter().map(|facts| Judged::new(facts, found, rules)).collect();
     let strangers = strangers(&pods, found);
     plan_pods(&mut plan, &pods, &strangers);
     plan_node(&mut plan, &pods, &strangers, found, rules);
     plan.problems.extend(problems(&pods, &strangers, found));
-    if known.origin == Origin::Nobody {
+    if !pods_known {
         // No pod is known: `PodSnapshot::problem` says why, once.
         plan.problems.retain(|problem| !matches!(problem, Problem::UnknownPod(_)));
     }
@@ -284,6 +289,7 @@ fn plan_node(
     if forbidding.is_empty() {
         let Place { netns, path } = found.node.clone();
         plan.targets.insert(0, PlannedTarget { owner: Owner::Host, netns, path });
+        plan.in_node = asking.into_iter().map(Judged::pod).collect();
         return;
     }
     plan.problems.push(Problem::NodeForbidden(forbidding));

@@ -4,18 +4,19 @@
 //! API server is away the last known pods stay; they also lie in a file, so that an agent that starts
 //! meanwhile knows them.
 
-mod backoff;
-mod event;
 mod facts;
 mod file;
 mod known;
 mod watch;
 
-pub use backoff::Backoff;
+pub use crate::follow::Backoff;
+pub use crate::follow::Timing;
+pub use crate::follow::WatchError;
 pub use facts::PodFacts;
 pub use watch::PodWatch;
-pub use watch::Timing;
-pub use watch::WatchError;
+
+#[cfg(test)]
+pub(crate) use watch::Pods;
 
 /// What is known of this node's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

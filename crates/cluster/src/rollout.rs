@@ -130,6 +130,14 @@ pub async fn wait(
     }
 }
 
+/// Where the rollout stands now.
+///
+/// # Errors
+/// [`ClusterError`] if the server cannot be asked, or says no.
+pub async fn look(access: &Access, namespace: &str, name: &str) -> Result<Rollout, ClusterError> {
+    Asker::new(access, namespace, name).ask().await
+}
+
 fn passes(error: &ClusterError) -> bool {
     matches!(
         error,

@@ -17,16 +17,18 @@ use crate::pods::PodSnapshot;
 const CALM: Duration = Duration::from_secs(1);
 
 /// Follows pods, rules and `/proc` until one of the senders is dropped, and tells each plan that differs
-/// from the one before. When `/proc` cannot be read there is an error, and plans go by what was found
-/// last: new rules, and above all new exclusions, hold at once.
+/// from the one before, or goes by newer rules, with the rules that it goes by. When `/proc` cannot be
+/// read there is an error, and plans go by what was found last: new rules, and above all new exclusions,
+/// hold at once.
 pub async fn supervise(
     mut scanner: Scanner,
     mut pods: watch::Receiver<Arc<PodSnapshot>>,
     mut rules: watch::Receiver<Arc<TargetRules>>,
-    mut tell: impl FnMut(Result<&Plan, ScanError>) + Send,
+    mut tell: impl FnMut(Result<&Plan, ScanError>, &Arc<TargetRules>) + Send,
 ) {
     let mut found = None;
-    let mut told = None;
+    let mut told: Option<(Plan, Arc<TargetRules>)> = None;
+    let mut failed = false;
     let mut eagerness = Eagerness::new(Instant::now());
     loop {
         // Known before the look: a pod that appears in between is a stranger only for this one.
@@ -34,14 +36,25 @@ pub async fn supervise(
         let looked;
         (scanner, looked) = look(scanner).await;
         match looked {
-            Ok(namespaces) => found = Some(namespaces),
-            Err(error) => tell(Err(error)),
+            Ok(namespaces) => {
+                found = Some(namespaces);
+                // That it can be read again is worth a word, even without a change.
+                if std::mem::take(&mut failed) {
+                    told = None;
+                }
+            }
+            Err(error) => {
+                failed = true;
+                tell(Err(error), &chosen);
+            }
         }
         if let Some(found) = &found {
             let new = plan(&known, found, &chosen);
             eagerness.expect(&new.waiting, Instant::now());
-            if told.as_ref() != Some(&new) {
-                tell(Ok(told.insert(new)));
+            let same = |(plan, rules): &(Plan, _)| *plan == new && Arc::ptr_eq(rules, &chosen);
+            if !told.as_ref().is_some_and(same) {
+                let (plan, rules) = told.insert((new, chosen));
+                tell(Ok(plan), rules);
             }
         }
         let changed = tokio::select! {

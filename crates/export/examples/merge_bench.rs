@@ -126,12 +126,14 @@ fn export<S: PacketStream>(
         id: String::new(),
         program: "bench".to_owned(),
         owner: None,
+        tls: kuberewind_export::TlsParts::default(),
         unreachable: Vec::new(),
         notes: Vec::new(),
     };
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
-    let inputs = streams.into_iter().map(|stream| Input { node: String::new(), stream });
+    let inputs =
+        streams.into_iter().map(|stream| Input { node: String::new(), stream, fetch: None });
     write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?;
     Ok(())
 }

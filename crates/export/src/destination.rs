@@ -27,6 +27,18 @@ pub enum Place {
     Stdout,
 }
 
+impl Place {
+    /// The directory that the file will lie in; none for standard output.
+    pub fn directory(&self) -> Option<&Path> {
+        let dir = match self {
+            Self::Directory(dir) => dir,
+            Self::File(path) => path.parent().unwrap_or(Path::new("")),
+            Self::Stdout => return None,
+        };
+        Some(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+    }
+}
+
 /// Why an export cannot go there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {

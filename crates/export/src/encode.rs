@@ -13,11 +13,13 @@ pub(crate) struct Encoder {
     program: String,
     /// Packets of each interface that is in the file.
     received: Vec<u64>,
+    /// A key log that is not in the file yet.
+    key_log: Vec<u8>,
 }
 
 impl Encoder {
     pub(crate) fn new(format: Format, program: &str) -> Self {
-        Self { format, program: program.to_owned(), received: Vec::new() }
+        Self { format, program: program.to_owned(), received: Vec::new(), key_log: Vec::new() }
     }
 
     /// The start of the file. Its first `room` bytes can be written anew once the report is known:
@@ -43,6 +45,11 @@ impl Encoder {
         out
     }
 
+    /// TLS secrets, which stand before the next packet where the format has a place for them.
+    pub(crate) fn secrets(&mut self, key_log: Vec<u8>) {
+        self.key_log = key_log;
+    }
+
     /// One packet, after the descriptions of interfaces that the file does not have yet.
     pub(crate) fn packet(
         &mut self,
@@ -55,6 +62,9 @@ impl Encoder {
             return pcap::push_packet(out, &frame);
         }
         self.describe(out, interfaces);
+        if !self.key_log.is_empty() {
+            pcapng::push_secrets(out, &std::mem::take(&mut self.key_log));
+        }
         self.received[packet.interface as usize] += 1;
         pcapng::push_packet(out, packet.interface, &frame);
     }

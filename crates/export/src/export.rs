@@ -26,10 +26,21 @@ pub struct Export {
     pub program: String,
     /// To whom the file is given.
     pub owner: Option<FileOwner>,
+    /// What of TLS goes into the file.
+    pub tls: TlsParts,
     /// Nodes that gave no stream at all, and why.
     pub unreachable: Vec<NodeReport>,
     /// What else the report should say.
     pub notes: Vec<String>,
+}
+
+/// What of TLS goes into a file beside the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsParts {
+    /// The secrets, with which Wireshark decrypts; only pcapng has a place for them.
+    pub secrets: bool,
+    /// What they decrypt, as conversations of their own.
+    pub plaintext: bool,
 }
 
 /// How far an export is.
@@ -92,7 +103,7 @@ fn write_file<S: PacketStream>(
     let Destination { place, format } = destination;
     let inputs: Vec<_> = inputs.into_iter().collect();
     let room = Room::for_nodes(inputs.len() + export.unreachable.len());
-    let mut output = Output::create(directory(place))?;
+    let mut output = Output::create(place.directory().unwrap_or(Path::new(".")))?;
     let mut encoder = Encoder::new(*format, &export.program);
     let mut merge = Merge::new(export.window, inputs);
     let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
@@ -100,6 +111,9 @@ fn write_file<S: PacketStream>(
 
     encoder.begin(&mut chunk, room);
     while merge.advance() {
+        if done.packets == 0 && export.tls.secrets {
+            encoder.secrets(merge.key_log());
+        }
         encoder.packet(&mut chunk, merge.interfaces(), &merge.packet());
         done.packets += 1;
         if chunk.len() >= CHUNK {
@@ -124,15 +138,6 @@ fn write_file<S: PacketStream>(
     report.file_bytes = output.len();
     report.file = Some(output.publish(export.paths(destination))?);
     Ok(report)
-}
-
-fn directory(place: &Place) -> &Path {
-    let dir = match place {
-        Place::Directory(dir) => dir,
-        Place::File(path) => path.parent().unwrap_or(Path::new("")),
-        Place::Stdout => Path::new(""),
-    };
-    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
 /// Whether some node answered for some of the window, be it that no packet passed.

@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Span, Timestamp, WindowAccount};
 
-use crate::report::{NodeReport, describe};
+use crate::report::{Fetch, NodeReport, describe};
 
 /// One node's packets.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Input<S> {
     pub node: String,
     /// Its packets.
     pub stream: S,
+    /// How they came, for the report.
+    pub fetch: Option<Fetch>,
 }
 
 /// All packets of all streams in the order of time; of equal times, the earlier stream's first, and
@@ -36,6 +38,7 @@ pub struct Merge<S> {
 struct Lane<S> {
     node: String,
     stream: S,
+    fetch: Option<Fetch>,
     /// Its interfaces' numbers in the table, for those that had a packet.
     numbers: Vec<Option<u32>>,
     newest: Timestamp,
@@ -98,6 +101,17 @@ impl<S: PacketStream> Merge<S> {
         &self.table.interfaces
     }
 
+    /// The TLS secrets that came with the streams so far, each once: lines of a key log.
+    pub fn key_log(&self) -> Vec<u8> {
+        let lines = self.lanes.iter().flat_map(|lane| lane.stream.key_log().split(|b| *b == b'\n'));
+        let mut lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        let mut log = lines.join(&b'\n');
+        log.extend(lines.first().map(|_| b'\n'));
+        log
+    }
+
     /// Whether the next [`Self::advance`] will not wait.
     pub fn has_next_at_hand(&self) -> bool {
         match self.heap.peek() {
@@ -117,6 +131,7 @@ impl<S: PacketStream> Lane<S> {
         Self {
             node: input.node,
             stream: input.stream,
+            fetch: input.fetch,
             numbers: Vec::new(),
             newest: Timestamp::MIN,
             packets: 0,
@@ -176,6 +191,7 @@ impl<S: PacketStream> Lane<S> {
         NodeReport {
             account: WindowAccount { packets: self.packets, bytes: self.bytes, ..account },
             failure: self.failure,
+            fetch: self.fetch,
         }
     }
 }

@@ -14,6 +14,11 @@ use crate::{Format, figures};
 /// So many lines of one kind per node are shown; all are in the JSON.
 const SHOWN: usize = 20;
 
+/// Of the table of nodes.
+const COLUMNS: usize = 6;
+const CLOCK: usize = 4;
+const LAST: usize = COLUMNS - 1;
+
 /// An export's completeness report. As JSON it is `--report FILE`; as text it is shown on the screen
 /// and kept in pcapng files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +54,52 @@ pub struct NodeReport {
     /// Why it did not answer, or not to the end: what it holds and lost is then unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// How its packets were fetched; none where they did not travel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Fetch>,
+}
+
+/// How a node's packets came over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fetch {
+    /// Its clock against those of the other nodes; none where there are no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockOffset>,
+    /// How often its stream broke and it was asked again.
+    pub retries: u32,
+}
+
+/// A clock against the cluster's: the middle one of all nodes' clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockOffset {
+    /// How far it is ahead; below zero, how far it is behind.
+    pub nanos: i64,
+    /// It may be off by so much more or less: half the time that asking it took.
+    pub bound_nanos: u64,
+}
+
+impl ClockOffset {
+    /// The distance, ahead or behind.
+    pub const fn distance(self) -> Duration {
+        Duration::from_nanos(self.nanos.unsigned_abs())
+    }
+}
+
+/// `+1.250s ±3ms`
+impl fmt::Display for ClockOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.nanos < 0 { '-' } else { '+' };
+        let bound = Duration::from_nanos(self.bound_nanos);
+        write!(f, "{sign}{} ±{}", figures::duration(self.distance()), figures::duration(bound))
+    }
 }
 
 impl NodeReport {
     /// A node that gave nothing.
     pub fn failed(node: String, asked: Span, failure: String) -> Self {
-        Self { account: WindowAccount::new(node, asked), failure: Some(failure) }
+        Self { account: WindowAccount::new(node, asked), failure: Some(failure), fetch: None }
     }
 
     /// Whether everything that was, or should have been, recorded is there.
@@ -98,7 +143,11 @@ impl NodeReport {
         missing
     }
 
-    fn row(&self) -> [String; 5] {
+    fn clock(&self) -> Option<ClockOffset> {
+        self.fetch?.clock
+    }
+
+    fn row(&self) -> [String; COLUMNS] {
         let WindowAccount { node, held, packets, bytes, losses, .. } = &self.account;
         let unknown = self.failure.is_some();
         let lost: u64 = losses.iter().map(|at| at.loss.packets).sum();
@@ -107,6 +156,7 @@ impl NodeReport {
             figures::count(*packets),
             figures::bytes(*bytes),
             if unknown { "?".to_owned() } else { figures::count(lost) },
+            self.clock().map_or("?".to_owned(), |clock| clock.to_string()),
             match held {
                 Some(held) => figures::span(*held),
                 None if unknown => "?".to_owned(),
@@ -124,6 +174,14 @@ impl NodeReport {
                 _ => format!("its first {} are in the file", figures::packets(*packets)),
             };
             lines.push(format!("{node} FAILED: {failure} ({so_far})"));
+        }
+        match self.fetch {
+            Some(Fetch { retries: retries @ 1.., .. }) if self.failure.is_none() => {
+                let times =
+                    if retries == 1 { "once".to_owned() } else { format!("{retries} times") };
+                lines.push(format!("{node} note: its stream broke {times}, then came whole"));
+            }
+            _ => {}
         }
         let losses = sum_losses(losses);
         push_shown(&mut lines, losses.iter().map(|at| loss_line(node, at)).collect());
@@ -203,17 +261,25 @@ pub(crate) fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// Columns as wide as their widest cell; counts to the right, the rest to the left.
+/// Columns as wide as their widest cell; counts to the right, the rest to the left. Clocks only where
+/// some were compared.
 fn table(nodes: &[NodeReport]) -> String {
-    let head = ["node", "packets", "bytes", "lost", "holds"].map(str::to_owned);
+    let head = ["node", "packets", "bytes", "lost", "clock", "holds"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(nodes.iter().map(NodeReport::row)).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
     };
-    let widths: Vec<_> = (0..4).map(width).collect();
-    rows.iter().fold(String::new(), |mut out, [node, packets, bytes, lost, holds]| {
-        let [n, p, b, l] = widths[..] else { return out };
-        let _ = writeln!(out, "{node:n$}  {packets:>p$}  {bytes:>b$}  {lost:>l$}  {holds}");
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let clocks = nodes.iter().any(|node| node.clock().is_some());
+    rows.iter().fold(String::new(), |mut out, cells| {
+        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+            let _ = match column {
+                CLOCK if !clocks => Ok(()),
+                0 => write!(out, "{cell:width$}  "),
+                LAST => writeln!(out, "{cell}"),
+                _ => write!(out, "{cell:>width$}  "),
+            };
+        }
         out
     })
 }
@@ -311,7 +377,7 @@ mod tests {
             bytes: 98_700_000,
             ..WindowAccount::new(node.into(), span("21:25:05", "21:30:05"))
         };
-        NodeReport { account, failure: None }
+        NodeReport { account, failure: None, fetch: None }
     }
 
     fn report(nodes: Vec<NodeReport>) -> Report {
@@ -402,10 +468,31 @@ n1 has 1 damaged segment(s); n2 failed"
     }
 
     #[test]
+    fn clocks_are_shown_where_they_were_compared() {
+        let fetch = |nanos, retries| {
+            let clock = Some(ClockOffset { nanos, bound_nanos: 3_000_000 });
+            Some(Fetch { clock, retries })
+        };
+        let early = NodeReport { fetch: fetch(-12_000_000, 0), ..whole("n1") };
+        let late = NodeReport { fetch: fetch(1_250_000_000, 2), ..whole("n2") };
+        let text = report(vec![early, late]).to_string();
+        let table = "\
+node    packets   bytes  lost         clock  holds
+n1    1,234,567  98.7MB     0    -12ms ±3ms  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+n2    1,234,567  98.7MB     0  +1.250s ±3ms  2026-11-22 20:30:00.000 to 21:30:05.000 UTC (1h5s)
+
+n2 note: its stream broke 2 times, then came whole
+
+complete";
+        assert!(text.ends_with(table), "{text}");
+    }
+
+    #[test]
     fn json_is_read_back_as_it_was_written() {
         let mut node = whole("n1");
         node.account.losses = vec![loss("host", LossCause::Buffer, 3, "21:26:00", "21:26:01")];
         node.failure = Some("cut".into());
+        node.fetch = Some(Fetch { clock: None, retries: 3 });
         let report = report(vec![node, whole("n2")]);
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""fileBytes":0,"complete":false,"nodes":[{"node":"n1""#), "{json}");

@@ -7,7 +7,7 @@ use kuberewind_packet::PacketStream;
 
 use crate::encode::{Encoder, Room};
 use crate::export::{CHUNK, check_worth};
-use crate::{Export, ExportError, Format, Input, Merge, Progress, Report};
+use crate::{Export, ExportError, Format, Input, Merge, Progress, Report, TlsParts};
 
 /// When a reader is shown what has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn write_stream<S: PacketStream, W: Write>(
     let mut encoder = Encoder::new(format, &export.program);
     let mut merge = Merge::new(export.window, inputs);
     encoder.begin(&mut pipe.chunk, Room::None);
-    let copied = copy(&mut merge, &mut encoder, &mut pipe, liveness);
+    let copied = copy(&mut merge, &mut encoder, &mut pipe, liveness, export.tls);
 
     let interfaces = merge.interfaces().to_vec();
     let mut report = export.report(merge, format);
@@ -65,12 +65,16 @@ fn copy<S: PacketStream, W: Write, P: FnMut(Progress) -> ControlFlow<()>>(
     encoder: &mut Encoder,
     pipe: &mut Pipe<W, P>,
     liveness: Liveness,
+    tls: TlsParts,
 ) -> Result<(), Stop> {
     let live = liveness == Liveness::Live;
     if live {
         pipe.push()?;
     }
     while merge.advance() {
+        if pipe.done.packets == 0 && tls.secrets {
+            encoder.secrets(merge.key_log());
+        }
         encoder.packet(&mut pipe.chunk, merge.interfaces(), &merge.packet());
         pipe.done.packets += 1;
         if pipe.chunk.len() >= CHUNK || (live && !merge.has_next_at_hand()) {

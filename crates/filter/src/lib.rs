@@ -25,6 +25,7 @@
 
 mod capture;
 mod error;
+mod forbidden;
 mod instruction;
 mod join;
 mod libpcap;
@@ -34,6 +35,7 @@ mod targets;
 
 pub use capture::CaptureFilter;
 pub use error::FilterError;
+pub use forbidden::Forbidden;
 pub use instruction::Instruction;
 pub use stored::StoredFilter;
 pub use targets::Candidate;

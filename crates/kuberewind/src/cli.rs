@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use kuberewind_capture::NetnsSpec;
-use kuberewind_export::Format;
+use kuberewind_export::{Format, TlsParts};
+
+use crate::exit::Usage;
 
 /// A flight recorder for Kubernetes network traffic.
 ///
@@ -141,6 +143,9 @@ pub(crate) struct DeployArgs {
     /// Forget the values that an earlier `tap` set
     #[arg(long, conflicts_with = "local")]
     pub(crate) reset_values: bool,
+    /// Take over fields of the objects that something else has changed since
+    #[arg(long, conflicts_with = "local")]
+    pub(crate) force_conflicts: bool,
 }
 
 /// `--output`.
@@ -154,6 +159,9 @@ pub(crate) enum OutputArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanArgs {
+    /// For who looks for it here; there is nothing to take off a single machine
+    #[arg(long, hide = true)]
+    pub(crate) local: bool,
     /// Leave the recordings on the nodes
     #[arg(long)]
     pub(crate) keep_data: bool,
@@ -222,6 +230,9 @@ pub(crate) struct SelectArgs {
     /// From how many nodes at a time
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "local")]
     pub(crate) parallel: u16,
+    /// How long to wait for a node that says nothing
+    #[arg(long, value_name = "DURATION", default_value = "30s", conflicts_with = "local")]
+    pub(crate) timeout: String,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +258,10 @@ pub(crate) struct ExportArgs {
     /// Only packets that match, in tcpdump's language
     #[arg(long, value_name = "EXPRESSION")]
     pub(crate) filter: Option<String>,
+    /// What of TLS goes into the file: auto is decrypted conversations in .pcap, and secrets, with
+    /// which Wireshark decrypts, in .pcapng
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) tls: TlsArg,
     /// Write the completeness report to a file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
@@ -256,6 +271,39 @@ pub(crate) struct ExportArgs {
     /// Go on with packets as they come, until Ctrl-C
     #[arg(long, conflicts_with = "until")]
     pub(crate) follow: bool,
+}
+
+/// `--tls`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsArg {
+    /// By the file's format
+    #[default]
+    Auto,
+    /// Exactly the recorded packets
+    None,
+    /// The secrets, which only .pcapng can hold
+    Secrets,
+    /// What was decrypted, as conversations of their own
+    Plaintext,
+    /// Secrets and what was decrypted
+    Both,
+}
+
+impl TlsArg {
+    /// What is written into a file of this format.
+    pub(crate) fn parts(self, format: Format) -> Result<TlsParts, Usage> {
+        let (secrets, plaintext) = match (self, format) {
+            (Self::None, _) => (false, false),
+            (Self::Auto, Format::Pcap) | (Self::Plaintext, _) => (false, true),
+            (Self::Auto | Self::Secrets, Format::Pcapng) => (true, false),
+            (Self::Both, Format::Pcapng) => (true, true),
+            (Self::Secrets | Self::Both, Format::Pcap) => {
+                let text = "--tls secrets and --tls both need --format pcapng: .pcap has no place for secrets";
+                return Err(Usage(text.to_owned()));
+            }
+        };
+        Ok(TlsParts { secrets, plaintext })
+    }
 }
 
 /// `--format`.
@@ -350,6 +398,12 @@ pub(crate) struct AgentArgs {
     /// A kubeconfig file instead of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the recording lies: tap.dataDir, as it is mounted
+    #[arg(long, value_name = "DIR", env = "DATA_DIR", default_value = "/var/lib/kuberewind")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the pod's address answers probes: tap.metrics.port
+    #[arg(long, value_name = "PORT", env = "METRICS_PORT", default_value_t = 49_100)]
+    pub(crate) metrics_port: u16,
 }
 
 #[cfg(test)]

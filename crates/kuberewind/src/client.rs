@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
-use crate::agent::{ApiFailure, Clock, SOCKET_NAME, Status, WindowQuery};
+use crate::agent::{ApiFailure, Clock, HandoverRequest, SOCKET_NAME, Status, WindowQuery};
 use crate::exit::Usage;
 
 /// How long an agent may take to answer anything but a window.
@@ -48,6 +48,16 @@ impl Session {
     /// What the agent says of itself.
     pub(crate) async fn status(&mut self) -> anyhow::Result<Status> {
         self.get("/v1/status").await
+    }
+
+    /// Asks the agent for its data directory. Returns once it has let go.
+    pub(crate) async fn hand_over(&mut self, request: &HandoverRequest) -> anyhow::Result<()> {
+        self.send(Method::POST, "/v1/handover", request).await
+    }
+
+    /// Ends the agent's recording and deletes it from its node.
+    pub(crate) async fn erase(&mut self) -> anyhow::Result<()> {
+        self.exchange(Method::POST, "/v1/erase", Bytes::new()).await
     }
 
     /// The window as the agent sends it (see `kuberewind_export::wire`). The session carries nothing
@@ -92,7 +102,7 @@ impl Session {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
-        let request = Request::builder()
+        let request = hyper::Request::builder()
             .method(method)
             .uri(path)
             .header("host", "kuberewind")
@@ -112,11 +122,19 @@ impl Session {
         let bytes = collect(response).await?;
         match serde_json::from_slice::<ApiFailure>(&bytes) {
             Ok(ApiFailure { error }) if status == StatusCode::BAD_REQUEST => bail!(Usage(error)),
+            Ok(ApiFailure { error }) if status == StatusCode::NOT_FOUND => {
+                bail!(NothingRecorded(error))
+            }
             Ok(ApiFailure { error }) => bail!(error),
             Err(_) => bail!("the recorder answered {status} to {path}"),
         }
     }
 }
+
+/// All that an agent holds was asked for, and it holds nothing yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NothingRecorded(String);
 
 /// One agent, reached over its Unix socket. Blocking: the command line has nothing else to do.
 pub(crate) struct Client {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::agent::RecorderError;
+use crate::agent::{RecorderError, WantedError};
 use crate::config::ConfigError;
 use kuberewind_export::DestinationError;
 use kuberewind_filter::FilterError;
@@ -49,6 +49,7 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Usage>()
         || cause.is::<ConfigError>()
         || cause.is::<FilterError>()
+        || cause.is::<WantedError>()
         || cause.downcast_ref::<DestinationError>().is_some_and(DestinationError::is_usage)
         || cause.downcast_ref::<RecorderError>().is_some_and(RecorderError::is_usage)
 }

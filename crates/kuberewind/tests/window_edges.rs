@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{ByteSize, Frame, PacketStream, Span, Timestamp, pcap};
-use kuberewind_store::{Limits, MinFree, Recording, Store, StoreConfig};
+use kuberewind_store::{Choice, Limits, MinFree, Recording, Store, StoreConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -74,7 +74,7 @@ fn inside(times: &[Timestamp], span: Span) -> Vec<u64> {
 }
 
 fn read(recording: &Recording, span: Span) -> Vec<u64> {
-    let mut window = recording.window(span, None);
+    let mut window = recording.window(span, Choice::default());
     let mut numbers = Vec::new();
     while window.advance().expect("a packet") {
         numbers.push(number(&window.packet()));

@@ -26,6 +26,12 @@ pub trait PacketStream {
     /// The interfaces of the packets so far; only ever grows.
     fn interfaces(&self) -> &[Interface];
 
+    /// TLS secrets of flows in it, as a key log (draft-ietf-tls-keylogfile): a line each. Those of a
+    /// window are all there after the first [`Self::advance`].
+    fn key_log(&self) -> &[u8] {
+        &[]
+    }
+
     /// After the end: what was in it and what was missing.
     fn account(&self) -> &WindowAccount;
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kuberewind_packet::{
     ByteSize, Frame, Interface, NetnsId, Owner, PacketSink, PacketStream, Slot, Span, Timestamp,
 };
-use kuberewind_store::{Limits, MinFree, Store, StoreConfig};
+use kuberewind_store::{Choice, Limits, MinFree, Store, StoreConfig};
 use rustix::time::{ClockId, clock_gettime};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -86,7 +86,7 @@ fn flood(
         status.lost,
     );
     let start = Instant::now();
-    let mut window = store.window(Span::ALL, None);
+    let mut window = store.window(Span::ALL, Choice::default());
     let mut read = 0u64;
     while window.advance()? {
         read += u64::from(window.packet().data.len() == len);

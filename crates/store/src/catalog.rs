@@ -42,6 +42,7 @@ impl Segment {
         let times = index.times();
         let last = times.map(|(_, last)| last);
         let last = last.or_else(|| index.losses.iter().map(|lost| lost.loss.to).max());
+        let last = last.or_else(|| index.notes.iter().map(|place| place.at).max());
         let age = last.map_or(Duration::ZERO, |last| now.since(last));
         let (index, lease, aged) = (Arc::new(index), Arc::new(()), Instant::now());
         Self { name, open, index, times, footprint, damage, lease, age, aged }

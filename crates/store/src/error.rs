@@ -47,6 +47,18 @@ pub enum StoreError {
         /// Why not.
         source: io::Error,
     },
+    /// A note that is too long.
+    #[error("a note of {len} bytes is too long")]
+    LongNote {
+        /// Its length.
+        len: usize,
+    },
+    /// What keeps packets from being written keeps this from it, too.
+    #[error("there is no room in {}: see `pcapdump.maxSize` and `pcapdump.minFree`", dir.display())]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The store's writer has ended; why is in the log.
     #[error("the recording in {} is closed", dir.display())]
     Closed {
@@ -65,7 +77,7 @@ impl StoreError {
     pub(crate) fn io<E: Into<io::Error>>(
         doing: &'static str,
         path: &Path,
-    ) -> impl FnOnce(E) -> Self {
+    ) -> impl FnOnce(E) -> Self + use<E> {
         let path = path.to_owned();
         move |source| Self::Io { doing, path, source: source.into() }
     }

@@ -11,6 +11,8 @@ use kuberewind_packet::pcapng::{self, Block, BlockError};
 use kuberewind_packet::{Interface, Loss, LossAt, LossCause, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::note::{self, Place};
+
 const BLOCK_TYPE: u32 = 0x8000_0002;
 const VERSION: u32 = 1;
 /// Longer ones are not ours: a segment has at most a few hundred chunks.
@@ -32,6 +34,9 @@ pub(crate) struct Index {
     pub(crate) interfaces: Vec<u64>,
     /// Packets that were lost meanwhile.
     pub(crate) losses: Vec<LossAt>,
+    /// What rides beside the packets.
+    #[serde(default)]
+    pub(crate) notes: Vec<Place>,
 }
 
 /// A stretch of whole blocks.
@@ -102,7 +107,10 @@ impl Index {
 
     /// About how many bytes [`Self::push`] takes, rather more than less.
     pub(crate) fn len_hint(&self) -> u64 {
-        let lines = self.chunks.len() * 80 + self.interfaces.len() * 12 + self.losses.len() * 400;
+        let lines = self.chunks.len() * 80
+            + self.interfaces.len() * 12
+            + self.losses.len() * 400
+            + self.notes.len() * 50;
         (lines + 256) as u64
     }
 
@@ -155,6 +163,7 @@ impl Index {
         self.version == VERSION
             && self.chunks.iter().all(within)
             && self.interfaces.iter().all(|offset| *offset < end)
+            && self.notes.iter().all(|place| place.is_credible(end))
     }
 }
 
@@ -287,7 +296,11 @@ impl Scanned {
             }
             Block::Section(_) if from > 0 => return Err("a second file within the first"),
             Block::Section(_) => {}
-            Block::Other(_) => return Ok(()), // padding, index: not packets
+            Block::Other(note::BLOCK_TYPE, body) => {
+                let note = note::parse(body).ok_or("a note without its body")?;
+                self.index.notes.push(Place { at: note.at, offset: from, len: short(to - from) });
+            }
+            Block::Other(..) => return Ok(()), // padding, index: not packets
         }
         self.end = to;
         Ok(())

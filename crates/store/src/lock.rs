@@ -1,8 +1,8 @@
 //! One recorder per data directory.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -15,12 +15,29 @@ pub(crate) const NAME: &str = "lock";
 /// Held for as long as it lives; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     /// Takes the lock and leaves the process's id in it.
     pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
+        loop {
+            let lock = Self::take_file(dir)?;
+            // Erased between opening and locking: whoever comes next would find another file.
+            if lock.is_in(dir) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        let inode =
+            |meta: std::io::Result<Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let own = inode(self.file.metadata());
+        own.is_some() && own == inode(dir.join(NAME).metadata())
+    }
+
+    fn take_file(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(NAME);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -34,8 +51,15 @@ impl Lock {
         }
         // Only a courtesy to those who are refused: on a full disk the lock holds without it.
         let _ = write_pid(&mut file);
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
+}
+
+/// Whether a recorder holds this directory.
+pub fn is_locked(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(NAME)) else { return false };
+    // Shared, and given back at once: two who look do not disturb each other.
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
@@ -60,7 +84,9 @@ mod tests {
         let first = Lock::take(dir.path()).unwrap();
         let refused = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
+        assert!(is_locked(dir.path()));
         drop(first);
+        assert!(!is_locked(dir.path()));
         Lock::take(dir.path()).unwrap();
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn look(dir: &Path, name: &Name, open: bool) -> Result<Found, StoreEr
 }
 
 /// Seals a segment that a recorder left open: cuts it at its last whole block and gives it its
-/// index. One without any packet or loss is deleted: `None`.
+/// index. One without any packet, loss or note is deleted: `None`.
 pub(crate) fn finish(dir: &Path, name: &Name, now: Timestamp) -> Result<Option<Found>, StoreError> {
     let path = dir.join(name.open());
     let read = || -> io::Result<_> {
@@ -62,7 +62,8 @@ pub(crate) fn finish(dir: &Path, name: &Name, now: Timestamp) -> Result<Option<F
         index::scan(&file, len)
     };
     let scanned = read().map_err(StoreError::io("read segment", &path))?;
-    if scanned.index.chunks.is_empty() && scanned.index.losses.is_empty() {
+    let Index { chunks, losses, notes, .. } = &scanned.index;
+    if chunks.is_empty() && losses.is_empty() && notes.is_empty() {
         fs::remove_file(&path).map_err(StoreError::io("delete empty segment", &path))?;
         return Ok(None);
     }

@@ -17,6 +17,7 @@ use crate::StoreError;
 use crate::appender::{Lost, Recorded};
 use crate::buffer::{Buffer, PAGE, Pages};
 use crate::index::{self, Index};
+use crate::note::{self, Place};
 
 const SEALED: &str = ".pcapng";
 const OPEN: &str = ".pcapng.open";
@@ -339,6 +340,16 @@ impl OpenSegment {
             let owner = interface.owner.to_string();
             add_loss_at(&mut self.index.losses, LossAt { owner, loss: *loss });
         }
+        Ok(())
+    }
+
+    /// Writes a note. On an error the segment is as it was.
+    pub(crate) fn note(&mut self, at: Timestamp, bytes: &[u8]) -> Result<(), StoreError> {
+        let block = note::block(at, bytes);
+        let offset = self.growing.end();
+        self.append(&block)?;
+        let len = u32::try_from(block.len()).unwrap_or(u32::MAX);
+        self.index.notes.push(Place { at, offset, len });
         Ok(())
     }
 

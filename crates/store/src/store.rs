@@ -1,6 +1,7 @@
 //! The recorder's and the reader's doors to a recording.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use crate::catalog::{Catalog, Segment, State, closed, deleted, open_either};
 use crate::index::{self, Index};
 use crate::journal::{self, Event, Journal};
 use crate::limits::Limits;
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
+use crate::note::{self, Note};
 use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
-use crate::window::{Keep, Window};
+use crate::window::{Choice, Window};
 use crate::writer::{Command, Reply, Writer};
 
 /// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
@@ -127,9 +129,26 @@ impl Store {
         self.ask(Command::Sync)
     }
 
-    /// The packets of `[from, to)` that `keep` keeps, in the order of time, as they are held now.
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    /// Writes bytes beside the packets: they count in the bound, and go when the packets around them
+    /// go. Returns once they are written, as with [`Self::sync`].
+    ///
+    /// # Errors
+    /// The note is longer than a mebibyte, or cannot be written.
+    pub fn note(&self, at: Timestamp, bytes: Vec<u8>) -> Result<(), StoreError> {
+        if bytes.len() > note::LONGEST {
+            return Err(StoreError::LongNote { len: bytes.len() });
+        }
+        self.ask(|reply| Command::Note(Note { at, bytes }, reply))
+    }
+
+    /// The notes of `[from, to)` that are still held, in the order in which they were written.
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
+    }
+
+    /// The chosen packets of `[from, to)` in the order of time, as they are held now.
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
     }
 
     /// How it goes.
@@ -141,6 +160,32 @@ impl Store {
     /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.end()
+    }
+
+    /// Deletes everything that was recorded, and what was noted of it, and lets go of the directory.
+    /// What else lies there stays.
+    ///
+    /// # Errors
+    /// A file that cannot be deleted; those before it are.
+    pub fn erase(mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.end() {
+            warn!(%error, "the recording was not closed in good order before it was erased");
+        }
+        let dir = &self.catalog.dir;
+        let segment = |(name, open): (Name, bool)| if open { name.open() } else { name.sealed() };
+        let segments = recover::list(dir)?.into_iter().map(segment);
+        // The lock last: until it is gone nobody else writes here.
+        let notes = [journal::NAME, journal::NEW_NAME, lock::NAME].map(str::to_owned);
+        for name in segments.chain(notes) {
+            let path = dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("erase", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), StoreError> {
@@ -256,8 +301,13 @@ impl Recording {
     }
 
     /// As [`Store::window`].
-    pub fn window(&self, span: Span, keep: Option<Keep>) -> Window {
-        Window::new(Arc::clone(&self.catalog), span, keep)
+    pub fn window(&self, span: Span, choice: Choice) -> Window {
+        Window::new(Arc::clone(&self.catalog), span, choice)
+    }
+
+    /// As [`Store::notes`].
+    pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
+        note::within(&self.catalog, span)
     }
 
     /// What is held; nothing is known of what was lost in memory.

@@ -30,6 +30,28 @@ use crate::segment::Name;
 /// Which packets to keep, by original length and captured bytes.
 pub type Keep = Box<dyn Fn(u32, &[u8]) -> bool + Send>;
 
+/// Whose packets to keep, by the owner as [`kuberewind_packet::LossAt`] names it: `host`, the name of
+/// a network namespace, or `namespace/pod`.
+pub type KeepOwner = Box<dyn Fn(&str) -> bool + Send>;
+
+/// What of a span a window gives; by default all of it.
+#[derive(Default)]
+pub struct Choice {
+    /// Packets of these owners. Asked once for each interface of a segment, so that the packets of
+    /// others cost a look at their head. Losses of others are not this window's.
+    pub owners: Option<KeepOwner>,
+    /// Of those, these packets.
+    pub packets: Option<Keep>,
+}
+
+impl std::fmt::Debug for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { owners, packets } = self;
+        let mut all = f.debug_struct("Choice");
+        all.field("owners", &owners.is_some()).field("packets", &packets.is_some()).finish()
+    }
+}
+
 /// Bytes of packets in memory at once.
 const BUDGET: usize = 64 << 20;
 /// A chunk gives at least so much at a go.
@@ -46,7 +68,7 @@ pub struct Window {
     catalog: Arc<Catalog>,
     /// What is given out of the span asked for.
     span: Span,
-    keep: Option<Keep>,
+    choice: Choice,
     /// Chunks whose time has not come, by first time.
     waiting: VecDeque<Part>,
     /// Chunks that are being merged.
@@ -58,9 +80,9 @@ pub struct Window {
     /// How many bytes a run may hold.
     share: usize,
     read: Vec<u8>,
-    /// Of each segment, by sequence: the window's number of each interface.
-    numbers: HashMap<u64, Arc<[Option<u32>]>>,
-    known: HashMap<Interface, u32>,
+    /// Of each segment, by sequence: its interfaces.
+    numbers: HashMap<u64, Arc<[Number]>>,
+    known: HashMap<Interface, Number>,
     interfaces: Vec<Interface>,
     /// How many packets had been given out when chunks were last found gone, and their span.
     gone: Option<(u64, Span)>,
@@ -94,14 +116,25 @@ struct View {
 struct Run {
     part: Part,
     data: Vec<u8>,
-    /// The window's number of each interface of its segment.
-    numbers: Arc<[Option<u32>]>,
+    /// The interfaces of its segment.
+    numbers: Arc<[Number]>,
     /// Its packets in order.
     order: Vec<At>,
     /// The current one.
     next: usize,
     /// Whether packets after the last of `order` were left on the disk.
     more: bool,
+}
+
+/// What an interface of a segment is in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    /// It has this number.
+    Is(u32),
+    /// Its packets are not wanted.
+    Unwanted,
+    /// Its description cannot be read.
+    Unknown,
 }
 
 /// A packet in a chunk. Ordered by time, then by place in the chunk, which is unique.
@@ -132,7 +165,7 @@ enum Reading {
 }
 
 impl Window {
-    pub(crate) fn new(catalog: Arc<Catalog>, asked: Span, keep: Option<Keep>) -> Self {
+    pub(crate) fn new(catalog: Arc<Catalog>, asked: Span, choice: Choice) -> Self {
         let mut account = WindowAccount::new(catalog.node.clone(), asked);
         let state = catalog.state();
         let now = Timestamp::now();
@@ -140,13 +173,16 @@ impl Window {
         let cutoff = state.cutoff(if recent { asked.to } else { now });
         let span = Span::new(asked.from.max(cutoff), asked.to);
         fill_in(&mut account, &state, span, cutoff);
+        if let Some(wanted) = &choice.owners {
+            account.losses.retain(|lost| wanted(&lost.owner));
+        }
         let waiting = parts(&state, span);
         drop(state);
         let share = (BUDGET / overlap(&waiting).max(1)).max(LEAST_SHARE);
         Self {
             catalog,
             span,
-            keep,
+            choice,
             waiting,
             runs: Vec::new(),
             heads: BinaryHeap::new(),
@@ -241,18 +277,24 @@ impl Window {
         if self.numbers.contains_key(&name.sequence) {
             return;
         }
+        let wanted = |interface: &Interface| {
+            self.choice.owners.as_ref().is_none_or(|wanted| wanted(&interface.owner.to_string()))
+        };
         let number = |offset: &u64| {
-            let interface = read_interface(file, *offset).ok()?;
-            Some(*self.known.entry(interface).or_insert_with_key(|interface| {
+            let Ok(interface) = read_interface(file, *offset) else { return Number::Unknown };
+            *self.known.entry(interface).or_insert_with_key(|interface| {
+                if !wanted(interface) {
+                    return Number::Unwanted;
+                }
                 self.interfaces.push(interface.clone());
-                u32::try_from(self.interfaces.len() - 1).unwrap_or(u32::MAX)
-            }))
+                Number::Is(u32::try_from(self.interfaces.len() - 1).unwrap_or(u32::MAX))
+            })
         };
         let numbers = index.interfaces.iter().map(number).collect();
         self.numbers.insert(name.sequence, numbers);
     }
 
-    fn numbers(&self, part: &Part) -> Arc<[Option<u32>]> {
+    fn numbers(&self, part: &Part) -> Arc<[Number]> {
         self.numbers.get(&part.segment.name.sequence).cloned().unwrap_or_default()
     }
 
@@ -280,13 +322,21 @@ impl Window {
                 damage = Some(format!("its index is wrong about byte {}", part.chunk.offset));
                 continue;
             }
-            if !matches!(numbers.get(packet.interface as usize), Some(Some(_))) {
-                damage = Some(format!("a packet of an unknown interface {}", packet.interface));
-                continue;
+            match numbers.get(packet.interface as usize) {
+                Some(Number::Is(_)) => {}
+                Some(Number::Unwanted) => continue,
+                Some(Number::Unknown) | None => {
+                    damage = Some(format!("a packet of an unknown interface {}", packet.interface));
+                    continue;
+                }
             }
             let wanted = self.span.contains(time)
                 && behind.is_none_or(|behind| behind < (time, offset))
-                && self.keep.as_ref().is_none_or(|keep| keep(packet.original_len, packet.data));
+                && self
+                    .choice
+                    .packets
+                    .as_ref()
+                    .is_none_or(|keep| keep(packet.original_len, packet.data));
             if wanted {
                 order.push(At { time, offset, data: offset });
             }
@@ -351,7 +401,9 @@ impl Window {
         let at = run.order.get(run.next)?;
         let (block, _) = pcapng::next_block(&run.data, at.data as usize).ok()?;
         let Block::Packet(packet) = block else { return None };
-        let interface = (*run.numbers.get(packet.interface as usize)?)?;
+        let Number::Is(interface) = *run.numbers.get(packet.interface as usize)? else {
+            return None;
+        };
         Some(PacketBlock { interface, ..packet })
     }
 }

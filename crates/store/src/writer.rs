@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, Segment, deleted};
 use crate::journal::{self, Event, Journal};
 use crate::limits::{Limits, MinFree};
 use crate::lock;
+use crate::note::Note;
 use crate::retention::{self, Bounds, Held, Plan, Usage};
 use crate::segment::{Name, OpenSegment, footprint};
 
@@ -43,6 +44,7 @@ pub(crate) type Reply = Sender<Result<(), StoreError>>;
 pub(crate) enum Command {
     SetLimits(Limits, Duration, Reply),
     SetRecording(bool, Reply),
+    Note(Note, Reply),
     Sync(Reply),
     Close(Reply),
 }
@@ -155,12 +157,35 @@ impl Writer {
                 (reply, Ok(()))
             }
             Command::SetRecording(on, reply) => (reply, self.set_recording(on)),
+            Command::Note(note, reply) => (reply, self.note(&note)),
             Command::Sync(reply) | Command::Close(reply) => {
                 self.drain(batches);
                 (reply, Ok(()))
             }
         };
         let _ = reply.send(answer); // who asked may have gone
+    }
+
+    /// Writes a note into the open segment.
+    fn note(&mut self, note: &Note) -> Result<(), StoreError> {
+        let refused = |dir: &Path| StoreError::NoRoom { dir: dir.to_owned() };
+        let len = note.bytes.len() as u64;
+        let limit = self.limits.segment_len();
+        if self.segment.as_ref().is_some_and(|segment| segment.len() + len > limit) {
+            self.seal();
+        }
+        match self.try_note(note, len) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Failed(error)) => Err(error),
+            Err(Refusal::HeldBack(_) | Refusal::Paused) => Err(refused(&self.catalog.dir)),
+        }
+    }
+
+    fn try_note(&mut self, note: &Note, len: u64) -> Result<(), Refusal> {
+        self.make_room(len)?;
+        self.segment(note.at)?.note(note.at, &note.bytes)?;
+        self.publish()?;
+        Ok(())
     }
 
     /// Takes what was handed on before now.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use kuberewind_packet::{
     ByteSize, GapCause, LossCause, PacketSink, PacketStream, Slot, Span, Timestamp,
 };
-use kuberewind_store::{Appender, Limits, MinFree, Recording, Store, StoreConfig};
+use kuberewind_store::{Appender, Choice, Limits, MinFree, Recording, Store, StoreConfig};
 use support::{config, files, interface, limits, open, put, put_patiently, read, read_all};
 
 const MIN: u64 = Limits::MIN_SIZE.bytes();
@@ -246,7 +246,7 @@ fn what_is_deleted_while_a_window_is_read_is_reported() {
     appender.flush();
     store.sync().unwrap();
     let held = store.status().packets_held;
-    let mut window = store.window(Span::ALL, None);
+    let mut window = store.window(Span::ALL, Choice::default());
     assert!(window.advance().unwrap());
     let watcher = Watcher::start(dir.path().to_owned());
     flood(&mut appender, slot, |sent| sent * 1400 > 2 * MIN);
@@ -262,7 +262,7 @@ fn what_is_deleted_while_a_window_is_read_is_reported() {
     assert!(watcher.stop().0 <= MIN);
 
     let recording = Recording::open(dir.path()).unwrap();
-    let mut window = recording.window(Span::ALL, None);
+    let mut window = recording.window(Span::ALL, Choice::default());
     assert!(window.advance().unwrap());
     flood(&mut appender, slot, |sent| sent * 1400 > 2 * MIN);
     appender.flush();
@@ -381,7 +381,7 @@ fn recording_resumes_after_the_disk_was_full() {
     drop(appender);
     store.close().unwrap();
     let recording = Recording::open(&mount.0).unwrap();
-    let (got, account) = read(recording.window(Span::ALL, None));
+    let (got, account) = read(recording.window(Span::ALL, Choice::default()));
     assert!(!got.is_empty());
     assert_eq!(account.damaged, []);
     let disk = account.losses.iter().filter(|lost| lost.loss.cause == LossCause::Disk);

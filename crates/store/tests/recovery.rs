@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kuberewind_packet::pcapng::{Block, Blocks};
 use kuberewind_packet::{GapCause, Loss, LossCause, PacketSink, Span, Timestamp};
-use kuberewind_store::{Recording, Store};
+use kuberewind_store::{Choice, Recording, Store};
 use support::{config, files, interface, judge, open, put, read, read_all};
 
 /// A directory as a killed recorder leaves it: copied while it was being written.
@@ -61,7 +61,7 @@ fn a_segment_cut_at_any_byte_keeps_every_whole_packet_and_recording_goes_on() {
         let survive = ends.iter().filter(|end| **end <= cut).count();
         let reader = Recording::open(&torn).unwrap();
         assert_eq!(
-            read(reader.window(Span::ALL, None)).0.len(),
+            read(reader.window(Span::ALL, Choice::default())).0.len(),
             survive,
             "cut at {cut}, read only"
         );
@@ -76,7 +76,11 @@ fn a_segment_cut_at_any_byte_keeps_every_whole_packet_and_recording_goes_on() {
         drop(appender);
         store.close().unwrap();
         let reader = Recording::open(&torn).unwrap();
-        assert_eq!(read(reader.window(Span::ALL, None)).0.len(), survive + 1, "cut at {cut}");
+        assert_eq!(
+            read(reader.window(Span::ALL, Choice::default())).0.len(),
+            survive + 1,
+            "cut at {cut}"
+        );
         if cut % 101 == 7 {
             let judged: u64 = files(&torn, ".pcapng").iter().map(|path| judge(path)).sum();
             assert_eq!(judged, survive as u64 + 1);
@@ -148,11 +152,11 @@ fn losses_are_in_the_windows_that_they_touch_also_after_a_restart_or_a_kill() {
         assert!(account.losses.iter().all(|lost| lost.owner == "blue"));
     };
     let (with, without) = (Span::new(before(40), now), Span::new(before(20), now));
-    expect(store.window(with, None), &[loss]);
-    expect(store.window(without, None), &[]);
-    expect(Recording::open(dir.path()).unwrap().window(with, None), &[loss]);
+    expect(store.window(with, Choice::default()), &[loss]);
+    expect(store.window(without, Choice::default()), &[]);
+    expect(Recording::open(dir.path()).unwrap().window(with, Choice::default()), &[loss]);
     let copy = killed(dir.path());
-    expect(open(config(copy.path())).0.window(with, None), &[loss]);
+    expect(open(config(copy.path())).0.window(with, Choice::default()), &[loss]);
     drop(appender);
     store.close().unwrap();
     for dir in [dir.path(), copy.path()] {
@@ -167,8 +171,8 @@ fn losses_are_in_the_windows_that_they_touch_also_after_a_restart_or_a_kill() {
         assert_eq!(dropped.values().sum::<u64>(), 37);
     }
     let recording = Recording::open(dir.path()).unwrap();
-    expect(recording.window(with, None), &[loss]);
-    expect(recording.window(without, None), &[]);
+    expect(recording.window(with, Choice::default()), &[loss]);
+    expect(recording.window(without, Choice::default()), &[]);
 }
 
 #[test]
@@ -183,7 +187,8 @@ fn without_a_sign_of_life_a_reader_calls_it_a_crash() {
     let copy = killed(dir.path());
     let causes = || {
         let recording = Recording::open(copy.path()).unwrap();
-        let account = read(recording.window(Span::new(minute_ago, Timestamp::now()), None)).1;
+        let account =
+            read(recording.window(Span::new(minute_ago, Timestamp::now()), Choice::default())).1;
         account.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>()
     };
     assert_eq!(causes(), []);
@@ -212,7 +217,8 @@ fn a_damaged_segment_is_named_and_the_rest_is_whole() {
     damaged[5_000..5_400].fill(0xff);
     for (bytes, least) in [(&damaged[..], 230), (&damaged[..9_000], 230), (&damaged[..0], 200)] {
         fs::write(&sealed[1], bytes).unwrap();
-        let (got, account) = read(Recording::open(dir.path()).unwrap().window(Span::ALL, None));
+        let (got, account) =
+            read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
         assert!(got.len() >= least && got.len() < 300, "{}", got.len());
         assert!(got.is_sorted_by_key(|got| got.time));
         let named: Vec<_> = account.damaged.iter().map(|damage| &*damage.segment).collect();
@@ -223,6 +229,7 @@ fn a_damaged_segment_is_named_and_the_rest_is_whole() {
     // Without its index, which the last block is, a segment is read from its start.
     let index = Blocks::new(&whole).last().unwrap().unwrap().0;
     fs::write(&sealed[1], &whole[..index]).unwrap();
-    let (got, account) = read(Recording::open(dir.path()).unwrap().window(Span::ALL, None));
+    let (got, account) =
+        read(Recording::open(dir.path()).unwrap().window(Span::ALL, Choice::default()));
     assert_eq!((got.len(), account.damaged), (300, vec![]));
 }

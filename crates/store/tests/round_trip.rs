@@ -3,7 +3,7 @@
 mod support;
 
 use kuberewind_packet::{PacketSink, Span, Timestamp};
-use kuberewind_store::{Recording, Store};
+use kuberewind_store::{Choice, Recording, Store};
 use support::{config, files, interface, judge, open, put, put_patiently, read, read_all};
 
 #[test]
@@ -37,7 +37,7 @@ fn what_was_appended_is_read_back_and_judged_good() {
     assert!(files(dir.path(), ".open").is_empty());
     assert_eq!(on_disk(".pcapng"), 6_000);
     let recording = Recording::open(dir.path()).unwrap();
-    assert_eq!(read(recording.window(Span::ALL, None)).0, got);
+    assert_eq!(read(recording.window(Span::ALL, Choice::default())).0, got);
 }
 
 #[test]

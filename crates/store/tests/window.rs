@@ -4,8 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use kuberewind_packet::{PacketSink, Span, Timestamp};
-use kuberewind_store::StoreConfig;
+use kuberewind_packet::{
+    Interface, Loss, LossCause, Owner, PacketSink, PacketStream, Pod, Span, Timestamp,
+};
+use kuberewind_store::{Choice, KeepOwner, StoreConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use support::{config, interface, limits, open, put_patiently, read, read_all};
@@ -48,7 +50,7 @@ fn a_window_holds_exactly_the_packets_of_its_span() {
         .run(&edges, |(from, to, exact_from, exact_to)| {
             let (from, to) = (edge(from, exact_from), edge(to, exact_to));
             let span = Span::new(Timestamp::from_nanos(from), Timestamp::from_nanos(to));
-            let (got, account) = read(store.window(span, None));
+            let (got, account) = read(store.window(span, Choice::default()));
             let expected: Vec<(u64, u32)> = in_order
                 .iter()
                 .copied()
@@ -76,12 +78,49 @@ fn only_what_is_kept_comes() {
     appender.flush();
     store.sync().unwrap();
     let keep = |_: u32, data: &[u8]| data[0].is_multiple_of(10);
-    let (got, account) = read(store.window(Span::ALL, Some(Box::new(keep))));
+    let choice = Choice { packets: Some(Box::new(keep)), ..Choice::default() };
+    let (got, account) = read(store.window(Span::ALL, choice));
     assert_eq!(
         got.iter().map(|got| got.data[0]).collect::<Vec<_>>(),
         [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
     );
     assert_eq!((account.packets, account.bytes), (10, 500));
+}
+
+/// Packets, interfaces and losses of the others are not in the window, nor is what they hold missing.
+#[test]
+fn a_window_of_some_owners_knows_nothing_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut appender) = open(config(dir.path()));
+    let pod = |name: &str| {
+        let pod = Pod { namespace: "shop".into(), name: name.into(), uid: name.into() };
+        Interface { owner: Owner::Pod(pod), ..interface("eth0") }
+    };
+    let slots = [pod("cart"), pod("web"), interface("eth0")]
+        .map(|interface| appender.open_interface(interface));
+    for (i, slot) in (0..90u8).zip(slots.into_iter().cycle()) {
+        put_patiently(&mut appender, slot, Timestamp::now(), &[i; 50]);
+    }
+    let now = Timestamp::now();
+    for slot in slots {
+        appender.loss(slot, Loss { cause: LossCause::Ring, packets: 3, from: now, to: now });
+    }
+    appender.flush();
+    store.sync().unwrap();
+    let owners: KeepOwner = Box::new(|owner| owner == "shop/web");
+    let choice = Choice { owners: Some(owners), ..Choice::default() };
+    let mut window = store.window(Span::ALL, choice);
+    let mut seen = Vec::new();
+    while window.advance().unwrap() {
+        assert_eq!(window.packet().interface, 0);
+        seen.push(window.packet().data[0]);
+    }
+    assert_eq!(seen, (0..90).filter(|i| i % 3 == 1).collect::<Vec<_>>());
+    assert_eq!(window.interfaces(), [pod("web")]);
+    let account = window.account();
+    assert_eq!((account.packets, account.damaged.len()), (30, 0));
+    let losses: Vec<_> = account.losses.iter().map(|lost| lost.owner.as_str()).collect();
+    assert_eq!(losses, ["shop/web"]);
 }
 
 proptest! {
@@ -134,12 +173,12 @@ fn total_disorder_larger_than_memory_is_sorted_within_bounds() {
     appender.flush();
     store.sync().unwrap();
     let before = resident();
-    let mut window = store.window(Span::ALL, None);
+    let mut window = store.window(Span::ALL, Choice::default());
     let mut last = 0;
     let mut got = 0;
     let mut most = 0;
-    while kuberewind_packet::PacketStream::advance(&mut window).unwrap() {
-        let time = kuberewind_packet::PacketStream::packet(&window).timestamp.as_nanos();
+    while window.advance().unwrap() {
+        let time = window.packet().timestamp.as_nanos();
         assert!(last < time);
         last = time;
         got += 1;

@@ -4,9 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use kuberewind_packet::Timestamp;
-use kuberewind_tls::{
-    Decryptor, Event, HandshakeLimits, Handshakes, KeyLog, Limits, Place, PortsTaken, Twins,
-};
+use kuberewind_tls::{Decryptor, Event, Joiner, KeyLog, Limits, Place, PortsTaken, Twins};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -29,15 +27,16 @@ fn main() -> ExitCode {
 }
 
 fn hellos(file: &[u8]) {
-    let mut handshakes = Handshakes::new(HandshakeLimits::default());
+    let mut joiner = Joiner::default();
     let begun = Instant::now();
     let mut count = 0;
-    packets(file, |time, len, bytes| {
+    packets(file, |time, _, bytes| {
         count += 1;
-        handshakes.see(kuberewind_packet::NetnsId(1), time, len, bytes);
+        joiner.packet(kuberewind_packet::NetnsId(1), time, bytes);
     });
     let each = begun.elapsed() / count.max(1);
-    println!("handshakes: {} in {count} packets, {each:?} a packet", handshakes.len());
+    let handshakes = joiner.counts().handshakes;
+    println!("handshakes: {handshakes} in {count} packets, {each:?} a packet");
 }
 
 fn plaintext(file: &[u8], log: KeyLog) {

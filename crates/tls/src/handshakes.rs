@@ -1,7 +1,8 @@
-//! The handshakes in a recording: which flow began with which hellos.
+//! The beginnings of connections: from packets to hellos, and the hash of both.
 //!
 //! Of each TCP connection the first bytes of both directions are put in order until the `ServerHello`
-//! is complete; what remains is the client's random and a few hashes.
+//! is complete. It is enough to be shown the packets in which records of handshakes begin or go on,
+//! each direction's first one first; other packets do no harm.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -10,311 +11,191 @@ use kuberewind_packet::{NetnsId, Timestamp};
 
 use crate::flow::{FlowKey, Place, Sender};
 use crate::half::Half;
-use crate::hello::{CLIENT_HELLO, ClientHello, Messages, SERVER_HELLO, ServerHello};
+use crate::hello::{CLIENT_HELLO, ClientHello, Messages, SERVER_HELLO, ServerHello, server_name};
 use crate::open::{HEADER_LEN, is_header};
-use crate::segment::{NoSegment, Segment};
+use crate::segment::Segment;
 use crate::suite::{Hash, Version};
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
 /// The message that stands for the first `ClientHello` after a retry (RFC 8446 section 4.4.1).
 const MESSAGE_HASH: u8 = 254;
 /// Hellos stand within so many bytes of a direction, early data included.
 const MAX_OPENING: usize = 64 * 1024;
+/// Connections that are read at a time, and the memory for all of them; the oldest is given up for a
+/// new one.
+const MAX_FLOWS: usize = 1 << 14;
+const MAX_BYTES: usize = 32 << 20;
 
-/// A TCP connection that carries TLS, as seen in one network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flow {
-    /// Where.
-    pub netns: NetnsId,
-    /// Who sent the `ClientHello`.
-    pub client: SocketAddr,
-    /// The other end.
-    pub server: SocketAddr,
+/// A connection's name within one network namespace: its client's random.
+pub(crate) type Name = (NetnsId, [u8; 32]);
+
+/// What became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// A client wants a connection.
+    Hello(Hello),
+    /// Client and server agreed on TLS 1.3: the hash of everything up to the `ServerHello`, with
+    /// either function.
+    Agreed { name: Name, transcripts: [Vec<u8>; 2] },
 }
 
-/// What is known of one handshake.
+/// A `ClientHello`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Handshake {
-    pub(crate) flow: Flow,
+pub(crate) struct Hello {
+    pub(crate) name: Name,
     pub(crate) time: Timestamp,
-    pub(crate) client_random: [u8; 32],
-    /// Hashes of the first `ClientHello`, one for each function: early secrets are derived from them.
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    pub(crate) server_name: Option<String>,
+    /// Its hash, with either function: early secrets are derived from it.
     pub(crate) early: [Vec<u8>; 2],
-    /// Once the server answered.
-    pub(crate) answer: Option<Answer>,
 }
 
-/// What the `ServerHello` made known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) version: Version,
-    pub(crate) cipher: u16,
-    /// The hash of everything up to the `ServerHello`, with either function.
-    pub(crate) transcripts: [Vec<u8>; 2],
-}
-
-/// How much is kept in memory. Beyond it the oldest is forgotten, and counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HandshakeLimits {
-    /// TCP connections known at once, about 120 bytes each.
-    pub flows: usize,
-    /// Handshakes, about 500 bytes each.
-    pub handshakes: usize,
-    /// Bytes of memory for hellos that are not complete.
-    pub bytes: usize,
-}
-
-impl Default for HandshakeLimits {
-    fn default() -> Self {
-        Self { flows: 262_144, handshakes: 131_072, bytes: 32 << 20 }
-    }
-}
-
-/// What was not kept or not read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HandshakeCounts {
-    /// IP fragments: not put together, so a hello in them is not seen.
-    pub fragments: u64,
-    /// Connections given up for [`HandshakeLimits`] before both hellos were seen.
-    pub unread: u64,
-    /// Handshakes forgotten for [`HandshakeLimits::handshakes`].
-    pub forgotten: u64,
-}
-
-/// The handshakes in a stream of packets.
+/// The connections whose hellos are being read.
 #[derive(Debug, Default)]
-pub struct Handshakes {
-    limits: HandshakeLimits,
-    flows: HashMap<FlowKey, Opening>,
-    /// The flows in the order in which they came.
+pub(crate) struct Handshakes {
+    flows: HashMap<FlowKey, Hellos>,
+    /// Their keys in the order in which they came, and some of flows that are over.
     order: VecDeque<FlowKey>,
-    found: VecDeque<Handshake>,
-    /// The number of the first of `found`.
-    first: u64,
     held: usize,
-    counts: HandshakeCounts,
-}
-
-/// A connection's first bytes.
-#[derive(Debug)]
-enum Opening {
-    Reading(Box<Hellos>),
-    /// Both hellos are known, or it is not TLS.
-    Settled,
 }
 
 impl Handshakes {
-    /// None yet.
-    pub fn new(limits: HandshakeLimits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
-    /// Takes a packet: an Ethernet frame of which `bytes` were captured in a network namespace.
-    pub fn see(&mut self, netns: NetnsId, time: Timestamp, original_len: u32, bytes: &[u8]) {
-        let segment = match Segment::read(bytes, original_len) {
-            Ok(segment) => segment,
-            Err(NoSegment::Fragment) => {
-                self.counts.fragments += 1;
-                return;
-            }
-            Err(NoSegment::NotTcp) => return,
-        };
+    /// Takes a packet, from the Ethernet header on as far as it was captured.
+    pub(crate) fn see(&mut self, netns: NetnsId, time: Timestamp, frame: &[u8]) -> Vec<Seen> {
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let Ok(segment) = Segment::read(frame, len) else { return Vec::new() };
+        if segment.payload.is_empty() {
+            return Vec::new();
+        }
         let key = FlowKey::at(Place(netns.0), &segment);
-        if segment.syn {
-            self.begin(key, &segment);
-        } else if segment.payload.is_empty() {
-            return;
-        } else if !self.flows.contains_key(&key) {
+        if !self.flows.get(&key).is_some_and(|hellos| hellos.goes_on_with(&segment)) {
             if !begins_with_hello(segment.payload) {
-                return;
+                return Vec::new();
             }
-            self.begin(key, &segment);
-        }
-        self.read(key, netns, &segment, time);
-        self.keep_within_limits();
-    }
-
-    /// How many handshakes are known.
-    pub fn len(&self) -> usize {
-        self.found.len()
-    }
-
-    /// Whether none is known.
-    pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
-    }
-
-    /// What was not kept.
-    pub fn counts(&self) -> HandshakeCounts {
-        self.counts
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Handshake> {
-        self.found.iter()
-    }
-
-    /// A connection begins, unless this is a retransmission.
-    fn begin(&mut self, key: FlowKey, segment: &Segment<'_>) {
-        if let Some(Opening::Reading(hellos)) = self.flows.get(&key) {
-            if hellos.is_same_connection(segment) {
-                return;
-            }
-            self.held -= hellos.held();
-        } else if segment.syn && segment.acknowledged.is_some() && self.flows.contains_key(&key) {
-            return; // The answer to a SYN tells nothing new of a connection that is settled.
-        }
-        let hellos = Box::new(Hellos::new(segment));
-        self.held += hellos.held();
-        if self.flows.insert(key, Opening::Reading(hellos)).is_none() {
+            self.forget(key);
+            self.held += Hellos::SIZE;
+            self.flows.insert(key, Hellos::new(&segment));
             self.order.push_back(key);
         }
+        let Some(hellos) = self.flows.get_mut(&key) else { return Vec::new() };
+        self.held -= hellos.held();
+        let mut seen = Vec::new();
+        hellos.push(&segment, netns, time, &mut seen);
+        self.held += hellos.held();
+        if hellos.is_over {
+            self.forget(key);
+        }
+        self.keep_within_limits();
+        seen
     }
 
-    fn read(&mut self, key: FlowKey, netns: NetnsId, segment: &Segment<'_>, time: Timestamp) {
-        let Some(opening) = self.flows.get_mut(&key) else { return };
-        let Opening::Reading(hellos) = opening else { return };
-        self.held -= hellos.held();
-        hellos.push(segment, time);
-        if let (None, Some(handshake)) = (hellos.number, hellos.handshake(netns, time)) {
-            hellos.number = Some(self.first + self.found.len() as u64);
-            self.found.push_back(handshake);
-        }
-        if let Some(answer) = hellos.answer.take() {
-            let index = hellos.number.and_then(|number| number.checked_sub(self.first));
-            let index = index.and_then(|index| usize::try_from(index).ok());
-            if let Some(handshake) = index.and_then(|index| self.found.get_mut(index)) {
-                handshake.answer = Some(answer);
-            }
-        }
-        match hellos.over {
-            None => self.held += hellos.held(),
-            Some(over) => {
-                self.counts.unread += u64::from(over == Over::TooLong);
-                *opening = Opening::Settled;
-            }
+    fn forget(&mut self, key: FlowKey) {
+        if let Some(hellos) = self.flows.remove(&key) {
+            self.held -= hellos.held();
         }
     }
 
     fn keep_within_limits(&mut self) {
-        while self.found.len() > self.limits.handshakes {
-            self.found.pop_front();
-            self.first += 1;
-            self.counts.forgotten += 1;
-        }
-        while self.flows.len() > self.limits.flows || self.held > self.limits.bytes {
+        while self.order.len() > 2 * MAX_FLOWS
+            || self.flows.len() > MAX_FLOWS
+            || self.held > MAX_BYTES
+        {
             let Some(oldest) = self.order.pop_front() else { break };
-            if let Some(Opening::Reading(hellos)) = self.flows.remove(&oldest) {
-                self.held -= hellos.held();
-                self.counts.unread += 1;
-            }
+            self.forget(oldest);
         }
     }
 }
 
-/// The hellos of a connection that is being read.
+/// The hellos of a connection.
 #[derive(Debug)]
 struct Hellos {
-    /// Who is taken for the client, and the other.
-    ends: [SocketAddr; 2],
+    client: SocketAddr,
+    server: SocketAddr,
     halves: [Half; 2],
     messages: [Messages; 2],
     /// Bytes read in both directions.
     read: usize,
-    client: Option<(ClientHello, Vec<u8>)>,
+    /// The client's random and its first message.
+    first: Option<([u8; 32], Vec<u8>)>,
     /// After a `HelloRetryRequest`: that, and the second `ClientHello`.
     retry: Option<Vec<u8>>,
     second: Option<Vec<u8>>,
-    answer: Option<Answer>,
-    /// The handshake's number, once it has one.
-    number: Option<u64>,
-    over: Option<Over>,
-}
-
-/// Why a connection is read no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
-    Done,
-    NotTls,
-    TooLong,
+    /// Both hellos are known, or it is not TLS.
+    is_over: bool,
 }
 
 impl Hellos {
+    const SIZE: usize = size_of::<Self>();
+
     fn new(segment: &Segment<'_>) -> Self {
-        let answers = segment.syn && segment.acknowledged.is_some();
-        let mut ends = [segment.source, segment.destination];
-        if answers {
-            ends.reverse();
-        }
         Self {
-            ends,
+            client: segment.source,
+            server: segment.destination,
             halves: <[Half; 2]>::default(),
             messages: <[Messages; 2]>::default(),
             read: 0,
-            client: None,
+            first: None,
             retry: None,
             second: None,
-            answer: None,
-            number: None,
-            over: None,
+            is_over: false,
         }
     }
 
-    /// Whether a SYN is one of this connection.
-    fn is_same_connection(&self, segment: &Segment<'_>) -> bool {
-        let base = self.halves[self.sender(segment).index()].base();
-        base.is_none_or(|base| base == segment.sequence.wrapping_add(1))
+    fn sender(&self, segment: &Segment<'_>) -> Sender {
+        if segment.source == self.client { Sender::Client } else { Sender::Server }
     }
 
-    fn sender(&self, segment: &Segment<'_>) -> Sender {
-        if segment.source == self.ends[0] { Sender::Client } else { Sender::Server }
+    /// Whether it is of this connection, not the beginning of another between the same ends.
+    fn goes_on_with(&self, segment: &Segment<'_>) -> bool {
+        let base = self.halves[Sender::Client.index()].base().unwrap_or(segment.sequence);
+        self.sender(segment) == Sender::Server
+            || !begins_with_hello(segment.payload)
+            || segment.sequence.wrapping_sub(base) as usize <= MAX_OPENING
     }
 
     /// Bytes of memory.
     fn held(&self) -> usize {
-        let client = self.client.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let first = self.first.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let rest = [&self.retry, &self.second].into_iter().flatten().map(Vec::len).sum::<usize>();
         let halves = self.halves.iter().map(Half::held).sum::<usize>();
         let messages = self.messages.iter().map(Messages::held).sum::<usize>();
-        size_of::<Self>() + client + rest + halves + messages
+        Self::SIZE + first + rest + halves + messages
     }
 
-    fn push(&mut self, segment: &Segment<'_>, now: Timestamp) {
+    fn push(
+        &mut self,
+        segment: &Segment<'_>,
+        netns: NetnsId,
+        now: Timestamp,
+        seen: &mut Vec<Seen>,
+    ) {
         let sender = self.sender(segment);
         if let Some(acknowledged) = segment.acknowledged {
             self.halves[sender.peer().index()].open(acknowledged);
         }
-        let sequence = segment.sequence.wrapping_add(segment.syn.into());
         let half = &mut self.halves[sender.index()];
-        half.push(sequence, segment.payload, segment.wire_len, segment.fin, now);
-        self.advance(Sender::Client);
-        self.advance(Sender::Server);
-        // The first may have waited for the second.
-        self.advance(Sender::Client);
-        self.advance(Sender::Server);
-        let held: usize = self.halves.iter().map(Half::held).sum();
-        if self.over.is_none() && self.read + held > 2 * MAX_OPENING {
-            self.over = Some(Over::TooLong);
+        half.push(segment.sequence, segment.payload, segment.wire_len, segment.fin, now);
+        // Each may have waited for the other.
+        for sender in [Sender::Client, Sender::Server, Sender::Client, Sender::Server] {
+            self.advance(sender, netns, now, seen);
         }
+        let held: usize = self.halves.iter().map(Half::held).sum();
+        self.is_over |= self.read + held > 2 * MAX_OPENING;
     }
 
     /// Reads whole plain records as far as they go.
-    fn advance(&mut self, sender: Sender) {
-        while self.over.is_none() {
+    fn advance(&mut self, sender: Sender, netns: NetnsId, now: Timestamp, seen: &mut Vec<Seen>) {
+        while !self.is_over {
             let ready = self.halves[sender.index()].ready();
-            let Some(header) = ready.first_chunk::<HEADER_LEN>() else {
-                if ready.first().is_some_and(|kind| !(CHANGE_CIPHER_SPEC..=23).contains(kind)) {
-                    self.over = Some(Over::NotTls);
-                }
-                return;
-            };
+            let Some(header) = ready.first_chunk::<HEADER_LEN>() else { return };
             if !is_header(*header) {
-                self.over = Some(Over::NotTls);
+                self.is_over = true;
                 return;
             }
             let (kind, len) = (header[0], usize::from(u16::from_be_bytes([header[3], header[4]])));
             let Some(body) = ready.get(HEADER_LEN..HEADER_LEN + len) else { return };
-            if sender == Sender::Server && self.client.is_none() {
+            if sender == Sender::Server && self.awaits_client() {
                 return;
             }
             let messages = match kind {
@@ -324,64 +205,80 @@ impl Hellos {
             self.halves[sender.index()].consume(HEADER_LEN + len);
             self.read += HEADER_LEN + len;
             for message in messages {
-                self.message(sender, message.kind, message.bytes);
+                match self.message(sender, message.kind, message.bytes, netns, now) {
+                    Some(news) => seen.extend(news),
+                    None => self.is_over = true,
+                }
             }
         }
     }
 
-    fn message(&mut self, sender: Sender, kind: u8, bytes: Vec<u8>) {
-        match (sender, kind) {
-            (Sender::Client, CLIENT_HELLO) if self.client.is_none() => {
-                match ClientHello::read(&bytes) {
-                    Some(hello) => self.client = Some((hello, bytes)),
-                    None => self.over = Some(Over::NotTls),
-                }
+    /// What a message makes known; none where nothing can follow it.
+    fn message(
+        &mut self,
+        sender: Sender,
+        kind: u8,
+        bytes: Vec<u8>,
+        netns: NetnsId,
+        now: Timestamp,
+    ) -> Option<Option<Seen>> {
+        match (sender, kind, &self.first) {
+            (Sender::Client, CLIENT_HELLO, None) => {
+                let random = ClientHello::read(&bytes)?.random;
+                let hello = Hello {
+                    name: (netns, random),
+                    time: now,
+                    client: self.client,
+                    server: self.server,
+                    server_name: server_name(&bytes),
+                    early: Hash::BOTH.map(|hash| hash.of(&[&bytes])),
+                };
+                self.first = Some((random, bytes));
+                Some(Some(Seen::Hello(hello)))
             }
-            (Sender::Client, CLIENT_HELLO) => self.second = Some(bytes),
-            (Sender::Server, SERVER_HELLO) => match ServerHello::read(&bytes) {
-                Some(hello) if hello.retry => self.retry = Some(bytes),
-                Some(hello) => {
-                    self.answer = self.answer(hello, &bytes);
-                    self.over = Some(Over::Done);
+            (_, _, None) => None,
+            (Sender::Client, CLIENT_HELLO, _) => {
+                self.second = Some(bytes);
+                Some(None)
+            }
+            (Sender::Server, SERVER_HELLO, Some((random, first))) => {
+                let hello = ServerHello::read(&bytes)?;
+                if hello.retry {
+                    self.retry = Some(bytes);
+                    return Some(None);
                 }
-                None => self.over = Some(Over::NotTls),
-            },
-            // Certificates and the like stand behind the hellos; a flow that shows them first is not
-            // read from its beginning.
-            (_, _) if self.client.is_none() => self.over = Some(Over::NotTls),
-            _ => {}
+                let transcripts = self.transcripts(first, &bytes);
+                let agreed = Seen::Agreed { name: (netns, *random), transcripts };
+                self.is_over = true;
+                Some((hello.version == Version::TLS13).then_some(agreed))
+            }
+            _ => Some(None),
         }
     }
 
-    fn answer(&self, hello: ServerHello, bytes: &[u8]) -> Option<Answer> {
-        let (_, first) = self.client.as_ref()?;
-        let transcripts = Hash::BOTH.map(|hash| match (&self.retry, &self.second) {
+    /// Whether what the server says next answers a message that is not read yet.
+    fn awaits_client(&self) -> bool {
+        self.first.is_none() || (self.retry.is_some() && self.second.is_none())
+    }
+
+    fn transcripts(&self, first: &[u8], answer: &[u8]) -> [Vec<u8>; 2] {
+        Hash::BOTH.map(|hash| match (&self.retry, &self.second) {
             (Some(retry), Some(second)) => {
                 let first = hash.of(&[first]);
                 #[expect(clippy::cast_possible_truncation, reason = "32 or 48")]
                 let header = [MESSAGE_HASH, 0, 0, hash.len() as u8];
-                hash.of(&[&header, &first, retry, second, bytes])
+                hash.of(&[&header, &first, retry, second, answer])
             }
-            _ => hash.of(&[first, bytes]),
-        });
-        Some(Answer { version: hello.version, cipher: hello.cipher, transcripts })
-    }
-
-    fn handshake(&self, netns: NetnsId, time: Timestamp) -> Option<Handshake> {
-        let (hello, bytes) = self.client.as_ref()?;
-        Some(Handshake {
-            flow: Flow { netns, client: self.ends[0], server: self.ends[1] },
-            time,
-            client_random: hello.random,
-            early: Hash::BOTH.map(|hash| hash.of(&[bytes])),
-            answer: None,
+            _ => hash.of(&[first, answer]),
         })
     }
 }
 
-/// Whether a payload is the beginning of a `ClientHello`.
+/// Whether a payload is the beginning of a `ClientHello`, be it very short.
 fn begins_with_hello(payload: &[u8]) -> bool {
-    payload.get(..HEADER_LEN + 1).is_some_and(|bytes| {
-        bytes[0] == HANDSHAKE && bytes[1] == 3 && bytes[2] <= 4 && bytes[HEADER_LEN] == CLIENT_HELLO
-    })
+    let is = |at: usize, wanted: fn(u8) -> bool| payload.get(at).is_none_or(|byte| wanted(*byte));
+    is(0, |byte| byte == HANDSHAKE)
+        && is(1, |byte| byte == 3)
+        && is(2, |byte| byte <= 4)
+        && is(HEADER_LEN, |byte| byte == CLIENT_HELLO)
 }

@@ -9,6 +9,7 @@ pub(crate) const ENCRYPTED_EXTENSIONS: u8 = 8;
 pub(crate) const FINISHED: u8 = 20;
 pub(crate) const KEY_UPDATE: u8 = 24;
 
+const SERVER_NAME: u16 = 0;
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
@@ -48,12 +49,23 @@ impl ClientHello {
         let mut body = Reader(message.get(MESSAGE_HEADER_LEN..)?);
         body.take(2)?;
         let random = body.take(32)?.try_into().ok()?;
-        body.vector8()?; // session
-        body.vector16()?; // cipher suites
-        body.vector8()?; // compression
-        let early_data = body.extensions().any(|(kind, _)| kind == EARLY_DATA);
+        let early_data = body.client_extensions()?.any(|(kind, _)| kind == EARLY_DATA);
         Some(Self { random, early_data })
     }
+}
+
+/// The host that a `ClientHello` asks for (RFC 6066 section 3), if it is written like one.
+pub(crate) fn server_name(message: &[u8]) -> Option<String> {
+    let mut body = Reader(message.get(MESSAGE_HEADER_LEN..)?);
+    body.take(2 + 32)?;
+    let (_, mut content) = body.client_extensions()?.find(|(kind, _)| *kind == SERVER_NAME)?;
+    let mut list = Reader(content.vector16()?);
+    let is_host = list.take(1)? == [0];
+    let name = list.vector16()?;
+    let plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*');
+    let is_name = is_host && name.len() <= 255 && name.iter().all(plain);
+    is_name.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 impl ServerHello {
@@ -111,6 +123,14 @@ impl<'a> Reader<'a> {
     fn vector16(&mut self) -> Option<&'a [u8]> {
         let len = self.u16()?;
         self.take(len.into())
+    }
+
+    /// A `ClientHello`'s extensions, from behind its random.
+    fn client_extensions(mut self) -> Option<impl Iterator<Item = (u16, Self)>> {
+        self.vector8()?; // session
+        self.vector16()?; // cipher suites
+        self.vector8()?; // compression
+        Some(self.extensions())
     }
 
     /// The extensions that begin here; none in hellos older than extensions.

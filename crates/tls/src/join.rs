@@ -1,96 +1,308 @@
-//! Secrets find their handshakes.
+//! Secrets tied to the connections that they belong to.
 //!
 //! What TLS 1.3 derives a handshake secret from contains the hash of the hellos, and the same hash is
 //! known from the packets: that ties a secret to its flow with no word from the process. What it
 //! derives traffic secrets from is the main secret, which follows from the handshake secret.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use kuberewind_packet::{NetnsId, Timestamp};
+use serde::{Deserialize, Serialize};
 
-use crate::decrypt::Reason;
-use crate::handshakes::{Flow, Handshake, Handshakes};
-use crate::keylog::{KeyLog, KeyLogLine};
+use crate::handshakes::{Handshakes, Hello, Name, Seen};
 use crate::schedule::{expand_label, main_secret};
-use crate::suite::{Hash, Suite, Version};
-use crate::{Derived, KeyLogLabel, Secret, SecretBytes, SecretEvent};
+use crate::suite::Hash;
+use crate::{Derived, KeyLog, KeyLogLabel, KeyLogLine, Secret, SecretBytes, SecretEvent};
 
-/// So many derivations from a main secret wait for it at once; there are six to a handshake.
-const MAX_WAITING: usize = 1 << 20;
+/// Secret and handshake come by different ways, in either order; one waits so long for the other.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// So many secrets are looked at for one handshake; there are seven kinds.
-const MAX_LINES: usize = 64;
+/// Connections and secrets that wait at a time; beyond that the oldest are given up.
+const MOST: usize = 1 << 15;
 
-/// What came of a join.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Joined {
-    /// The handshakes, by time.
-    pub handshakes: Vec<JoinedHandshake>,
-    /// Secrets that belong to none of them, counted.
-    pub unmatched: BTreeMap<Unmatched, u64>,
-}
-
-/// A handshake and its secrets.
+/// A secret, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinedHandshake {
-    /// When the `ClientHello` was first seen.
-    pub time: Timestamp,
-    /// Of the `ClientHello`.
-    pub client_random: [u8; 32],
-    /// Where it was seen: at both ends, before and after address translation.
-    pub flows: Vec<Flow>,
-    /// Once the server chose it.
-    pub version: Option<Version>,
-    /// The libraries whose secrets these are.
-    pub libraries: BTreeSet<String>,
-    /// Whether it can be opened with them.
-    pub coverage: Coverage,
-    /// The secrets.
-    pub lines: Vec<KeyLogLine>,
+pub struct Joined {
+    /// When the client said hello.
+    pub hello: Timestamp,
+    /// Where: the network namespace that both packet and process were in.
+    pub netns: NetnsId,
+    /// Who opened the connection.
+    pub client: SocketAddr,
+    /// To whom.
+    pub server: SocketAddr,
+    /// The name that the client asked for (RFC 6066 section 3).
+    pub server_name: Option<String>,
+    /// The secret.
+    pub line: KeyLogLine,
 }
 
-/// Which of the secrets that open a connection are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Coverage {
-    /// All.
-    All,
-    /// Some: one direction, or data without the handshake.
-    Partial,
-    /// None, and why not.
-    None(Reason),
+/// What was seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinCounts {
+    /// `ClientHello`s.
+    pub handshakes: u64,
+    /// Of these, those whose application data can be decrypted.
+    pub covered: u64,
+    /// Secrets that probes told of.
+    pub secrets: u64,
+    /// Secrets for which no handshake was recorded, not within half a minute, or that are none of TLS.
+    pub unmatched: u64,
 }
 
-/// Why a secret belongs to no handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Unmatched {
-    /// No handshake with these hellos was recorded.
-    NoHandshake,
-    /// The handshake secret that it follows from was not seen.
-    NoHandshakeSecret,
-    /// No secret of TLS has its form.
-    Malformed,
-    /// More secrets waited than are kept.
-    TooMany,
+/// Ties secrets to connections, in whichever order they come.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    handshakes: Handshakes,
+    connections: HashMap<Name, Connection>,
+    transcripts: HashMap<Vec<u8>, Vec<Name>>,
+    mains: HashMap<Vec<u8>, Vec<Name>>,
+    waiting: HashMap<Clue, Vec<SecretEvent>>,
+    /// How many events wait.
+    waiting_events: usize,
+    /// What goes when its time has come, oldest first.
+    ageing: VecDeque<(Timestamp, Ageing)>,
+    joined: Vec<Joined>,
+    counts: JoinCounts,
+    by_netns: HashMap<NetnsId, JoinCounts>,
 }
 
-impl fmt::Display for Unmatched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoHandshake => "handshake not recorded",
-            Self::NoHandshakeSecret => "handshake secret not seen",
-            Self::Malformed => "not a secret of TLS",
-            Self::TooMany => "too many at once",
-        })
+#[derive(Debug)]
+struct Connection {
+    hello: Hello,
+    /// What was given out.
+    given: KeyLog,
+    /// Its keys in the other maps.
+    transcripts: Vec<Vec<u8>>,
+    mains: Vec<Vec<u8>>,
+}
+
+/// By what a secret names its connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Clue {
+    Transcript(Vec<u8>),
+    Main(Vec<u8>),
+    Random(Name),
+}
+
+#[derive(Debug)]
+enum Ageing {
+    Connection(Name),
+    Waiting(Clue),
+}
+
+impl Joiner {
+    /// Takes in a packet of a handshake, from the Ethernet header on.
+    pub fn packet(&mut self, netns: NetnsId, time: Timestamp, frame: &[u8]) {
+        for seen in self.handshakes.see(netns, time, frame) {
+            match seen {
+                Seen::Hello(hello) => self.hello(hello),
+                Seen::Agreed { name, transcripts } => {
+                    for hash in transcripts {
+                        self.know_transcript(name, hash);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what a probe told.
+    pub fn secret(&mut self, event: SecretEvent) {
+        self.counts.secrets += 1;
+        self.by_netns.entry(event.netns).or_default().secrets += 1;
+        self.place(event);
+    }
+
+    /// What was joined since the last call; gives up what has waited too long at `now`.
+    pub fn take(&mut self, now: Timestamp) -> Vec<Joined> {
+        let crowded = |joiner: &Self| joiner.ageing.len() > MOST;
+        while let Some((since, _)) = self.ageing.front()
+            && (now.since(*since) > PATIENCE || crowded(self))
+        {
+            let Some((_, ageing)) = self.ageing.pop_front() else { break };
+            self.give_up(ageing);
+        }
+        std::mem::take(&mut self.joined)
+    }
+
+    /// All of it counted.
+    pub const fn counts(&self) -> JoinCounts {
+        self.counts
+    }
+
+    /// The same for each network namespace.
+    pub fn counts_of(&self, netns: NetnsId) -> JoinCounts {
+        self.by_netns.get(&netns).copied().unwrap_or_default()
+    }
+
+    fn hello(&mut self, hello: Hello) {
+        let name = hello.name;
+        if self.connections.contains_key(&name) {
+            return; // sent again, or seen on two interfaces
+        }
+        let early = hello.early.clone();
+        self.ageing.push_back((hello.time, Ageing::Connection(name)));
+        self.counts.handshakes += 1;
+        self.by_netns.entry(name.0).or_default().handshakes += 1;
+        let connection = Connection {
+            hello,
+            given: KeyLog::default(),
+            transcripts: Vec::new(),
+            mains: Vec::new(),
+        };
+        self.connections.insert(name, connection);
+        for hash in early {
+            self.know_transcript(name, hash);
+        }
+        self.retry(&Clue::Random(name));
+    }
+
+    fn know_transcript(&mut self, name: Name, hash: Vec<u8>) {
+        let Some(connection) = self.connections.get_mut(&name) else { return };
+        connection.transcripts.push(hash.clone());
+        self.transcripts.entry(hash.clone()).or_default().push(name);
+        self.retry(&Clue::Transcript(hash));
+    }
+
+    fn know_main(&mut self, name: Name, main: Vec<u8>) {
+        let Some(connection) = self.connections.get_mut(&name) else { return };
+        if !connection.mains.contains(&main) {
+            connection.mains.push(main.clone());
+            self.mains.entry(main.clone()).or_default().push(name);
+            self.retry(&Clue::Main(main));
+        }
+    }
+
+    fn retry(&mut self, clue: &Clue) {
+        let events = self.waiting.remove(clue).unwrap_or_default();
+        self.waiting_events -= events.len();
+        for event in events {
+            self.place(event);
+        }
+    }
+
+    /// Finds the connections of a secret, or lets it wait.
+    fn place(&mut self, event: SecretEvent) {
+        match &event.secret {
+            Secret::KeyLog { label, client_random, secret } if label.fits(secret.0.len()) => {
+                let name = (event.netns, *client_random);
+                if self.connections.contains_key(&name) {
+                    self.give(name, event.netns, *label, secret.clone());
+                } else {
+                    self.wait(Clue::Random(name), event);
+                }
+            }
+            Secret::Derivation { label, key, transcript } => match Hash::by_len(transcript.len()) {
+                Some(hash) if hash.len() == key.0.len() => {
+                    let (label, key, transcript) = (*label, key.clone(), transcript.clone());
+                    self.derive(hash, label, &key.0, transcript, event);
+                }
+                _ => self.counts.unmatched += 1,
+            },
+            Secret::KeyLog { .. } => self.counts.unmatched += 1,
+        }
+    }
+
+    fn derive(
+        &mut self,
+        hash: Hash,
+        label: Derived,
+        key: &[u8],
+        transcript: Vec<u8>,
+        event: SecretEvent,
+    ) {
+        let secret = expand_label(hash, key, label.label(), &transcript, hash.len());
+        let (clue, names) = if label.is_of_hellos() {
+            let names = self.transcripts.get(&transcript).cloned();
+            (Clue::Transcript(transcript), names)
+        } else {
+            (Clue::Main(key.to_vec()), self.mains.get(key).cloned())
+        };
+        let Some(names) = names else { return self.wait(clue, event) };
+        for name in names {
+            self.give(name, event.netns, label.key_log_label(), SecretBytes(secret.clone()));
+            if matches!(label, Derived::ClientHandshake | Derived::ServerHandshake) {
+                self.know_main(name, main_secret(hash, key));
+            }
+        }
+    }
+
+    fn wait(&mut self, clue: Clue, event: SecretEvent) {
+        if self.waiting_events >= MOST {
+            self.counts.unmatched += 1;
+            return;
+        }
+        self.waiting_events += 1;
+        let time = event.time;
+        let events = self.waiting.entry(clue.clone()).or_default();
+        if events.is_empty() {
+            self.ageing.push_back((time, Ageing::Waiting(clue)));
+        }
+        events.push(event);
+    }
+
+    /// Gives out a secret that a process in `from` told of. Both ends may be probed, and a process can
+    /// make up others' secrets: of these one at most is given out for a label.
+    fn give(&mut self, name: Name, from: NetnsId, label: KeyLogLabel, secret: SecretBytes) {
+        let Some(connection) = self.connections.get_mut(&name) else { return };
+        let is_rival = from != name.0 && connection.given.has(&name.1, label);
+        let line = KeyLogLine { label, client_random: name.1, secret };
+        let was_covered = connection.is_covered();
+        if is_rival || !connection.given.insert(line.clone()) {
+            return;
+        }
+        if connection.is_covered() && !was_covered {
+            self.counts.covered += 1;
+            self.by_netns.entry(name.0).or_default().covered += 1;
+        }
+        let Hello { time, client, server, server_name, .. } = &connection.hello;
+        self.joined.push(Joined {
+            hello: *time,
+            netns: name.0,
+            client: *client,
+            server: *server,
+            server_name: server_name.clone(),
+            line,
+        });
+    }
+
+    fn give_up(&mut self, ageing: Ageing) {
+        match ageing {
+            Ageing::Waiting(clue) => {
+                let events = self.waiting.remove(&clue).unwrap_or_default();
+                self.waiting_events -= events.len();
+                self.counts.unmatched += events.len() as u64;
+            }
+            Ageing::Connection(name) => {
+                let Some(connection) = self.connections.remove(&name) else { return };
+                for transcript in connection.transcripts {
+                    remove(&mut self.transcripts, &transcript, name);
+                }
+                for main in connection.mains {
+                    remove(&mut self.mains, &main, name);
+                }
+            }
+        }
     }
 }
 
-impl Joined {
-    /// The secrets of all handshakes.
-    pub fn key_log(&self) -> KeyLog {
-        let mut log = KeyLog::default();
-        log.extend(self.handshakes.iter().flat_map(|handshake| handshake.lines.iter().cloned()));
-        log
+impl Connection {
+    fn is_covered(&self) -> bool {
+        let has = |label| self.given.has(&self.hello.name.1, label);
+        has(KeyLogLabel::ClientRandom)
+            || (has(KeyLogLabel::ClientTraffic) && has(KeyLogLabel::ServerTraffic))
+    }
+}
+
+fn remove(map: &mut HashMap<Vec<u8>, Vec<Name>>, key: &[u8], name: Name) {
+    if let Some(names) = map.get_mut(key) {
+        names.retain(|other| *other != name);
+        if names.is_empty() {
+            map.remove(key);
+        }
     }
 }
 
@@ -118,244 +330,9 @@ impl Derived {
         }
     }
 
-    const fn follows_from_main_secret(self) -> bool {
-        matches!(self, Self::ClientTraffic | Self::ServerTraffic | Self::Exporter)
-    }
-}
-
-/// Joins secrets with handshakes. Their order does not matter, and a secret that comes again (from the
-/// other end, or from a second probe) counts once.
-pub fn join(handshakes: &Handshakes, events: impl IntoIterator<Item = SecretEvent>) -> Joined {
-    let mut join = Join::new(handshakes);
-    for event in events {
-        join.take(event);
-    }
-    join.settle()
-}
-
-/// A derivation whose secret is known.
-struct Derivation {
-    label: Derived,
-    hash: Hash,
-    key: Vec<u8>,
-    transcript: Vec<u8>,
-    netns: NetnsId,
-    library: String,
-}
-
-struct Join<'a> {
-    /// Indices into `found`, by hash of hellos.
-    by_transcript: HashMap<&'a [u8], usize>,
-    by_random: HashMap<[u8; 32], usize>,
-    by_main_secret: HashMap<Vec<u8>, usize>,
-    found: Vec<Found>,
-    /// What follows from a main secret that may not have been seen yet; doubles once.
-    waiting: HashMap<(Derived, Vec<u8>, Vec<u8>), Derivation>,
-    unmatched: BTreeMap<Unmatched, u64>,
-}
-
-/// A handshake in the making.
-struct Found {
-    joined: JoinedHandshake,
-    cipher: Option<u16>,
-    /// Lines with a rank: those from a process in one of the flow's namespaces come before others.
-    lines: Vec<(bool, KeyLogLine)>,
-}
-
-impl<'a> Join<'a> {
-    fn new(handshakes: &'a Handshakes) -> Self {
-        let mut join = Self {
-            by_transcript: HashMap::new(),
-            by_random: HashMap::new(),
-            by_main_secret: HashMap::new(),
-            found: Vec::new(),
-            waiting: HashMap::new(),
-            unmatched: BTreeMap::new(),
-        };
-        for handshake in handshakes.iter() {
-            join.learn(handshake);
-        }
-        join
-    }
-
-    fn learn(&mut self, handshake: &'a Handshake) {
-        let index = *self.by_random.entry(handshake.client_random).or_insert_with(|| {
-            self.found.push(Found::new(handshake));
-            self.found.len() - 1
-        });
-        let found = &mut self.found[index];
-        if !found.joined.flows.contains(&handshake.flow) {
-            found.joined.flows.push(handshake.flow);
-        }
-        for hash in &handshake.early {
-            self.by_transcript.insert(hash, index);
-        }
-        if let Some(answer) = &handshake.answer {
-            found.joined.version = Some(answer.version);
-            found.cipher = Some(answer.cipher);
-            for hash in &answer.transcripts {
-                self.by_transcript.insert(hash, index);
-            }
-        }
-    }
-
-    fn take(&mut self, event: SecretEvent) {
-        let SecretEvent { netns, library, secret, .. } = event;
-        let (label, key, transcript) = match secret {
-            Secret::KeyLog { label, client_random, secret } => {
-                return self.take_line(label, client_random, secret, netns, library);
-            }
-            Secret::Derivation { label, key, transcript } => (label, key.0, transcript),
-        };
-        let Some(hash) = Hash::by_len(transcript.len()).filter(|hash| hash.len() == key.len())
-        else {
-            return self.count(Unmatched::Malformed);
-        };
-        let derivation = Derivation { label, hash, key, transcript, netns, library };
-        if label.follows_from_main_secret() {
-            return self.wait(derivation);
-        }
-        let Some(index) = self.by_transcript.get(derivation.transcript.as_slice()).copied() else {
-            return self.count(Unmatched::NoHandshake);
-        };
-        if label != Derived::ClientEarly {
-            self.by_main_secret.insert(main_secret(hash, &derivation.key), index);
-        }
-        if !self.found[index].derive(derivation) {
-            self.count(Unmatched::TooMany);
-        }
-    }
-
-    fn take_line(
-        &mut self,
-        label: KeyLogLabel,
-        client_random: [u8; 32],
-        secret: SecretBytes,
-        netns: NetnsId,
-        library: String,
-    ) {
-        if !label.fits(secret.0.len()) {
-            return self.count(Unmatched::Malformed);
-        }
-        match self.by_random.get(&client_random) {
-            None => self.count(Unmatched::NoHandshake),
-            Some(index) => {
-                let line = KeyLogLine { label, client_random, secret };
-                if !self.found[*index].add(line, netns, library) {
-                    self.count(Unmatched::TooMany);
-                }
-            }
-        }
-    }
-
-    fn wait(&mut self, derivation: Derivation) {
-        let Derivation { label, key, transcript, .. } = &derivation;
-        let of = (*label, key.clone(), transcript.clone());
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.insert(of, derivation);
-        } else if !self.waiting.contains_key(&of) {
-            self.count(Unmatched::TooMany);
-        }
-    }
-
-    fn settle(mut self) -> Joined {
-        for (_, derivation) in std::mem::take(&mut self.waiting) {
-            match self.by_main_secret.get(&derivation.key) {
-                Some(index) => {
-                    if !self.found[*index].derive(derivation) {
-                        self.count(Unmatched::TooMany);
-                    }
-                }
-                None => self.count(Unmatched::NoHandshakeSecret),
-            }
-        }
-        let mut handshakes: Vec<_> = self.found.into_iter().map(Found::settle).collect();
-        handshakes.sort_by_key(|handshake| (handshake.time, handshake.client_random));
-        Joined { handshakes, unmatched: self.unmatched }
-    }
-
-    fn count(&mut self, why: Unmatched) {
-        *self.unmatched.entry(why).or_default() += 1;
-    }
-}
-
-impl Found {
-    fn new(handshake: &Handshake) -> Self {
-        let joined = JoinedHandshake {
-            time: handshake.time,
-            client_random: handshake.client_random,
-            flows: Vec::new(),
-            version: None,
-            libraries: BTreeSet::new(),
-            coverage: Coverage::None(Reason::NoSecret),
-            lines: Vec::new(),
-        };
-        Self { joined, cipher: None, lines: Vec::new() }
-    }
-
-    /// `false` when there were too many.
-    fn derive(&mut self, derivation: Derivation) -> bool {
-        let Derivation { label, hash, key, transcript, netns, library } = derivation;
-        let secret = expand_label(hash, &key, label.label(), &transcript, hash.len());
-        let client_random = self.joined.client_random;
-        let label = label.key_log_label();
-        let line = KeyLogLine { label, client_random, secret: SecretBytes(secret) };
-        self.add(line, netns, library)
-    }
-
-    /// `false` when there were too many.
-    fn add(&mut self, line: KeyLogLine, netns: NetnsId, library: String) -> bool {
-        let elsewhere = self.joined.flows.iter().all(|flow| flow.netns != netns);
-        let known = self.lines.iter().position(|(_, known)| *known == line);
-        let displaced = || self.lines.iter().position(|(rank, _)| *rank && !elsewhere);
-        match known {
-            Some(index) => self.lines[index].0 &= elsewhere,
-            None if self.lines.len() < MAX_LINES => self.lines.push((elsewhere, line)),
-            // One from the right place displaces one from elsewhere.
-            None => match displaced() {
-                Some(index) => self.lines[index] = (elsewhere, line),
-                None => return false,
-            },
-        }
-        self.joined.libraries.insert(library);
-        true
-    }
-
-    fn settle(mut self) -> JoinedHandshake {
-        let key = |(elsewhere, line): &(bool, KeyLogLine)| {
-            (*elsewhere, line.label, line.secret.0.clone())
-        };
-        self.lines.sort_by_cached_key(key);
-        let mut log = KeyLog::default();
-        log.extend(self.lines.into_iter().map(|(_, line)| line));
-        let mut joined = self.joined;
-        joined.lines = log.lines().collect();
-        joined.coverage = coverage(joined.version, self.cipher, &joined.lines);
-        joined
-    }
-}
-
-fn coverage(version: Option<Version>, cipher: Option<u16>, lines: &[KeyLogLine]) -> Coverage {
-    let needed: &[KeyLogLabel] = match version {
-        Some(Version::TLS13) => &[
-            KeyLogLabel::ClientHandshakeTraffic,
-            KeyLogLabel::ServerHandshakeTraffic,
-            KeyLogLabel::ClientTraffic,
-            KeyLogLabel::ServerTraffic,
-        ],
-        Some(Version::TLS12) => &[KeyLogLabel::ClientRandom],
-        Some(other) => return Coverage::None(Reason::Version(other)),
-        None => return Coverage::None(Reason::Unfinished),
-    };
-    if let (Some(version), Some(cipher)) = (version, cipher)
-        && Suite::find(version, cipher).is_none()
-    {
-        return Coverage::None(Reason::Cipher(cipher));
-    }
-    let known = |label: &&KeyLogLabel| lines.iter().any(|line| line.label == **label);
-    match needed.iter().filter(known).count() {
-        0 => Coverage::None(Reason::NoSecret),
-        count if count == needed.len() => Coverage::All,
-        _ => Coverage::Partial,
+    /// Whether the transcript ends with a hello, so that it can be computed from what is not
+    /// encrypted.
+    const fn is_of_hellos(self) -> bool {
+        matches!(self, Self::ClientEarly | Self::ClientHandshake | Self::ServerHandshake)
     }
 }

@@ -2,7 +2,8 @@
 //! (draft-ietf-tls-keylogfile).
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt;
+use std::str::FromStr;
 
 use crate::{Error, KeyLogLabel, SecretBytes};
 
@@ -95,15 +96,20 @@ impl KeyLogLine {
         let secret = unhex(secret).filter(|secret| label.fits(secret.len())).ok_or(())?;
         Ok(Some(Self { label, client_random, secret: SecretBytes(secret) }))
     }
+}
 
-    /// Appends the line as text.
-    pub fn push_text(&self, out: &mut String) {
-        out.push_str(self.label.as_str());
-        out.push(' ');
-        push_hex(out, &self.client_random);
-        out.push(' ');
-        push_hex(out, &self.secret.0);
-        out.push('\n');
+/// The line itself, secret included: for files and streams, never for a log.
+impl fmt::Display for KeyLogLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.label.as_str(), Hex(&self.client_random), Hex(&self.secret.0))
+    }
+}
+
+impl FromStr for KeyLogLine {
+    type Err = Error;
+
+    fn from_str(line: &str) -> Result<Self, Error> {
+        Self::parse(line).ok().flatten().ok_or(Error::KeyLog { line: 1 })
     }
 }
 
@@ -123,11 +129,7 @@ impl KeyLog {
 
     /// The text, each secret once, ordered by client random.
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        for line in self.lines() {
-            line.push_text(&mut text);
-        }
-        text
+        self.lines().map(|line| format!("{line}\n")).collect()
     }
 
     /// The lines, ordered by client random.
@@ -164,6 +166,11 @@ impl KeyLog {
         self.secrets.len()
     }
 
+    /// Whether something claims to be this secret of this handshake.
+    pub(crate) fn has(&self, client_random: &[u8; 32], label: KeyLogLabel) -> bool {
+        self.candidates(client_random, label).next().is_some()
+    }
+
     /// What claims to be this secret of this handshake.
     pub(crate) fn candidates(
         &self,
@@ -183,10 +190,11 @@ impl Extend<KeyLogLine> for KeyLog {
     }
 }
 
-fn push_hex(out: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -1,5 +1,15 @@
 //! TLS secrets, the flows that they belong to, and what they open.
 //!
+//! ```text
+//! while recording   packets of handshakes --> |
+//!                                             | Joiner --> lines of a key log, and whose they are
+//!                   secrets from probes ----> |
+//!
+//! for an export     key log --> |
+//!                               | Decryptor --content--> Twins --> frames
+//!                   packets --> |
+//! ```
+//!
 //! Pure: bytes in, values out; no system calls, no clock, no unsafe code. Everything that parses takes
 //! bytes from outside and never panics on them.
 #![forbid(unsafe_code)]
@@ -35,15 +45,9 @@ pub use event::SecretBytes;
 pub use event::SecretEvent;
 pub use flow::Place;
 pub use flow::Sender;
-pub use handshakes::Flow;
-pub use handshakes::HandshakeCounts;
-pub use handshakes::HandshakeLimits;
-pub use handshakes::Handshakes;
-pub use join::Coverage;
+pub use join::JoinCounts;
 pub use join::Joined;
-pub use join::JoinedHandshake;
-pub use join::Unmatched;
-pub use join::join;
+pub use join::Joiner;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
 pub use suite::Version;

@@ -16,7 +16,7 @@ pub enum Command {
         /// With `apiVersion`, `kind` and `metadata`.
         object: Value,
     },
-    /// Deletes any object, if it is there.
+    /// Deletes any object, if it is there, at once: a pod as when its kubelet says that it has ended.
     Remove {
         /// `v1`, `apps/v1` …
         api_version: String,
@@ -27,6 +27,17 @@ pub enum Command {
         namespace: String,
         /// Its name.
         name: String,
+    },
+    /// A kubelet tells a pod's status; refused when that pod is gone, as for a real kubelet.
+    PodStatus {
+        /// The pod's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Its UID: a pod of the same name that came since is another one.
+        uid: String,
+        /// All of the status.
+        status: Value,
     },
     /// Adds a node, or changes one.
     Node(Node),
@@ -70,6 +81,12 @@ pub enum Command {
     },
     /// Forgets history: going on from an earlier version is 410.
     Expire,
+    /// The server goes away, or comes back on the same address with all that it knew. While it is
+    /// away connections are refused; those that there were have broken off.
+    Serve {
+        /// Whether it is there.
+        serving: bool,
+    },
     /// How port-forwards reach a pod, and how they fail.
     Reach(Reach),
     /// Breaks all port-forward sessions off, without a close frame.
@@ -103,7 +120,8 @@ fn yes() -> bool {
 pub enum Fate {
     /// Running and ready at once.
     Ready,
-    /// Made and left `Pending`: whoever plays the kubelet sets its status.
+    /// Made and left `Pending`: whoever plays the kubelet sets its status. Once this is the fate of
+    /// all nodes, deleting a pod only marks it, until the kubelet removes it ([`Command::Remove`]).
     Pending,
     /// Running, never ready.
     NotReady,

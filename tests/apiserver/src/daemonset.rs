@@ -96,6 +96,10 @@ impl Pass<'_> {
         let here = |pod: &&Value| pod["spec"]["nodeName"] == name.as_str();
         let (current, old): (Vec<&Value>, Vec<&Value>) =
             pods.iter().filter(here).partition(|pod| self.is_current(pod));
+        // Until it has ended there is no other one.
+        if current.iter().any(|pod| !pod["metadata"]["deletionTimestamp"].is_null()) {
+            return;
+        }
         match current.first() {
             None => self.start(node, &name, &old, &pods),
             Some(pod) => {

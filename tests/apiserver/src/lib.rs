@@ -20,10 +20,14 @@ mod status;
 mod watch;
 
 use std::{
+    collections::HashMap,
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -50,10 +54,14 @@ struct Shared {
     state: Mutex<State>,
     /// Running port-forwards with their pod's node.
     sessions: Mutex<Vec<(String, AbortHandle)>>,
+    /// Bytes that port-forwards took to clients, by namespace and pod.
+    forwarded: Mutex<HashMap<(String, String), Arc<AtomicU64>>>,
     /// writers --version--> watches; only the newest counts
     changed: tokio::sync::watch::Sender<u64>,
     /// control --cut--> watches
     cuts: tokio::sync::watch::Sender<Cut>,
+    /// control --whether there is a server--> the listener
+    serving: tokio::sync::watch::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +79,11 @@ impl Shared {
 
     fn sessions(&self) -> MutexGuard<'_, Vec<(String, AbortHandle)>> {
         lock(&self.sessions)
+    }
+
+    fn forwarded(&self, namespace: &str, pod: &str) -> Arc<AtomicU64> {
+        let key = (namespace.to_owned(), pod.to_owned());
+        lock(&self.forwarded).entry(key).or_default().clone()
     }
 
     fn user(&self, authorization: &str) -> Option<User> {
@@ -101,15 +114,21 @@ impl Shared {
             Command::Remove { api_version, kind, namespace, name } => {
                 if let Some(resource) = catalog::find_kind(&api_version, &kind) {
                     // Gone already is as good.
-                    let _ = self.state().delete(resource, &namespace, &name, false);
+                    let _ = self.state().remove(resource, &namespace, &name);
                 }
+            }
+            Command::PodStatus { namespace, name, uid, status } => {
+                self.tell_status(&namespace, &name, &uid, status)?;
             }
             Command::Node(node) => {
                 self.settings().dead_nodes.retain(|dead| *dead != node.name);
                 put(&mut self.state(), node_object(&node))?;
             }
             Command::KillNode { name } => self.kill_node(&name)?,
-            Command::Fate { node: None, fate } => self.settings().fate = fate,
+            Command::Fate { node: None, fate } => {
+                self.state().has_kubelets = fate == Fate::Pending;
+                self.settings().fate = fate;
+            }
             Command::Fate { node: Some(node), fate } => {
                 self.settings().fates.insert(node, fate);
             }
@@ -128,6 +147,9 @@ impl Shared {
                 self.state().compact();
                 self.cuts.send_replace(Cut { abruptly: false });
             }
+            Command::Serve { serving } => {
+                self.serving.send_replace(serving);
+            }
             Command::Reach(reach) => {
                 let key = (reach.namespace.clone(), reach.pod.clone());
                 self.settings().reach.insert(key, reach);
@@ -137,6 +159,25 @@ impl Shared {
             }
         }
         self.settle();
+        Ok(())
+    }
+
+    fn tell_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        status: Value,
+    ) -> Result<(), Failure> {
+        let Some(pods) = catalog::find("", "v1", "pods") else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        if state.get(pods, namespace, name)?["metadata"]["uid"] != uid {
+            return Err(Failure::not_found(&status::Target { group: "", resource: "pods", name }));
+        }
+        let write = Write { manager: "kubelet".into(), status: true, ..Write::default() };
+        state.update(pods, namespace, name, &write, |pod| pod["status"] = status)?;
         Ok(())
     }
 
@@ -244,8 +285,10 @@ impl Double {
             settings: Mutex::default(),
             state: Mutex::new(State::new()),
             sessions: Mutex::default(),
+            forwarded: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             cuts: tokio::sync::watch::Sender::default(),
+            serving: tokio::sync::watch::Sender::new(true),
         });
         for name in ["default", "kube-system"] {
             let namespace =
@@ -253,7 +296,7 @@ impl Double {
             put(&mut shared.state(), namespace)
                 .map_err(|_| io::Error::other("a fresh server refused a namespace"))?;
         }
-        let accepting = tokio::spawn(accept(listener, shared.clone()));
+        let accepting = tokio::spawn(serve(listener, address, shared.clone()));
         Ok(Self { shared, address, accepting })
     }
 
@@ -302,6 +345,11 @@ impl Double {
         resource.map(|resource| self.shared.state().list(resource, namespace)).unwrap_or_default()
     }
 
+    /// How many bytes port-forwards have taken from a pod to clients so far.
+    pub fn forwarded(&self, namespace: &str, pod: &str) -> u64 {
+        self.shared.forwarded(namespace, pod).load(Ordering::Relaxed)
+    }
+
     /// Every request so far: method and path with its query.
     pub fn requests(&self) -> Vec<String> {
         self.shared.settings().requests.clone()
@@ -328,7 +376,30 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Accepts while it is to serve; when it is not, the listener and all connections are dropped.
+async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>) {
+    let mut serving = shared.serving.subscribe();
+    let mut listener = Some(listener);
+    loop {
+        if let Some(listener) = listener.take() {
+            tokio::select! {
+                () = accept(listener, &shared) => {}
+                _ = serving.wait_for(|serving| !serving) => {}
+            }
+            shared.sessions().drain(..).for_each(|(_, session)| session.abort());
+        }
+        if serving.wait_for(|serving| *serving).await.is_err() {
+            return;
+        }
+        // Somebody else has the address: for the tests that is the same as a server that is away.
+        listener = TcpListener::bind(address).await.ok();
+        if listener.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         // Full tables pass; the next try may do.

@@ -30,6 +30,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, tcp::OwnedReadHalf},
     sync::{Mutex, mpsc},
+    task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -86,6 +87,7 @@ pub(crate) fn upgrade(
     let session = Session {
         pod: format!("{namespace}_{pod}"),
         reach,
+        forwarded: shared.forwarded(namespace, pod),
         sent: AtomicU64::new(0),
         began: Instant::now(),
     };
@@ -184,7 +186,9 @@ type Out = Arc<Mutex<SplitSink<WebSocketStream<TokioIo<Upgraded>>, Message>>>;
 struct Session {
     pod: String,
     reach: Reach,
-    /// Bytes of payload towards the client, all ports together.
+    /// Bytes of payload towards clients, all sessions to this pod together.
+    forwarded: Arc<AtomicU64>,
+    /// Those of this session, all ports together.
     sent: AtomicU64,
     began: Instant,
 }
@@ -209,12 +213,14 @@ impl Session {
         let mut to_pod: Vec<Option<mpsc::Sender<Bytes>>> = Vec::new();
         // port tasks --how they ended--> session; unbounded in effect: one each
         let (endings, mut ended) = mpsc::channel(ports.len());
+        // They end with the session, also when it is broken off.
+        let mut tasks = JoinSet::new();
         for (index, port) in (0_u8..).zip(ports.iter().copied()) {
             // client frames --data--> pod connection; when full: the WebSocket is not read
             let (sender, data) = mpsc::channel(4);
             to_pod.push(Some(sender));
             let (session, out, endings) = (session.clone(), out.clone(), endings.clone());
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 let how = session.forward(2 * index, port, &out, data).await;
                 // Nobody waits any more: the session is over.
                 let _ = endings.send(how).await;
@@ -328,6 +334,7 @@ impl Session {
             if send(out, frame).await.is_err() {
                 return Ended::Client;
             }
+            self.forwarded.fetch_add(length as u64, Ordering::Relaxed);
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct State {
     /// Watches from before this version are told 410.
     oldest: u64,
     uids: u64,
+    /// Pods on nodes end when their kubelet says so.
+    pub(crate) has_kubelets: bool,
     objects: BTreeMap<Key, Stored>,
     history: Vec<Change>,
 }
@@ -312,6 +314,39 @@ impl State {
         if dry_run {
             return Ok(stored);
         }
+        if self.has_kubelets && resource.kind == "Pod" && !stored["spec"]["nodeName"].is_null() {
+            return self.mark_deleted(resource, namespace, name);
+        }
+        self.remove(resource, namespace, name)
+    }
+
+    /// As after `kubectl delete`: the pod is there until its kubelet says that it has ended.
+    fn mark_deleted(
+        &mut self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Failure> {
+        let stored = self.get(resource, namespace, name)?;
+        if !stored["metadata"]["deletionTimestamp"].is_null() {
+            return Ok(stored);
+        }
+        let grace = stored["spec"]["terminationGracePeriodSeconds"].clone();
+        let write = Write { manager: "kubectl".into(), status: true, ..Write::default() };
+        self.update(resource, namespace, name, &write, |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!(now());
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace;
+        })
+    }
+
+    /// Takes it away at once.
+    pub(crate) fn remove(
+        &mut self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value, Failure> {
+        let stored = self.get(resource, namespace, name)?;
         let mut last = stored.clone();
         self.objects.remove(&key(resource, namespace, name));
         self.version += 1;

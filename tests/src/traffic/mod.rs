@@ -3,6 +3,7 @@
 mod checksum;
 mod mixed;
 mod programs;
+mod sctp;
 mod send;
 
 pub use mixed::Mixed;
@@ -12,6 +13,7 @@ pub use programs::DnsServer;
 pub use programs::HttpServer;
 pub use programs::Iperf;
 pub use programs::udp_super_packets;
+pub use sctp::sctp_init;
 pub use send::Flood;
 pub use send::Rate;
 pub use send::send;

@@ -45,6 +45,11 @@ fn found(pods: &[(&str, Option<u64>, u64)]) -> Namespaces {
     Namespaces { node: place(NODE), pods: pods.collect(), unreadable: 0 }
 }
 
+/// All is known, and there is nothing to do.
+fn nothing() -> Plan {
+    Plan { pods_known: true, ..Plan::default() }
+}
+
 fn planned(settings: TargetSettings, pods: Vec<PodFacts>, found: &Namespaces) -> Plan {
     let known = PodSnapshot { pods, origin: Origin::ApiServer, problem: None };
     plan(&known, found, &TargetRules::compile(settings).unwrap())
@@ -100,7 +105,7 @@ fn chosen_pods_are_recorded_and_the_others_named_with_the_reason() {
 #[test]
 fn a_pod_that_the_api_server_did_not_tell_of_is_not_recorded() {
     let young = planned(settings(), vec![], &found(&[("x", Some(10), 1)]));
-    assert_eq!(young, Plan::default());
+    assert_eq!(young, nothing());
     let settled = planned(settings(), vec![], &found(&[("x", Some(10), 9)]));
     assert_eq!(targets(&settled), [""; 0]);
     assert_eq!(settled.problems, [Problem::UnknownPod("x".into())]);
@@ -214,7 +219,7 @@ fn a_deleted_pod_is_recorded_while_its_processes_live() {
         targets(&planned(settings(), gone(), &found(&[("a", Some(10), 9)]))),
         ["shop/cart-1 10"]
     );
-    assert_eq!(planned(settings(), gone(), &found(&[])), Plan::default());
+    assert_eq!(planned(settings(), gone(), &found(&[])), nothing());
 }
 
 #[test]

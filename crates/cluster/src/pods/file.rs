@@ -3,19 +3,16 @@
 //! A UID's namespace, name and host network never change, so an old file can name a pod that is gone,
 //! but never give a pod the wrong name: what is excluded stays excluded.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::PodFacts;
+use crate::kept;
 
 const VERSION: u32 = 1;
-/// Far more than the pods of any node; a longer file is not ours.
-const LONGEST: u64 = 16 * 1024 * 1024;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -33,26 +30,13 @@ struct Found {
 
 /// Replaces the file in one step.
 pub(super) fn write(path: &Path, node: &str, pods: &[PodFacts]) -> io::Result<()> {
-    let text = serde_json::to_vec(&Written { version: VERSION, node, pods })?;
-    let fresh = path.with_extension("json.new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&fresh)?;
-    file.write_all(&text)?;
-    file.sync_data()?;
-    fs::rename(&fresh, path)
+    kept::write(path, &Written { version: VERSION, node, pods })
 }
 
 /// What an earlier agent of this node wrote; none when there is no file. A pod that cannot be read is
 /// left out.
 pub(super) fn read(path: &Path, node: &str) -> io::Result<Option<Vec<PodFacts>>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let mut text = Vec::new();
-    file.take(LONGEST).read_to_end(&mut text)?;
-    let found: Found = serde_json::from_slice(&text)?;
+    let Some(found) = kept::read::<Found>(path)? else { return Ok(None) };
     if (found.version, found.node.as_str()) != (VERSION, node) {
         let told = format!("written by version {} on node {}", found.version, found.node);
         return Err(io::Error::new(io::ErrorKind::InvalidData, told));
@@ -63,6 +47,7 @@ pub(super) fn read(path: &Path, node: &str) -> io::Result<Option<Vec<PodFacts>>>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

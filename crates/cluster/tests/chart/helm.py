@@ -1,7 +1,8 @@
 """What Helm's own engine makes of a chart.
 
 Reads {"chart": path, "cases": [{"values", "name", "namespace", "kubeVersion"}]} and writes for each case
-{"refused": text or null, "lint": [text], "objects": [object], "notes": text}.
+{"refused": text or null, "lint": [text], "objects": [object], "notes": text}. Given {"yaml": text} it
+writes the text's documents.
 """
 
 import json
@@ -26,10 +27,14 @@ def render(chart, case):
 def objects(files):
     """In the order of the files' names. values_from_yaml is Go's YAML."""
     for name in sorted(name for name in files if name.endswith(".yaml")):
-        for document in re.split(r"^---$", files[name], flags=re.MULTILINE):
-            made = values_from_yaml(document)
-            if made:
-                yield made
+        yield from documents(files[name])
+
+
+def documents(text):
+    for document in re.split(r"^---$", text, flags=re.MULTILINE):
+        made = values_from_yaml(document)
+        if made:
+            yield made
 
 
 def judge(path, chart, case):
@@ -51,5 +56,8 @@ def judge(path, chart, case):
 
 
 asked = json.load(sys.stdin)
-with Chart.load(asked["chart"]) as chart:
-    json.dump([judge(asked["chart"], chart, case) for case in asked["cases"]], sys.stdout)
+if "yaml" in asked:
+    json.dump(list(documents(asked["yaml"])), sys.stdout)
+else:
+    with Chart.load(asked["chart"]) as chart:
+        json.dump([judge(asked["chart"], chart, case) for case in asked["cases"]], sys.stdout)

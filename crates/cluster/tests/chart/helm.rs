@@ -26,7 +26,6 @@ pub(crate) struct Judged {
 
 /// One answer for each case.
 pub(crate) fn judge(cases: &[Case]) -> Vec<Judged> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cases = cases.iter().map(|case| {
         json!({
             "values": case.values,
@@ -35,9 +34,20 @@ pub(crate) fn judge(cases: &[Case]) -> Vec<Judged> {
             "kubeVersion": case.kube_version,
         })
     });
-    let asked = json!({ "chart": here.join("../../chart"), "cases": cases.collect::<Vec<_>>() });
-    let answers = ask(&here.join("tests/chart/helm.py"), &asked);
+    let asked = json!({ "chart": here().join("../../chart"), "cases": cases.collect::<Vec<_>>() });
+    let answers = ask(&asked);
     answers.as_array().expect("a list").iter().map(judged).collect()
+}
+
+/// The documents of a YAML text, as Go reads them.
+#[allow(dead_code, reason = "not every test that asks Helm reads manifests")]
+pub(crate) fn documents(yaml: &str) -> Vec<Value> {
+    serde_json::from_value(ask(&json!({ "yaml": yaml }))).expect("a list")
+}
+
+/// The crate of these files, also when another one includes them.
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster")
 }
 
 fn judged(answer: &Value) -> Judged {
@@ -51,10 +61,11 @@ fn judged(answer: &Value) -> Judged {
     }
 }
 
-fn ask(script: &Path, asked: &Value) -> Value {
+fn ask(asked: &Value) -> Value {
+    let script = here().join("tests/chart/helm.py");
     let python = python();
     let mut child = Command::new(&python)
-        .arg(script)
+        .arg(&script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -27,7 +27,9 @@ fn everything() -> Value {
             "excludedNamespaces": ["kube-system"],
             "bpfOverride": "tcp[0] & 1 > 0 and len < 100",
             "capture": { "captureSelf": true, "hostNetwork": true },
-            "tls": true,
+            "tls": false,
+            "tlsExport": false,
+            "tlsControlPlane": true,
             "snaplen": 96,
             "ringMemory": "128Mi",
             "dataDir": "/mnt/a disk/kuberewind",
@@ -70,7 +72,7 @@ fn cases() -> Vec<Case> {
         old(everything()),
         elsewhere,
         case(json!({ "tap": { "bpfOverride": "port 53" } })),
-        case(json!({ "tap": { "tls": true } })),
+        case(json!({ "tap": { "tls": false } })),
         case(json!({ "tap": { "tolerations": [], "nodeSelectorTerms": [] } })),
         case(json!({ "tap": { "resources": { "requests": { "cpu": "", "memory": "" } } } })),
         case(json!({ "tap": { "namespaces": [""] } })),
@@ -179,7 +181,10 @@ fn the_agent_has_these_rights_and_no_others() {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "runAsUser": 0,
-            "capabilities": { "drop": ["ALL"], "add": ["NET_RAW", "SYS_ADMIN", "SYS_PTRACE"] },
+            "capabilities": {
+                "drop": ["ALL"],
+                "add": ["NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF", "PERFMON"],
+            },
         })
     );
     assert_eq!(
@@ -193,15 +198,15 @@ fn the_agent_has_these_rights_and_no_others() {
     assert_eq!((&spec["hostNetwork"], &spec["hostPID"]), (&json!(false), &json!(false)));
     let writable = container["volumeMounts"].as_array().unwrap().iter();
     let writable: Vec<_> = writable.filter(|m| m["readOnly"] != true).map(|m| &m["name"]).collect();
-    assert_eq!(writable, ["data"]);
+    assert_eq!(writable, ["data", "key"]);
     assert_eq!(
         kind(&objects, "ClusterRole")["rules"],
         json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }])
     );
-    let tls = render(&case(json!({ "tap": { "tls": true } })));
+    let without = render(&case(json!({ "tap": { "tls": false } })));
     assert_eq!(
-        pod(&tls)["spec"]["containers"][0]["securityContext"]["capabilities"]["add"],
-        json!(["NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "BPF", "PERFMON"])
+        pod(&without)["spec"]["containers"][0]["securityContext"]["capabilities"]["add"],
+        json!(["NET_RAW", "SYS_ADMIN", "SYS_PTRACE"])
     );
 }
 

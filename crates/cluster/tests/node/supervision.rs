@@ -40,7 +40,8 @@ async fn targets_follow_pods_processes_and_rules() {
     let (settings, chosen) = watch::channel(rules("cart"));
     let plans = Arc::new(Mutex::new(Vec::<Plan>::new()));
     let heard = plans.clone();
-    let tell = move |plan: Result<&Plan, _>| heard.lock().unwrap().push(plan.unwrap().clone());
+    let tell =
+        move |plan: Result<&Plan, _>, _: &_| heard.lock().unwrap().push(plan.unwrap().clone());
     let task = tokio::spawn(supervise(scanner(), known, chosen, tell));
     let owners_are = async |expected: &[&str]| {
         let owners = || {

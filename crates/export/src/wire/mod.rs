@@ -11,6 +11,7 @@
 //!                         "still here"; time never steps back, also not from frame to frame
 //!         | 3 account     JSON of the `WindowAccount`; once, after the last packet
 //!         | 4 end         packets:u64 bytes:u64; nothing follows
+//!         | 5 secrets     lines of a TLS key log, whole ones; before the packets that they open
 //! ```
 //!
 //! Each frame is packed by itself, so that a flushed frame can be read at once and a reader needs
@@ -53,6 +54,11 @@ const MAX_INTERFACE_BYTES: usize = 32 << 20;
 /// The longest account that is taken: some 30,000 losses, gaps and damages.
 const MAX_ACCOUNT: usize = 4 << 20;
 
+/// The longest piece of a key log,
+const MAX_SECRETS: usize = 256 << 10;
+/// and the most bytes of it that one stream may have: some 60,000 connections.
+const MAX_SECRET_BYTES: usize = 64 << 20;
+
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -60,6 +66,7 @@ enum Kind {
     Packets,
     Account,
     End,
+    Secrets,
 }
 
 impl Kind {
@@ -69,11 +76,12 @@ impl Kind {
             Self::Packets => 2,
             Self::Account => 3,
             Self::End => 4,
+            Self::Secrets => 5,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Interface, Self::Packets, Self::Account, Self::End]
+        [Self::Interface, Self::Packets, Self::Account, Self::End, Self::Secrets]
             .into_iter()
             .find(|kind| kind.number() == number)
     }
@@ -85,6 +93,7 @@ impl Kind {
             Self::Packets => MAX_PACKETS,
             Self::Account => MAX_ACCOUNT,
             Self::End => END_LEN,
+            Self::Secrets => MAX_SECRETS,
         }
     }
 }

@@ -10,7 +10,7 @@ use zstd::bulk::Decompressor;
 
 use super::{
     Coding, HASH_LEN, HEAD_LEN, Head, Kind, MAGIC, MAX_INTERFACE_BYTES, MAX_INTERFACES,
-    PREFACE_LEN, VERSION,
+    MAX_SECRET_BYTES, PREFACE_LEN, VERSION,
 };
 
 /// So much more room is made for a frame at a time.
@@ -86,6 +86,7 @@ pub struct Received<R: Read> {
     packet: Packet,
     interfaces: Vec<Interface>,
     interface_bytes: usize,
+    key_log: Vec<u8>,
     account: Option<WindowAccount>,
     nothing_yet: WindowAccount,
     packets: u64,
@@ -135,6 +136,7 @@ impl<R: Read> Received<R> {
             packet: Packet::default(),
             interfaces: Vec::new(),
             interface_bytes: 0,
+            key_log: Vec::new(),
             account: None,
             nothing_yet: WindowAccount::new(String::new(), Span::ALL),
             packets: 0,
@@ -152,6 +154,7 @@ impl<R: Read> Received<R> {
                 }
                 Kind::Packets => self.next = 0,
                 Kind::Interface => self.add_interface(start)?,
+                Kind::Secrets => self.add_secrets(start)?,
                 Kind::Account => self.take_account(start)?,
                 Kind::End => {
                     self.check_end(start)?;
@@ -226,6 +229,14 @@ impl<R: Read> Received<R> {
         let interface = serde_json::from_slice(&self.plain)
             .map_err(|source| WireError::Json { at: start, source })?;
         self.interfaces.push(interface);
+        Ok(())
+    }
+
+    fn add_secrets(&mut self, start: u64) -> Result<(), WireError> {
+        if self.key_log.len() + self.plain.len() > MAX_SECRET_BYTES {
+            return Err(damaged(start, "too many secrets"));
+        }
+        self.key_log.extend_from_slice(&self.plain);
         Ok(())
     }
 
@@ -319,6 +330,10 @@ impl<R: Read> PacketStream for Received<R> {
 
     fn interfaces(&self) -> &[Interface] {
         &self.interfaces
+    }
+
+    fn key_log(&self) -> &[u8] {
+        &self.key_log
     }
 
     fn account(&self) -> &WindowAccount {

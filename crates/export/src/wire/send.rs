@@ -10,7 +10,7 @@ use zstd::bulk::Compressor;
 
 use super::{
     Coding, HASH_LEN, HEAD_LEN, Head, Kind, MAGIC, MAX_INTERFACE_BYTES, MAX_INTERFACES,
-    MAX_PACKETS, PACKETS_TARGET, VERSION,
+    MAX_PACKETS, MAX_SECRETS, PACKETS_TARGET, VERSION,
 };
 use crate::report::sum_losses;
 
@@ -101,6 +101,19 @@ impl<W: Write> Sender<W> {
                 return Err(SendError::Order { from: self.newest, to: packet.timestamp });
             }
             self.push_packet(number, &packet)?;
+        }
+        Ok(())
+    }
+
+    /// Sends lines of a TLS key log; before the packets that they open.
+    pub fn secrets(&mut self, key_log: &[u8]) -> io::Result<()> {
+        let mut rest = key_log;
+        while !rest.is_empty() {
+            let most = &rest[..rest.len().min(MAX_SECRETS)];
+            let lines =
+                most.iter().rposition(|byte| *byte == b'\n').map_or(most.len(), |end| end + 1);
+            self.send_small(Kind::Secrets, &rest[..lines])?;
+            rest = &rest[lines..];
         }
         Ok(())
     }

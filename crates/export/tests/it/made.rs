@@ -71,7 +71,7 @@ impl Made {
     }
 
     pub(crate) fn input(self) -> Input<Self> {
-        Input { node: self.account.node.clone(), stream: self }
+        Input { node: self.account.node.clone(), stream: self, fetch: None }
     }
 }
 
@@ -161,6 +161,7 @@ pub(crate) fn export() -> Export {
         id: "web-1".into(),
         program: "kuberewind 0.1.0".into(),
         owner: None,
+        tls: kuberewind_export::TlsParts::default(),
         unreachable: Vec::new(),
         notes: Vec::new(),
     }

@@ -52,6 +52,22 @@ fn sent(windows: &[Made]) -> Vec<(String, Packet)> {
     packets.collect()
 }
 
+#[test]
+fn secrets_arrive_before_the_first_packet_however_many_they_are() {
+    let line = |n: u32| format!("CLIENT_RANDOM {n:064x} {n:096x}\n");
+    let log: String = (0..3_000).map(line).collect();
+    for compress in [false, true] {
+        let mut sender = Sender::new(Vec::new(), compress).unwrap();
+        sender.secrets(log.as_bytes()).unwrap();
+        sender.send(&mut Made::new("n1", packets(3, 1))).unwrap();
+        let wire = sender.finish(&account()).unwrap();
+        let mut received = Received::open(&wire[..]).unwrap();
+        assert!(received.advance().unwrap());
+        assert_eq!(received.key_log(), log.as_bytes());
+        assert_eq!(receive(&wire[..]).0.len(), 3);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -1,4 +1,5 @@
-//! The agent's API: HTTP over its Unix socket, and later over loopback in a pod.
+//! The agent's API: HTTP over its Unix socket, and in a pod over its loopback. On the pod's address only
+//! the probes and the metrics are served.
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
@@ -8,15 +9,16 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use kuberewind_filter::StoredFilter;
 use kuberewind_packet::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::duty::{Answer, Duty, Orders, Wish};
+use super::handover::Request;
 use super::recorder::{Recorder, RecorderError};
-use super::{Health, Status, WindowQuery, metrics};
+use super::{Health, Status, Wanted, WindowQuery, metrics};
 
 /// Windows that may leave at the same time; each holds a few chunks in memory.
 const MAX_WINDOWS: usize = 4;
@@ -47,7 +49,7 @@ pub(crate) struct ApiFailure {
 
 #[derive(Clone)]
 struct Agent {
-    recorder: Arc<Recorder>,
+    duty: Arc<Duty>,
     windows: Arc<Semaphore>,
     follows: Follows,
 }
@@ -62,23 +64,56 @@ impl Follows {
     }
 }
 
-/// The routes of the API.
-pub(crate) fn router(recorder: Arc<Recorder>) -> Router {
-    let agent = Agent {
-        recorder,
-        windows: Arc::new(Semaphore::new(MAX_WINDOWS)),
-        follows: Follows::default(),
-    };
+impl Agent {
+    fn new(duty: Arc<Duty>) -> Self {
+        Self { duty, windows: Arc::new(Semaphore::new(MAX_WINDOWS)), follows: Follows::default() }
+    }
+
+    fn recorder(&self) -> Result<Arc<Recorder>, Failure> {
+        self.duty.recorder().map_err(Failure::unavailable)
+    }
+
+    /// The recorder, for who wants to tell it what to do.
+    fn recorder_to_order(&self) -> Result<Arc<Recorder>, Failure> {
+        match self.duty.orders() {
+            Orders::Api => self.recorder(),
+            Orders::ConfigMap(_) => Err(Failure::not_here()),
+        }
+    }
+}
+
+/// What every listener serves: nothing in it names a pod or an address.
+fn public() -> Router<Agent> {
     Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+}
+
+/// The routes of a pod's own address.
+pub(crate) fn public_router(duty: Arc<Duty>) -> Router {
+    public().with_state(Agent::new(duty))
+}
+
+/// The routes of the data directory's socket.
+pub(crate) fn socket_router(duty: Arc<Duty>) -> Router {
+    routes().route("/v1/handover", post(hand_over)).with_state(Agent::new(duty))
+}
+
+/// The routes of the API.
+pub(crate) fn router(duty: Arc<Duty>) -> Router {
+    routes().with_state(Agent::new(duty))
+}
+
+fn routes() -> Router<Agent> {
+    public()
         .route("/v1/clock", get(clock))
         .route("/v1/status", get(status))
         .route("/v1/recording", put(set_recording))
+        .route("/v1/erase", post(erase))
         .route("/v1/settings", get(settings).patch(change_settings))
         .route("/v1/window", get(window))
         .route("/v1/follow/{ticket}", delete(end_follow))
-        .route("/metrics", get(metrics_text))
-        .route("/healthz", get(healthz))
-        .with_state(agent)
 }
 
 async fn clock() -> Json<Clock> {
@@ -86,40 +121,94 @@ async fn clock() -> Json<Clock> {
 }
 
 async fn status(State(agent): State<Agent>) -> Result<Json<Status>, Failure> {
-    Ok(Json(agent.recorder.status()?))
+    let recorder = agent.recorder()?;
+    Ok(Json(blocking(move || recorder.status()).await?))
 }
 
 async fn set_recording(
     State(agent): State<Agent>,
     Json(Recording { recording }): Json<Recording>,
 ) -> Result<Json<()>, Failure> {
-    blocking(move || agent.recorder.set_recording(recording)).await?;
+    let recorder = agent.recorder_to_order()?;
+    blocking(move || recorder.switch(recording)).await?;
     Ok(Json(()))
 }
 
-async fn settings(State(agent): State<Agent>) -> Json<serde_json::Value> {
-    Json(agent.recorder.settings())
+/// `clean` asks for it, once recording is switched off: nothing of it stays on the node.
+async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
+    match agent.duty.orders() {
+        Orders::Api => {
+            let recorder = agent.recorder()?;
+            blocking(move || recorder.erase()).await?;
+        }
+        Orders::ConfigMap(wishes) => pass_on(wishes, Wish::Erase).await?,
+    }
+    Ok(Json(()))
+}
+
+async fn settings(State(agent): State<Agent>) -> Result<Json<serde_json::Value>, Failure> {
+    Ok(Json(agent.recorder()?.settings()))
 }
 
 async fn change_settings(
     State(agent): State<Agent>,
     Json(changes): Json<serde_json::Value>,
 ) -> Result<Json<serde_json::Value>, Failure> {
-    Ok(Json(blocking(move || agent.recorder.change_settings(&changes)).await?))
+    let recorder = agent.recorder_to_order()?;
+    Ok(Json(blocking(move || recorder.change_settings(&changes)).await?))
 }
 
+/// Whatever it does, it answers: this is also how the kubelet sees that the process lives.
 async fn metrics_text(State(agent): State<Agent>) -> Result<Response, Failure> {
-    let text = metrics::encode(&agent.recorder.status()?);
+    let status = match agent.recorder() {
+        Ok(recorder) => blocking(move || recorder.status()).await.ok(),
+        Err(_) => None,
+    };
+    let text = metrics::encode(status.as_ref());
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn healthz(State(agent): State<Agent>) -> Result<Response, Failure> {
-    Ok(match agent.recorder.status()?.health() {
+    let recorder = agent.recorder()?;
+    Ok(probe(&blocking(move || recorder.status()).await?.health()))
+}
+
+async fn readyz(State(agent): State<Agent>) -> Result<Response, Failure> {
+    let recorder = agent.recorder()?;
+    Ok(probe(&blocking(move || recorder.readiness()).await?))
+}
+
+fn probe(health: &Health) -> Response {
+    match health {
         Health::Ok => "ok\n".into_response(),
         Health::Failing(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
         }
-    })
+    }
+}
+
+/// Gives the data directory to the next agent of this node.
+async fn hand_over(
+    State(agent): State<Agent>,
+    Json(request): Json<Request>,
+) -> Result<Json<()>, Failure> {
+    let Orders::ConfigMap(wishes) = agent.duty.orders() else {
+        return Err(Failure::refused(
+            "`kuberewind tap --local` records here, and is not taken over: stop it first".into(),
+        ));
+    };
+    pass_on(wishes, Wish::HandOver(request)).await?;
+    Ok(Json(()))
+}
+
+/// Tells the agent what is wanted, and waits until it is done.
+async fn pass_on(wishes: &mpsc::Sender<(Wish, Answer)>, wish: Wish) -> Result<(), Failure> {
+    let (answer, answered) = oneshot::channel();
+    let _ = wishes.send((wish, answer)).await;
+    match answered.await {
+        Ok(done) => done.map_err(Failure::refused),
+        Err(_) => Err(Failure::stopping()),
+    }
 }
 
 /// Sends the window once it is settled. What goes wrong before the first byte is an answer in words;
@@ -129,8 +218,8 @@ async fn window(
     State(agent): State<Agent>,
     Query(query): Query<WindowQuery>,
 ) -> Result<Response, Failure> {
-    let filter = query.filter.as_deref().map(StoredFilter::compile).transpose();
-    let filter = filter.map_err(RecorderError::from)?;
+    let wanted = Wanted::compile(&query).map_err(RecorderError::from)?;
+    let recorder = agent.recorder()?;
     let Ok(permit) = agent.windows.clone().acquire_owned().await else {
         return Err(Failure::stopping());
     };
@@ -140,7 +229,7 @@ async fn window(
         let ticket = query.follow;
         agent.follows.lock().extend(ticket);
         let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
-        let sent = agent.recorder.send(&query, filter, goes_on, out);
+        let sent = recorder.send(&query, &wanted, goes_on, out);
         ticket.map(|ticket| agent.follows.lock().remove(&ticket));
         drop(permit);
         sent
@@ -224,17 +313,32 @@ struct Failure {
 
 impl Failure {
     fn stopping() -> Self {
-        let message = "the recorder is stopping".to_owned();
+        Self::unavailable("the recorder is stopping".to_owned())
+    }
+
+    fn unavailable(message: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message }
+    }
+
+    fn refused(message: String) -> Self {
+        Self { status: StatusCode::CONFLICT, message }
+    }
+
+    fn not_here() -> Self {
+        Self::refused(
+            "a cluster's agent does as its ConfigMap says: `kuberewind tap --set` and `kuberewind \
+             pcapdump stop|start` change that"
+                .to_owned(),
+        )
     }
 }
 
 impl From<RecorderError> for Failure {
     fn from(error: RecorderError) -> Self {
-        let status = if error.is_usage() {
-            StatusCode::BAD_REQUEST
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
+        let status = match error {
+            _ if error.is_usage() => StatusCode::BAD_REQUEST,
+            RecorderError::Empty(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, message: error.to_string() }
     }

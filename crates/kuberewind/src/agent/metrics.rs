@@ -16,40 +16,39 @@ struct Cause {
     cause: &'static str,
 }
 
-/// The status as `OpenMetrics` text: counters and gauges, no names and no addresses.
-pub(crate) fn encode(status: &Status) -> String {
+/// The status as `OpenMetrics` text: counters and gauges, no names and no addresses. Without one there
+/// is no recorder.
+pub(crate) fn encode(status: Option<&Status>) -> String {
     let mut registry = Registry::with_prefix("kuberewind");
-    count(&mut registry, "packets", "Packets recorded", status.packets);
+    match status {
+        Some(status) => register(&mut registry, status),
+        None => recording(&mut registry, false),
+    }
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = text::encode(&mut out, &registry);
+    out
+}
+
+fn recording(registry: &mut Registry, on: bool) {
+    gauge(registry, "recording", "1 while recording, 0 when not", None, u64::from(on));
+}
+
+fn register(registry: &mut Registry, status: &Status) {
+    count(registry, "packets", "Packets recorded", status.packets);
     let lost = Family::<Cause, Counter>::default();
     for (cause, packets) in &status.losses {
         lost.get_or_create(&Cause { cause: cause.name() }).inc_by(*packets);
     }
     registry.register("lost_packets", "Packets lost, by cause", lost);
-    count(&mut registry, "cut_packets", "Packets longer than 262144 bytes, cut", status.cut);
-    count(&mut registry, "write_errors", "Writes that the disk refused", status.store.write_errors);
-    bytes_counter(
-        &mut registry,
-        "captured",
-        "Captured bytes of the packets recorded",
-        status.bytes,
-    );
-    gauge(
-        &mut registry,
-        "recording",
-        "1 while recording, 0 after `pcapdump stop`",
-        None,
-        u64::from(status.recording),
-    );
-    gauge(&mut registry, "interfaces", "Interfaces with packets", None, status.interfaces());
-    gauge(&mut registry, "segments", "Files of the recording", None, status.store.segments);
+    count(registry, "cut_packets", "Packets longer than 262144 bytes, cut", status.cut);
+    count(registry, "write_errors", "Writes that the disk refused", status.store.write_errors);
+    bytes_counter(registry, "captured", "Captured bytes of the packets recorded", status.bytes);
+    recording(registry, status.recording);
+    gauge(registry, "interfaces", "Interfaces with packets", None, status.interfaces());
+    gauge(registry, "segments", "Files of the recording", None, status.store.segments);
     let age = status.oldest.map_or(0, |oldest| status.now.since(oldest).as_secs());
-    gauge(
-        &mut registry,
-        "oldest_packet_age",
-        "Age of the oldest packet held",
-        Some(Unit::Seconds),
-        age,
-    );
+    gauge(registry, "oldest_packet_age", "Age of the oldest packet held", Some(Unit::Seconds), age);
     let sizes = [
         ("held", "Bytes that the data directory takes", status.bytes_held),
         ("max_size", "pcapdump.maxSize", status.bounds.max_size),
@@ -58,12 +57,19 @@ pub(crate) fn encode(status: &Status) -> String {
         ("resident", "Resident memory of the recorder", status.memory.resident),
     ];
     for (name, help, bytes) in sizes {
-        gauge(&mut registry, name, help, Some(Unit::Bytes), bytes);
+        gauge(registry, name, help, Some(Unit::Bytes), bytes);
     }
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = text::encode(&mut out, &registry);
-    out
+    if let Some(pods) = &status.pods {
+        let counts = [
+            ("pods_recorded", "Pods that are recorded", pods.recorded.len()),
+            ("pods_not_recorded", "Pods of this node that are not", pods.not_recorded.len()),
+            ("pods_waiting", "Pods whose network is awaited", pods.waiting),
+        ];
+        for (name, help, count) in counts {
+            gauge(registry, name, help, None, count as u64);
+        }
+    }
+    gauge(registry, "problems", "What status names as wrong", None, status.problems.len() as u64);
 }
 
 fn count(registry: &mut Registry, name: &str, help: &str, value: u64) {

@@ -1,23 +1,37 @@
 //! What records: the stages joined, and the API through which everybody else reaches them.
 
 mod api;
+mod duty;
+mod handover;
 mod metrics;
+mod node;
 mod recorder;
 mod serve;
 mod status;
 mod switch;
+mod tls;
+mod wanted;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
+pub(crate) use duty::Duty;
+pub(crate) use handover::Request as HandoverRequest;
+pub(crate) use node::Node;
+pub(crate) use node::NodeConfig;
+pub(crate) use node::target_settings;
+pub(crate) use recorder::Identity;
 pub(crate) use recorder::Recorder;
 pub(crate) use recorder::RecorderError;
-pub(crate) use recorder::Source;
 pub(crate) use serve::Server;
 pub(crate) use status::Health;
 pub(crate) use status::PodNotRecorded;
 pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
+pub(crate) use tls::ControlPlane;
+pub(crate) use tls::TlsSource;
+pub(crate) use wanted::Wanted;
+pub(crate) use wanted::WantedError;
 
 use kuberewind_packet::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +52,9 @@ pub(crate) struct WindowQuery {
     /// Whether to compress: pays on a network, not on a Unix socket.
     #[serde(default)]
     pub(crate) compress: bool,
+    /// Whether TLS secrets are wanted, of connections that began in the window.
+    #[serde(default)]
+    pub(crate) tls: bool,
     /// To go on after `to`: a number of the asker's choice, under which `DELETE /v1/follow/N` ends
     /// the stream in good order.
     pub(crate) follow: Option<u64>,

@@ -4,30 +4,50 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use kuberewind_capture::{Capture, CaptureConfig, CaptureError, NetnsSpec, NetnsWatch, Target};
+use kuberewind_capture::{
+    Capture, CaptureConfig, CaptureError, NamespaceStatus, NetnsSpec, NetnsWatch, Target,
+};
 use kuberewind_export::wire::{SendError, Sender};
-use kuberewind_filter::{CaptureFilter, FilterError, StoredFilter};
-use kuberewind_packet::{LossCause, PacketStream as _, Span, Timestamp, WindowAccount};
-use kuberewind_store::{Keep, Limits, MinFree, Store, StoreConfig, StoreError};
+use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
+use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
+use kuberewind_store::{Limits, MinFree, Store, StoreConfig, StoreError};
 
 use super::status::{Bounds, FilterStatus, Memory};
 use super::switch::{Switch, SwitchError};
-use super::{Status, WindowQuery};
+use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
+use super::wanted::{Wanted, WantedError};
+use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
 use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
 use crate::{PROGRAM, VERSION};
 
 /// Capture threads. One drains many rings; more would pay only beyond a million packets a second.
 const LANES: usize = 1;
 
-/// What to record on this machine.
+/// Who records.
 #[derive(Debug, Clone)]
-pub(crate) struct Source {
+pub(crate) struct Identity {
     /// The node's name in everything that is written.
     pub(crate) node: String,
-    /// The network namespaces.
-    pub(crate) namespaces: Vec<NetnsSpec>,
     /// Only these interfaces; none = all.
     pub(crate) interfaces: Vec<String>,
+    /// Where TLS secrets come from; none = none are read.
+    pub(crate) tls: Option<TlsSource>,
+}
+
+/// What is to be recorded, and what is known about it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Assignment {
+    /// The network namespaces.
+    pub(crate) targets: Vec<Target>,
+    /// Of these nothing is stored where the node's own namespace is recorded.
+    pub(crate) forbidden: Arc<Forbidden>,
+    /// What cannot be recorded, and why.
+    pub(crate) problems: Vec<String>,
+    /// The node's pods, `recorded` being those that the targets are of; none on a machine without
+    /// Kubernetes.
+    pub(crate) pods: Option<PodsStatus>,
+    /// Why it is not known yet what to record.
+    pub(crate) unknown: Option<String>,
 }
 
 /// Why the recorder did not do what it was asked to.
@@ -40,6 +60,8 @@ pub(crate) enum RecorderError {
     #[error(transparent)]
     Filter(#[from] FilterError),
     #[error(transparent)]
+    Wanted(#[from] WantedError),
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -47,6 +69,8 @@ pub(crate) enum RecorderError {
     Send(#[from] SendError<StoreError>),
     #[error("nothing is recorded yet in {}", .0.display())]
     Empty(PathBuf),
+    #[error("recording is on: stop it first (`kuberewind pcapdump stop`)")]
+    Recording,
     #[error("the recorder is stopping")]
     Stopping,
 }
@@ -55,7 +79,7 @@ impl RecorderError {
     /// Whether the asker can mend it by asking differently.
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
-            Self::Filter(_) | Self::Config(_) => true,
+            Self::Filter(_) | Self::Wanted(_) | Self::Config(_) => true,
             Self::Store(error) => error.is_usage(),
             _ => false,
         }
@@ -64,13 +88,22 @@ impl RecorderError {
 
 /// A running recorder.
 pub(crate) struct Recorder {
-    source: Source,
+    identity: Identity,
     since: Timestamp,
     /// Gone once the recorder stops. Held for reading by whoever uses a stage, never while sending.
     stages: RwLock<Option<Stages>>,
     /// One change of settings or targets at a time.
     plan: Mutex<Plan>,
     watch: Mutex<Option<NetnsWatch>>,
+    tls: RwLock<TlsState>,
+}
+
+/// Whether TLS is looked into.
+enum TlsState {
+    Off,
+    On(Tls),
+    /// It is to be, and cannot.
+    Failed(String),
 }
 
 struct Stages {
@@ -83,61 +116,110 @@ struct Plan {
     settings: Effective,
     filter: Arc<CaptureFilter>,
     recording: bool,
-    targets: Vec<Target>,
-    problems: Vec<String>,
+    assignment: Assignment,
 }
 
 impl Recorder {
-    /// Opens the store, starts the capture threads, and follows the namespaces of `source`. Returns
-    /// once every namespace that is there is recorded, or known not to be recordable.
-    pub(crate) fn start(settings: Effective, source: Source) -> Result<Arc<Self>, RecorderError> {
+    /// Opens the store and starts the capture threads. Records nothing before [`Self::assign`] or
+    /// [`Self::follow_namespaces`].
+    pub(crate) fn start(
+        settings: Effective,
+        recording: bool,
+        identity: Identity,
+    ) -> Result<Arc<Self>, RecorderError> {
         let config = settings.config();
         let filter = Arc::new(compile(config)?);
-        let recording = Switch::read(&config.tap.data_dir)?.unwrap_or(config.pcapdump.enabled);
         let (store, appenders) = Store::open(StoreConfig {
             dir: config.tap.data_dir.clone(),
-            node: source.node.clone(),
+            node: identity.node.clone(),
             program: PROGRAM.to_owned(),
             limits: limits(config),
             interval: config.pcapdump.time_interval,
             lanes: LANES,
         })?;
         let capture = CaptureConfig {
-            node: source.node.clone(),
+            node: identity.node.clone(),
             filter: Arc::clone(&filter),
             ring_memory: config.tap.ring_memory,
-            interfaces: source.interfaces.clone(),
+            interfaces: identity.interfaces.clone(),
         };
-        let capture = Capture::start(capture, appenders)?;
+        let taps = identity.tls.as_ref().map(|_| Taps::new());
+        let capture = match &taps {
+            Some(taps) => {
+                let tapped = appenders.into_iter().map(|appender| taps.before(appender));
+                Capture::start(capture, tapped.collect())?
+            }
+            None => Capture::start(capture, appenders)?,
+        };
         let since = Timestamp::now();
         if recording {
             store.set_recording(true)?;
         }
-        let specs = source.namespaces.clone();
+        let assignment = Assignment::default();
+        let keeps_control_plane = config.tap.tls_control_plane;
         let recorder = Arc::new(Self {
-            source,
+            identity,
             since,
             stages: RwLock::new(Some(Stages { capture, store })),
-            plan: Mutex::new(Plan {
-                settings,
-                filter,
-                recording,
-                targets: Vec::new(),
-                problems: Vec::new(),
-            }),
+            plan: Mutex::new(Plan { settings, filter, recording, assignment }),
             watch: Mutex::new(None),
+            tls: RwLock::new(TlsState::Off),
         });
-        recorder.follow_namespaces(specs)?;
+        if let Some(taps) = taps {
+            recorder.start_tls(taps, keeps_control_plane);
+        }
         Ok(recorder)
     }
 
-    /// Namespaces come and go; whatever is there is recorded.
-    fn follow_namespaces(self: &Arc<Self>, specs: Vec<NetnsSpec>) -> Result<(), RecorderError> {
+    /// TLS that cannot be looked into keeps nobody from recording.
+    fn start_tls(self: &Arc<Self>, taps: Taps, keeps_control_plane: bool) {
+        let Some(source) = self.identity.tls.clone() else { return };
+        let recorder = Arc::downgrade(self);
+        let write = move |sealed| {
+            let noted = recorder.upgrade().map(|recorder| recorder.note(sealed));
+            noted.is_some_and(|noted| noted.is_ok())
+        };
+        let state = match Tls::start(source, taps, Box::new(write)) {
+            Ok(tls) => {
+                tls.keep_control_plane(keeps_control_plane);
+                TlsState::On(tls)
+            }
+            Err(error) => {
+                tracing::warn!("TLS stays encrypted: {error}");
+                TlsState::Failed(error.to_string())
+            }
+        };
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn note(&self, bytes: Vec<u8>) -> Result<(), RecorderError> {
+        self.with(|stages| stages.store.note(Timestamp::now(), bytes))?.map_err(Into::into)
+    }
+
+    fn with_tls<T>(&self, work: impl FnOnce(&Tls) -> T) -> Option<T> {
+        match &*self.tls.read().unwrap_or_else(PoisonError::into_inner) {
+            TlsState::On(tls) => Some(work(tls)),
+            TlsState::Off | TlsState::Failed(_) => None,
+        }
+    }
+
+    /// Records these and nothing else: secrets first, so that none is missed.
+    fn set_targets(&self, stages: &Stages, targets: Vec<Target>) {
+        self.with_tls(|tls| tls.set_targets(&targets));
+        stages.capture.set_targets(targets);
+    }
+
+    /// Namespaces come and go; whatever is there is recorded. Returns once every namespace that is there
+    /// is recorded, or known not to be recordable.
+    pub(crate) fn follow_namespaces(
+        self: &Arc<Self>,
+        specs: Vec<NetnsSpec>,
+    ) -> Result<(), RecorderError> {
         let recorder = Arc::downgrade(self);
         let (known, first) = crossbeam_channel::bounded(1);
         let watch = NetnsWatch::start(specs, move |targets, problems| {
             if let Some(recorder) = recorder.upgrade() {
-                recorder.retarget(targets, problems);
+                recorder.assign(Assignment { targets, problems, ..Assignment::default() });
             }
             let _ = known.try_send(());
         })?;
@@ -146,12 +228,15 @@ impl Recorder {
         self.with(|stages| stages.capture.settled_targets())
     }
 
-    fn retarget(&self, targets: Vec<Target>, problems: Vec<String>) {
+    /// Records exactly this from now on. Rings are opened and closed meanwhile.
+    pub(crate) fn assign(&self, assignment: Assignment) {
         let mut plan = lock(&self.plan);
-        plan.targets = targets;
-        plan.problems = problems;
+        plan.assignment = assignment;
+        let forbidden = Arc::clone(&plan.assignment.forbidden);
+        let _ = self.with(|stages| stages.capture.set_forbidden(forbidden));
         if plan.recording {
-            let _ = self.with(|stages| stages.capture.set_targets(plan.targets.clone()));
+            let targets = plan.assignment.targets.clone();
+            let _ = self.with(|stages| self.set_targets(stages, targets));
         }
     }
 
@@ -163,7 +248,39 @@ impl Recorder {
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
+        if let Some(rest) = self.stop_tls() {
+            store.note(Timestamp::now(), rest)?;
+        }
         Ok(store.close()?)
+    }
+
+    /// Deletes what was recorded, and records no more for as long as this process lives. Asked again it
+    /// does nothing.
+    ///
+    /// # Errors
+    /// [`RecorderError::Recording`]: who may only export cannot switch recording off, and so cannot
+    /// erase what is being recorded.
+    pub(crate) fn erase(&self) -> Result<(), RecorderError> {
+        if lock(&self.plan).recording {
+            return Err(RecorderError::Recording);
+        }
+        if let Some(watch) = lock(&self.watch).take() {
+            watch.stop();
+        }
+        let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Stages { capture, store }) = stages else { return Ok(()) };
+        capture.stop();
+        self.stop_tls();
+        Ok(store.erase()?)
+    }
+
+    /// The secrets that are not written yet.
+    fn stop_tls(&self) -> Option<Vec<u8>> {
+        let mut state = self.tls.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *state, TlsState::Off) {
+            TlsState::On(tls) => tls.stop(),
+            TlsState::Off | TlsState::Failed(_) => None,
+        }
     }
 
     /// Where the recording lies.
@@ -183,33 +300,58 @@ impl Recorder {
     ) -> Result<serde_json::Value, RecorderError> {
         let mut plan = lock(&self.plan);
         let settings = plan.settings.with_changes(changes)?;
+        self.put_in_force(&mut plan, settings)?;
+        Ok(plan.settings.to_json())
+    }
+
+    /// Takes over these settings, but for the keys that are fixed while recording: the names of those
+    /// that differ. All of it is checked before any of it holds.
+    pub(crate) fn replace_settings(
+        &self,
+        newer: &Effective,
+    ) -> Result<Vec<&'static str>, RecorderError> {
+        let mut plan = lock(&self.plan);
+        let (settings, fixed) = plan.settings.replaced_by(newer)?;
+        self.put_in_force(&mut plan, settings)?;
+        Ok(fixed)
+    }
+
+    fn put_in_force(&self, plan: &mut Plan, settings: Effective) -> Result<(), RecorderError> {
         let config = settings.config();
         let filter = Arc::new(compile(config)?);
         let limits = limits(config);
         limits.check()?;
         self.with(|stages| -> Result<(), RecorderError> {
-            stages.capture.set_filter(Arc::clone(&filter))?;
+            if filter != plan.filter {
+                stages.capture.set_filter(Arc::clone(&filter))?;
+            }
             Ok(stages.store.set_limits(limits, config.pcapdump.time_interval)?)
         })??;
+        self.with_tls(|tls| tls.keep_control_plane(config.tap.tls_control_plane));
         plan.filter = filter;
         plan.settings = settings;
-        Ok(plan.settings.to_json())
+        Ok(())
     }
 
-    /// Switches recording on or off, also for recorders to come.
+    /// Switches recording on or off, also for recorders to come on this machine.
+    pub(crate) fn switch(&self, on: bool) -> Result<(), RecorderError> {
+        Switch::write(&self.data_dir(), on)?;
+        self.set_recording(on)
+    }
+
+    /// Switches recording on or off.
     pub(crate) fn set_recording(&self, on: bool) -> Result<(), RecorderError> {
         let mut plan = lock(&self.plan);
-        Switch::write(&plan.settings.config().tap.data_dir, on)?;
         if plan.recording == on {
             return Ok(());
         }
         self.with(|stages| -> Result<(), RecorderError> {
             if on {
                 stages.store.set_recording(true)?;
-                stages.capture.set_targets(plan.targets.clone());
+                self.set_targets(stages, plan.assignment.targets.clone());
                 stages.capture.settled_targets();
             } else {
-                stages.capture.set_targets(Vec::new());
+                self.set_targets(stages, Vec::new());
                 stages.capture.settled_targets();
                 stages.capture.settle(Timestamp::now())?;
                 stages.store.set_recording(false)?;
@@ -226,21 +368,22 @@ impl Recorder {
     pub(crate) fn send<W: Write>(
         &self,
         query: &WindowQuery,
-        filter: Option<StoredFilter>,
+        wanted: &Wanted,
         follow: impl Fn() -> bool,
         out: W,
     ) -> Result<(), RecorderError> {
-        let filter = filter.map(Arc::new);
         let mut asked = query.span(Timestamp::now());
         self.settle(asked.to)?;
         if query.from.is_none() {
             asked.from = self.oldest(asked)?;
         }
         let mut sender = Sender::new(out, query.compress).map_err(SendError::Io)?;
+        if query.tls {
+            sender.secrets(&self.key_log(asked, wanted)?).map_err(SendError::Io)?;
+        }
         let mut account = None;
         loop {
-            let keep = filter.clone().map(keep);
-            let mut window = self.with(|stages| stages.store.window(asked, keep))?;
+            let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
             sender.send(&mut window)?;
             let so_far = match account.take() {
                 None => window.account().clone(),
@@ -255,6 +398,17 @@ impl Recorder {
             asked = Span::new(asked.to, Timestamp::now());
             self.settle(asked.to)?;
         }
+    }
+
+    /// TLS secrets of connections that began within `span`, as far as they may leave.
+    fn key_log(&self, span: Span, wanted: &Wanted) -> Result<Vec<u8>, RecorderError> {
+        if !self.config(|config| config.tap.tls_export) {
+            return Ok(Vec::new());
+        }
+        let written = Span::new(span.from, span.to.saturating_add(tls::LATE));
+        let notes = self.with(|stages| stages.store.notes(written))??;
+        let log = self.with_tls(|tls| tls.key_log(&notes, span, |owner| wanted.takes_owner(owner)));
+        Ok(log.unwrap_or_default())
     }
 
     /// Where "all that is held" begins.
@@ -285,7 +439,7 @@ impl Recorder {
         // What a filter cannot do is no problem of the machine's.
         let problems = capture.problems.iter().filter(|text| !plan.filter.notes().contains(text));
         Ok(Status {
-            node: self.source.node.clone(),
+            node: self.identity.node.clone(),
             version: VERSION.to_owned(),
             recording: plan.recording,
             since: self.since,
@@ -300,11 +454,42 @@ impl Recorder {
             bounds: Bounds::of(config),
             filter: FilterStatus::of(&plan.filter),
             memory: Memory::now(&capture, &store),
-            problems: plan.problems.iter().chain(problems).cloned().collect(),
+            problems: plan.assignment.problems.iter().chain(problems).cloned().collect(),
+            tls: self.tls_report(),
+            pods: plan.pods(&capture.namespaces),
             namespaces: capture.namespaces,
             cut: capture.cut,
             store,
-            pods: None,
+        })
+    }
+
+    fn tls_report(&self) -> Option<TlsReport> {
+        match &*self.tls.read().unwrap_or_else(PoisonError::into_inner) {
+            TlsState::Off => None,
+            TlsState::On(tls) => Some(tls.report()),
+            TlsState::Failed(why) => Some(TlsReport::failed(why)),
+        }
+    }
+
+    /// Whether everything that is to be recorded is, or was said not to be recordable.
+    pub(crate) fn readiness(&self) -> Result<Health, RecorderError> {
+        let status = self.status()?;
+        let plan = lock(&self.plan);
+        if let Some(why) = &plan.assignment.unknown {
+            return Ok(Health::Failing(why.clone()));
+        }
+        if !plan.recording {
+            return Ok(Health::Ok);
+        }
+        let open = |target: &&Target| status.namespaces.iter().any(|n| n.netns == target.netns);
+        let named = |target: &&Target| {
+            let owner = target.owner.to_string();
+            status.problems.iter().any(|problem| problem.contains(&owner))
+        };
+        let missing = plan.assignment.targets.iter().filter(|t| !open(t) && !named(t)).count();
+        Ok(match missing {
+            0 => status.health(),
+            count => Health::Failing(format!("{count} capture rings are still being opened")),
         })
     }
 
@@ -315,6 +500,28 @@ impl Recorder {
     fn with<T>(&self, work: impl FnOnce(&Stages) -> T) -> Result<T, RecorderError> {
         let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
         stages.as_ref().map(work).ok_or(RecorderError::Stopping)
+    }
+}
+
+impl Plan {
+    /// The node's pods: of those that are to be recorded, the ones whose ring is open.
+    fn pods(&self, open: &[NamespaceStatus]) -> Option<PodsStatus> {
+        let mut pods = self.assignment.pods.clone()?;
+        if !self.recording {
+            return Some(pods);
+        }
+        let target = |pod: &Pod| {
+            let owner = Owner::Pod(pod.clone());
+            self.assignment.targets.iter().find(|target| target.owner == owner)
+        };
+        let is_open = |pod: &Pod| {
+            target(pod).is_none_or(|target| open.iter().any(|open| open.netns == target.netns))
+        };
+        let closed: Vec<Pod> = pods.recorded.extract_if(.., |pod| !is_open(pod)).collect();
+        let why = "its capture ring is not open";
+        pods.not_recorded
+            .extend(closed.into_iter().map(|pod| PodNotRecorded { pod, why: why.to_owned() }));
+        Some(pods)
     }
 }
 
@@ -334,11 +541,6 @@ fn compile(config: &Config) -> Result<CaptureFilter, FilterError> {
         Some(expression) => CaptureFilter::compile(expression, snaplen),
         None => Ok(CaptureFilter::everything_on_ip(snaplen)),
     }
-}
-
-/// The store's view of a filter: it knows bytes, not expressions.
-fn keep(filter: Arc<StoredFilter>) -> Keep {
-    Box::new(move |original_len, data| filter.matches(original_len, data))
 }
 
 /// A lock that a panicking thread left behind still guards a value that is whole: every change is

@@ -10,6 +10,7 @@ use kuberewind_packet::{LossCause, Pod, Span, Timestamp};
 use kuberewind_store::StoreStatus;
 use serde::{Deserialize, Serialize};
 
+use super::tls::TlsReport;
 use crate::config::{Config, format_duration};
 
 /// Nothing was written for so long although packets arrived: something is stuck.
@@ -57,6 +58,9 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<String>,
     /// The segments.
     pub(crate) store: StoreStatus,
+    /// TLS; none where it is not looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsReport>,
     /// The node's pods; none on a machine without Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pods: Option<PodsStatus>,
@@ -192,7 +196,7 @@ impl Status {
         if !self.recording {
             return Health::Ok;
         }
-        if self.namespaces.is_empty() {
+        if self.namespaces.is_empty() && self.pods.is_none() {
             return Health::Failing("no network namespace is recorded".to_owned());
         }
         if self.store.held_back_by_min_free {

@@ -1,13 +1,11 @@
 //! `kuberewind config`.
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
 
 use crate::cli::{ConfigCommand, ConfigVerb, SettingsArgs};
 use crate::client::Client;
 use crate::config::{self, ConfigError, Effective, KEYS, Key, Origin, Sources};
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 
 use super::settings;
 
@@ -55,15 +53,21 @@ fn explain(name: Option<&str>) -> anyhow::Result<Exit> {
 
 fn change(args: &ConfigCommand, assignments: &[String]) -> anyhow::Result<Exit> {
     if !args.local {
-        return Err(super::needs_local("change the settings of this machine's recorder"));
+        let text = "config set changes the recorder of this machine: add --local; on a cluster, kuberewind tap --set KEY=VALUE changes the agents' settings";
+        return Err(Usage(text.to_owned()).into());
     }
     let dir = settings::data_dir(&args.settings)?;
     let tree = assigned(assignments)?;
     let mut client = Client::connect(&dir)?;
     let before = client.settings()?;
     let after = client.change_settings(&tree)?;
-    let changed = differences("", &before["values"], &after["values"]);
-    anstream::print!("{}", if changed.is_empty() { "nothing to change\n" } else { &changed });
+    let changed = config::changes(&before["values"], &after["values"]);
+    if changed.is_empty() {
+        anstream::println!("nothing to change");
+    }
+    for change in changed {
+        anstream::println!("{change}");
+    }
     Ok(Exit::Complete)
 }
 
@@ -79,22 +83,4 @@ fn assigned(assignments: &[String]) -> anyhow::Result<serde_json::Value> {
         *key.name.split('.').fold(&mut tree, |tree, name| &mut tree[name]) = value;
     }
     Ok(tree)
-}
-
-/// A line for each leaf that differs: `pcapdump.maxSize: 500MB -> 2GB`.
-fn differences(path: &str, before: &serde_json::Value, after: &serde_json::Value) -> String {
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
-        return if before == after {
-            String::new()
-        } else {
-            format!("{path}: {before} -> {after}\n")
-        };
-    };
-    let mut out = String::new();
-    for (key, new) in new {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let old = old.get(key).unwrap_or(&serde_json::Value::Null);
-        let _ = out.write_str(&differences(&path, old, new));
-    }
-    out
 }

@@ -6,6 +6,7 @@ mod clean;
 mod cluster;
 mod completion;
 mod config;
+mod fleet;
 mod pcapdump;
 mod settings;
 mod shutdown;
@@ -21,10 +22,3 @@ pub(crate) use config::configuration;
 pub(crate) use pcapdump::pcapdump;
 pub(crate) use status::status;
 pub(crate) use tap::tap;
-
-use crate::exit::Usage;
-
-/// What every command says that was not told where to look.
-fn needs_local(what: &str) -> anyhow::Error {
-    Usage(format!("no kubeconfig; to {what} add --local")).into()
-}

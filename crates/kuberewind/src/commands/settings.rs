@@ -13,6 +13,11 @@ const CLUSTER_KEYS: [&str; 3] = ["tap.regex", "tap.namespaces", "tap.excludedNam
 
 /// The settings that files and flags make.
 pub(super) fn load(args: &SettingsArgs) -> anyhow::Result<Effective> {
+    Ok(Effective::load(&sources(args)?)?)
+}
+
+/// Where they come from.
+pub(super) fn sources(args: &SettingsArgs) -> anyhow::Result<Sources> {
     let mut flags = Vec::new();
     if let Some(dir) = &args.data_dir {
         let dir = std::path::absolute(dir).context("find the working directory")?;
@@ -21,9 +26,7 @@ pub(super) fn load(args: &SettingsArgs) -> anyhow::Result<Effective> {
             .ok_or_else(|| Usage(format!("--data-dir {} is not UTF-8", dir.display())))?;
         flags.push(("tap.dataDir", dir.into(), "--data-dir"));
     }
-    let sources =
-        Sources { values: args.values.clone(), set: args.set.clone(), flags, ..Sources::here() };
-    Ok(Effective::load(&sources)?)
+    Ok(Sources { values: args.values.clone(), set: args.set.clone(), flags, ..Sources::here() })
 }
 
 /// Refuses what would silently do nothing on a single machine.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::Config;
+use super::earlier::Earlier;
 use super::error::ConfigError;
 use super::file::{self, Node};
 use super::keys::{KEYS, Key};
@@ -23,6 +24,8 @@ const FILE_AT_HOME: &str = ".kuberewind/config.yaml";
 /// What the user gave; later fields win.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
+    /// What an earlier `tap` left in the cluster.
+    pub(crate) earlier: Earlier,
     /// `-f`, in order. With none, `kuberewind.yaml` or `~/.kuberewind/config.yaml` is read if there.
     pub(crate) values: Vec<PathBuf>,
     /// `--set`, in order.
@@ -80,9 +83,12 @@ pub(crate) struct Effective {
 }
 
 impl Effective {
-    /// Defaults, then files, then `--set`, then flags.
+    /// Defaults, then what an earlier `tap` left, then files, then `--set`, then flags.
     pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut given = Given::default();
+        for (key, value) in &sources.earlier.values {
+            given.0.insert(key, (value.clone(), Origin::Earlier));
+        }
         for (path, node) in sources.files()? {
             given.take_tree(node, &|line| Origin::File { path: path.clone(), line })?;
             given.read()?;
@@ -95,6 +101,48 @@ impl Effective {
             given.take(&path_of(key), value.clone(), Origin::Flag(flag))?;
         }
         given.check()
+    }
+
+    /// What an agent is told: values as text, from where `name` says, and flags over them.
+    pub(crate) fn of_values(
+        name: &str,
+        text: &str,
+        flags: &[(&'static str, Value, &'static str)],
+    ) -> Result<Self, ConfigError> {
+        let path = PathBuf::from(name);
+        let node = file::parse(text)
+            .map_err(|cause| ConfigError::Yaml { path: path.clone(), cause: Box::new(cause) })?;
+        let mut given = Given::default();
+        given.take_tree(node, &|line| Origin::File { path: path.clone(), line })?;
+        for (key, value, flag) in flags {
+            given.take(&path_of(key), value.clone(), Origin::Flag(flag))?;
+        }
+        given.check()
+    }
+
+    /// The values of `newer`, but for the keys that are fixed while recording; and of those the ones
+    /// that differ.
+    pub(crate) fn replaced_by(
+        &self,
+        newer: &Self,
+    ) -> Result<(Self, Vec<&'static str>), ConfigError> {
+        let mut given = newer.given.clone();
+        let mut differing = Vec::new();
+        for key in KEYS.iter().filter(|key| !key.live && self.value(key) != newer.value(key)) {
+            differing.push(key.name);
+            match self.given.0.get(key.name) {
+                Some(kept) => drop(given.0.insert(key.name, kept.clone())),
+                None => drop(given.0.remove(key.name)),
+            }
+        }
+        Ok((given.check()?, differing))
+    }
+
+    /// What an earlier `tap` left, and nothing else.
+    pub(crate) fn of(earlier: &Earlier) -> Result<Self, ConfigError> {
+        let earlier = earlier.values.iter();
+        let earlier = earlier.map(|(key, value)| (*key, (value.clone(), Origin::Earlier)));
+        Given(earlier.collect()).check()
     }
 
     /// These values with a JSON merge patch (RFC 7396) over them: null takes a key back to its
@@ -122,6 +170,13 @@ impl Effective {
     /// The values as the tree of a values file: every key, none as null.
     pub(crate) fn tree(&self) -> &Value {
         &self.tree
+    }
+
+    /// The values as the chart takes them: none as an empty text, for null would be its default.
+    pub(crate) fn chart_values(&self) -> Value {
+        let mut values = self.tree.clone();
+        none_as_text(&mut values);
+        values
     }
 
     /// `{"values": …, "origins": {"pcapdump.maxTime": "--set", …}}`; `values` alone is a values file.
@@ -291,6 +346,14 @@ impl Given {
             });
         }
         Ok(Effective { tree: tree(&config), config, given: self })
+    }
+}
+
+fn none_as_text(tree: &mut Value) {
+    match tree {
+        Value::Null => *tree = Value::String(String::new()),
+        Value::Object(entries) => entries.values_mut().for_each(none_as_text),
+        _ => {}
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn read(path: &Path) -> Result<Node, ConfigError> {
 }
 
 /// As Helm reads YAML: `yes` is true, `0755` and `1_000` are text.
-fn parse(text: &str) -> Result<Node, serde_saphyr::Error> {
+pub(super) fn parse(text: &str) -> Result<Node, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,

@@ -5,7 +5,9 @@
 //! a bad value is a [`ConfigError`] that names both. A new key is one row in `keys.rs` and one field
 //! below.
 
+mod changes;
 mod duration;
+mod earlier;
 mod effective;
 mod error;
 mod file;
@@ -24,8 +26,11 @@ use std::time::Duration;
 
 use kuberewind_packet::ByteSize;
 
+pub(crate) use changes::changes;
+pub(crate) use changes::for_helm;
 pub(crate) use duration::format_duration;
 pub(crate) use duration::parse_duration;
+pub(crate) use earlier::Earlier;
 pub(crate) use effective::Effective;
 pub(crate) use effective::Sources;
 pub(crate) use effective::listing;
@@ -76,8 +81,12 @@ pub(crate) struct TapConfig {
     pub(crate) excluded_namespaces: Namespaces,
     /// Which namespaces of the network are recorded beside those of pods. On a cluster.
     pub(crate) capture: CaptureConfig,
-    /// Whether agents may read TLS secrets. On a cluster.
+    /// Whether TLS secrets are read.
     pub(crate) tls: bool,
+    /// Whether they may leave the node.
+    pub(crate) tls_export: bool,
+    /// Whether those of the Kubernetes API's and the kubelets' connections are kept.
+    pub(crate) tls_control_plane: bool,
     /// The agents' image.
     pub(crate) docker: DockerConfig,
     /// What the agents may use.

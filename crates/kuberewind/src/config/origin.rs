@@ -10,6 +10,8 @@ use super::error::one_line;
 pub(crate) enum Origin {
     /// Nobody set it.
     Default,
+    /// What an earlier `tap` left in the cluster.
+    Earlier,
     /// A values file.
     File {
         /// As given, or where it was found.
@@ -30,6 +32,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Earlier => f.write_str("an earlier tap"),
             Self::File { path, line } => write!(f, "{}:{line}", one_line(&path.to_string_lossy())),
             Self::Set => f.write_str("--set"),
             Self::Flag(name) => f.write_str(name),

@@ -78,7 +78,9 @@ fn all_different() -> Config {
             namespaces: Namespaces::new(vec!["shop".into(), "null".into()]).unwrap(),
             excluded_namespaces: Namespaces::new(vec!["bank".into()]).unwrap(),
             capture: CaptureConfig { capture_self: true, host_network: true },
-            tls: true,
+            tls: false,
+            tls_export: false,
+            tls_control_plane: true,
             docker: DockerConfig {
                 registry: Registry::new("registry.example:5000/team").unwrap(),
                 tag: Some("1.2".into()),
@@ -421,6 +423,8 @@ mod live {
             "tap.excludedNamespaces",
             "tap.capture.captureSelf",
             "tap.capture.hostNetwork",
+            "tap.tlsExport",
+            "tap.tlsControlPlane",
         ];
         assert_eq!(live, tap.into_iter().chain(pcapdump).collect::<Vec<_>>());
     }
@@ -449,7 +453,9 @@ mod listings {
           capture:
             captureSelf: false # default
             hostNetwork: false # default
-          tls: false # default
+          tls: true # default
+          tlsExport: true # default
+          tlsControlPlane: false # default
           docker:
             registry: localhost # default
             tag: null # default

@@ -18,6 +18,7 @@ pub use write::packet_block_len;
 pub use write::push_interface;
 pub use write::push_packet;
 pub use write::push_padding;
+pub use write::push_secrets;
 pub use write::push_section_header;
 pub use write::push_section_header_in;
 pub use write::push_statistics;
@@ -29,6 +30,9 @@ const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
+const DECRYPTION_SECRETS: u32 = 10;
+/// `TLSK`: a key log.
+const TLS_KEY_LOG: u32 = 0x544c_534b;
 /// A block type from the range for local use: every reader skips it without a word, while zeros
 /// count as damage and custom blocks are shown as records.
 const PADDING: u32 = 0x8000_0001;

@@ -46,8 +46,8 @@ pub enum Block<'a> {
     Packet(PacketBlock<'a>),
     /// Counts of an interface.
     Statistics(Statistics<'a>),
-    /// Padding, or a block that only others use.
-    Other(u32),
+    /// Padding, or a block that only others use: its type and its body.
+    Other(u32, &'a [u8]),
 }
 
 /// A Section Header Block.
@@ -169,7 +169,7 @@ pub fn next_block(bytes: &[u8], offset: usize) -> Result<(Block<'_>, usize), Blo
         INTERFACE_DESCRIPTION => interface(body).map(Block::Interface),
         INTERFACE_STATISTICS => statistics(body).map(Block::Statistics),
         SECTION_HEADER => section(body).map(Block::Section),
-        other => Ok(Block::Other(other)),
+        other => Ok(Block::Other(other, body)),
     };
     Ok((block.map_err(damaged)?, offset + len))
 }

@@ -1,9 +1,9 @@
 //! Writing blocks.
 
 use super::{
-    BLOCK_OVERHEAD, BYTE_ORDER_MAGIC, ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS,
-    LINKTYPE_ETHERNET, NANOSECONDS, PACKET_DATA_AT, PACKET_FIXED, PADDING, SECTION_HEADER,
-    Statistics, option, padded,
+    BLOCK_OVERHEAD, BYTE_ORDER_MAGIC, DECRYPTION_SECRETS, ENHANCED_PACKET, INTERFACE_DESCRIPTION,
+    INTERFACE_STATISTICS, LINKTYPE_ETHERNET, NANOSECONDS, PACKET_DATA_AT, PACKET_FIXED, PADDING,
+    SECTION_HEADER, Statistics, TLS_KEY_LOG, option, padded,
 };
 use crate::{Frame, Interface, MAX_CAPTURED, Timestamp};
 
@@ -68,6 +68,19 @@ pub fn push_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame<'_>) {
     let pad = padded(captured as usize) - captured as usize;
     out.extend_from_slice(&[0; 3][..pad]);
     out.extend_from_slice(&len.to_le_bytes());
+}
+
+/// Appends a Decryption Secrets Block with a TLS key log. An interface block must stand before it
+/// (mergecap breaks otherwise), and it before the packets that it opens.
+#[expect(clippy::cast_possible_truncation, reason = "a key log is cut into blocks by its writer")]
+pub fn push_secrets(out: &mut Vec<u8>, key_log: &[u8]) {
+    let len = (BLOCK_OVERHEAD + 8 + padded(key_log.len())) as u32;
+    for word in [DECRYPTION_SECRETS, len, TLS_KEY_LOG, key_log.len() as u32] {
+        out.extend(word.to_le_bytes());
+    }
+    out.extend(key_log);
+    out.resize(out.len() + padded(key_log.len()) - key_log.len(), 0);
+    out.extend(len.to_le_bytes());
 }
 
 /// Gives the Enhanced Packet Block at the start of `block` another interface number.

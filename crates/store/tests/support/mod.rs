@@ -9,7 +9,7 @@ use kuberewind_packet::{
     ByteSize, Frame, Interface, NetnsId, Owner, PacketSink, PacketStream, Slot, Span, Timestamp,
     WindowAccount,
 };
-use kuberewind_store::{Appender, Limits, MinFree, Store, StoreConfig, Window};
+use kuberewind_store::{Appender, Choice, Limits, MinFree, Store, StoreConfig, Window};
 
 pub(crate) fn limits(max_size: u64) -> Limits {
     Limits {
@@ -79,7 +79,7 @@ pub(crate) fn read(mut window: Window) -> (Vec<Got>, WindowAccount) {
 }
 
 pub(crate) fn read_all(store: &Store) -> (Vec<Got>, WindowAccount) {
-    read(store.window(Span::ALL, None))
+    read(store.window(Span::ALL, Choice::default()))
 }
 
 /// Packets that tshark and capinfos count in a file; they must have nothing to complain about.

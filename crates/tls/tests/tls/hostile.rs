@@ -2,8 +2,8 @@
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, HandshakeLimits, Handshakes, KeyLog, KeyLogLabel, Limits, Place,
-    PortsTaken, Secret, SecretBytes, SecretEvent, Twins, join,
+    Decryptor, Derived, Joiner, KeyLog, KeyLogLabel, Limits, Place, PortsTaken, Secret,
+    SecretBytes, SecretEvent, Twins,
 };
 use proptest::prelude::*;
 
@@ -81,16 +81,16 @@ proptest! {
         events in prop::collection::vec(event(), 0..8),
         longer in 0..3_u32,
     ) {
-        let limits = HandshakeLimits { flows: 2, handshakes: 2, bytes: 4000 };
-        let mut handshakes = Handshakes::new(limits);
+        let mut joiner = Joiner::default();
         let mut taken = PortsTaken::default();
         for frame in &frames {
             let len = frame.len() as u32 + longer * 7;
-            handshakes.see(NetnsId(1), Timestamp::MIN, len, frame);
+            joiner.packet(NetnsId(1), Timestamp::MIN, frame);
             taken.see(len, frame);
         }
-        prop_assert!(handshakes.len() <= 2);
-        let log = join(&handshakes, events).key_log();
+        events.into_iter().for_each(|event| joiner.secret(event));
+        let mut log = KeyLog::default();
+        log.extend(joiner.take(Timestamp::MIN).into_iter().map(|joined| joined.line));
         let limits = Limits { connections: 3, direction: 200, total: 600, ..Limits::default() };
         let mut decryptor = Decryptor::new(log, limits);
         let mut twins = Twins::new(taken);

@@ -5,6 +5,7 @@ mod decrypt;
 mod faults;
 mod hostile;
 mod join;
+mod joiner;
 mod live;
 mod recorded;
 mod twins;

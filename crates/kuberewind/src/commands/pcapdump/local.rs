@@ -1,7 +1,7 @@
 //! This machine's recording, with its recorder or without.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek as _, Write as _};
+use std::io::{self, Read, Seek as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
@@ -10,31 +10,37 @@ use anyhow::{Context as _, bail};
 use kuberewind_export::wire::Received;
 use kuberewind_export::{
     Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
-    write, write_stream,
+    TlsParts, write_stream,
 };
-use kuberewind_filter::StoredFilter;
-use kuberewind_packet::{PacketStream, Span, Timestamp};
-use kuberewind_store::{Keep, Recording};
+use kuberewind_packet::{PacketStream, Timestamp};
+use kuberewind_store::Recording;
 
-use crate::PROGRAM;
-use crate::agent::WindowQuery;
+use crate::agent::{Wanted, WindowQuery};
 use crate::cli::ExportArgs;
 use crate::client::{Client, NotRunning};
 use crate::exit::Exit;
 
 use super::super::{advice, shutdown};
-use super::progress::Bar;
+use super::deliver::{deliver, finish, job};
 use super::window::Asked;
 
 /// Everything that can be wrong with the call is found before the recorder is asked.
 pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
     let asked = Asked::parse(args)?;
-    let filter = args.filter.as_deref().map(StoredFilter::compile).transpose()?;
     let destination = Destination::find(args.dest.as_deref(), args.format.map(Into::into))?;
+    let tls = args.tls.parts(destination.format)?;
+    let query = WindowQuery {
+        filter: args.filter.clone(),
+        tls: tls != TlsParts::default(),
+        ..WindowQuery::default()
+    };
+    let wanted = Wanted::compile(&query)?;
     let report = match Client::connect(dir) {
-        Ok(client) => from_recorder(args, asked, client, dir, &destination)?,
+        Ok(client) => from_recorder(args, asked, query, client, dir, &destination, tls)?,
         Err(error) if error.is::<NotRunning>() && args.follow => return Err(error),
-        Err(error) if error.is::<NotRunning>() => from_disk(asked, filter, dir, &destination)?,
+        Err(error) if error.is::<NotRunning>() => {
+            from_disk(asked, &wanted, dir, &destination, tls)?
+        }
         Err(error) => return Err(error),
     };
     finish(args, &destination, &report)
@@ -44,27 +50,24 @@ pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
 fn from_recorder(
     args: &ExportArgs,
     asked: Asked,
+    query: WindowQuery,
     mut client: Client,
     dir: &Path,
     destination: &Destination,
+    tls: TlsParts,
 ) -> anyhow::Result<Report> {
     let bounds = asked.at(client.clock()?.now)?;
     let status = client.status()?;
     let span = bounds.span(status.held());
-    let query = WindowQuery {
-        from: bounds.from,
-        to: Some(bounds.to),
-        filter: args.filter.clone(),
-        ..WindowQuery::default()
-    };
-    let export = job(&status.node, span);
+    let query = WindowQuery { from: bounds.from, to: Some(bounds.to), ..query };
+    let export = job(&status.node, span, tls);
     if args.follow {
         return follow(&export, query, client, dir, destination);
     }
     let body = client.window(&query)?;
     let mut report = match destination.place {
-        Place::Stdout => deliver(&export, spooled(body)?, &status.node, destination)?,
-        _ => deliver(&export, Received::open(body)?, &status.node, destination)?,
+        Place::Stdout => deliver_one(&export, spooled(body)?, &status.node, destination)?,
+        _ => deliver_one(&export, Received::open(body)?, &status.node, destination)?,
     };
     report.notes.extend(advice::window(&status, span));
     Ok(report)
@@ -73,9 +76,10 @@ fn from_recorder(
 /// Reads what is on disk: nobody records now.
 fn from_disk(
     asked: Asked,
-    filter: Option<StoredFilter>,
+    wanted: &Wanted,
     dir: &Path,
     destination: &Destination,
+    tls: TlsParts,
 ) -> anyhow::Result<Report> {
     let nothing =
         || format!("nothing is recorded in {}; `kuberewind tap --local` records", dir.display());
@@ -87,45 +91,23 @@ fn from_disk(
         bail!(nothing());
     }
     let span = asked.at(Timestamp::now())?.span(recording.held());
-    let keep =
-        filter.map(|filter| -> Keep { Box::new(move |len, data| filter.matches(len, data)) });
-    let window = recording.window(span, keep);
+    let window = recording.window(span, wanted.choice());
     let node = window.account().node.clone();
-    deliver(&job(&node, span), window, &node, destination)
+    deliver_one(&job(&node, span, tls), window, &node, destination)
 }
 
-/// An export for the user behind `sudo`.
-fn job(node: &str, window: Span) -> Export {
-    Export {
-        window,
-        id: node.to_owned(),
-        program: PROGRAM.to_owned(),
-        owner: sudo_user(),
-        unreachable: Vec::new(),
-        notes: Vec::new(),
-    }
-}
-
-fn sudo_user() -> Option<FileOwner> {
-    let id = |name| std::env::var(name).ok()?.parse().ok();
-    Some(FileOwner { uid: id("SUDO_UID")?, gid: id("SUDO_GID")? })
-}
-
-fn deliver<S: PacketStream>(
+fn deliver_one<S: PacketStream>(
     export: &Export,
     stream: S,
     node: &str,
     destination: &Destination,
 ) -> anyhow::Result<Report> {
     let stop = shutdown::requests()?;
-    let mut bar = Bar::new();
-    let input = [Input { node: node.to_owned(), stream }];
-    let report = write(export, input, destination, |done| {
-        bar.show(done);
-        if stop.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    bar.clear();
-    Ok(report?)
+    deliver(export, [input(node, stream)], destination, || !stop.is_empty())
+}
+
+fn input<S>(node: &str, stream: S) -> Input<S> {
+    Input { node: node.to_owned(), stream, fetch: None }
 }
 
 /// Keeps a window in a nameless file until its end mark has come: bytes on standard output cannot be
@@ -164,7 +146,7 @@ fn follow(
         }
     });
     let stream = Received::open(client.window(&query)?)?;
-    let input = [Input { node: export.id.clone(), stream }];
+    let input = [input(&export.id, stream)];
     let on = |_: Progress| ControlFlow::Continue(());
     let format = destination.format;
     match following_file(export, destination)? {
@@ -201,28 +183,4 @@ fn following_file(
         Place::File(path) => Err(DestinationError::Exists(path.clone()).into()),
         _ => Ok(None),
     }
-}
-
-/// Tells what is in the file and what is not.
-fn finish(args: &ExportArgs, destination: &Destination, report: &Report) -> anyhow::Result<Exit> {
-    if let Some(path) = &args.report {
-        write_report(path, report).with_context(|| format!("write --report {}", path.display()))?;
-    }
-    if destination.place == Place::Stdout {
-        anstream::eprintln!("{report}");
-    } else {
-        anstream::println!("{report}");
-    }
-    Ok(if report.is_complete() || args.allow_partial { Exit::Complete } else { Exit::Incomplete })
-}
-
-fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    serde_json::to_writer_pretty(&mut file, report)?;
-    file.write_all(b"\n")?;
-    if let Some(FileOwner { uid, gid }) = sudo_user() {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    Ok(())
 }

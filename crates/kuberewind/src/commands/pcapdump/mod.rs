@@ -1,8 +1,13 @@
 //! `kuberewind pcapdump`: a window of the recording, as one file.
 
+mod clocks;
 mod cluster;
+mod deliver;
+mod fetch;
 mod local;
+mod plan;
 mod progress;
+mod spool;
 mod window;
 
 use crate::cli::PcapdumpArgs;

@@ -1,6 +1,7 @@
 //! On this machine, until told to stop.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -8,8 +9,11 @@ use crossbeam_channel::{Receiver, select, tick};
 use kuberewind_capture::{NetnsSpec, missing_rights};
 use kuberewind_export::figures;
 
-use crate::agent::{Health, Recorder, Server, Source, Status};
+use crate::agent::{
+    ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource,
+};
 use crate::cli::TapArgs;
+use crate::config::{Effective, Origin};
 use crate::exit::Exit;
 
 use super::super::{settings, shutdown};
@@ -22,13 +26,16 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let settings = settings::load(&args.settings)?;
     settings::refuse_cluster_keys(&settings)?;
     log_to_stderr(settings.config().log_level.into());
-    let source = source(args);
-    check_rights(&source.namespaces)?;
+    let namespaces = namespaces(args);
+    check_rights(&namespaces)?;
     let stop = shutdown::requests()?;
 
     let dir = settings.config().tap.data_dir.clone();
-    let recorder = Recorder::start(settings, source)?;
-    let server = Server::start(&dir, std::sync::Arc::clone(&recorder))
+    let recording = Switch::read(&dir)?.unwrap_or(settings.config().pcapdump.enabled);
+    let tls = reads_tls(&settings);
+    let recorder = Recorder::start(settings, recording, identity(args, tls))?;
+    recorder.follow_namespaces(namespaces)?;
+    let server = Server::start(&dir, Duty::of(Arc::clone(&recorder)))
         .with_context(|| format!("listen on {}", dir.join(crate::agent::SOCKET_NAME).display()))?;
     let mut screen = Screen::new();
     screen.greet(&recorder.status()?);
@@ -41,13 +48,22 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
-fn source(args: &TapArgs) -> Source {
-    let namespaces = match args.netns.as_slice() {
+fn namespaces(args: &TapArgs) -> Vec<NetnsSpec> {
+    match args.netns.as_slice() {
         [] => vec![NetnsSpec::Host],
         specs => specs.to_vec(),
-    };
+    }
+}
+
+/// Whoever records his own machine asks for TLS secrets, or gets none.
+fn reads_tls(settings: &Effective) -> bool {
+    settings.config().tap.tls && settings.origin("tap.tls") != Origin::Default
+}
+
+fn identity(args: &TapArgs, tls: bool) -> Identity {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Source { node, namespaces, interfaces: args.interface.clone() }
+    let source = || TlsSource { proc: "/proc".into(), control_plane: ControlPlane::default() };
+    Identity { node, interfaces: args.interface.clone(), tls: tls.then(source) }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {

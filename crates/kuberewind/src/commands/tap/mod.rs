@@ -1,9 +1,15 @@
 //! `kuberewind tap`: record.
 
 mod cluster;
+mod live;
 mod local;
+mod planned;
+mod preview;
+mod report;
 
 pub(super) use local::losses;
+pub(super) use report::pod_count;
+pub(super) use report::problem;
 
 use crate::cli::TapArgs;
 use crate::exit::Exit;

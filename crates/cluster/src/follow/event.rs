@@ -3,16 +3,15 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::PodFacts;
-use super::facts::RawPod;
+use super::Subject;
 
 /// One line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// A pod is there, or has changed.
-    Applied(Box<PodFacts>, Option<String>),
-    /// A pod is gone: its UID.
-    Deleted(String, Option<String>),
+pub(super) enum Event<T> {
+    /// An object is there, or has changed.
+    Applied(T, Option<String>),
+    /// An object is gone: its last state.
+    Deleted(T, Option<String>),
     /// Nothing but how far the watch has come.
     Bookmark(Option<String>),
     /// The watch's start is too old (410): only a list helps.
@@ -24,7 +23,7 @@ pub(super) enum Event {
         /// Its own words.
         message: String,
     },
-    /// A line that we cannot read: of which pod, and why.
+    /// A line that we cannot read: of which object, and why.
     Unreadable(String),
 }
 
@@ -36,30 +35,30 @@ struct RawEvent {
 }
 
 /// Reads one line of a watch, whatever it holds.
-pub(super) fn read_event(line: &str) -> Event {
+pub(super) fn read_event<S: Subject>(line: &str) -> Event<S::Facts> {
     let RawEvent { kind, object } = match serde_json::from_str(line) {
         Ok(event) => event,
         Err(error) => return Event::Unreadable(format!("a line of {} bytes: {error}", line.len())),
     };
     match kind.as_str() {
-        // A bookmark's spec has `"containers":null` and no name: it is not read as a pod.
+        // A bookmark's spec has `"containers":null` and no name: it is not read as an object.
         "BOOKMARK" => Event::Bookmark(version(&object)),
         "ERROR" => failure(&object),
-        "ADDED" | "MODIFIED" | "DELETED" => pod_event(&kind, object),
+        "ADDED" | "MODIFIED" | "DELETED" => object_event::<S>(&kind, object),
         _ => Event::Unreadable(format!("an event of the unknown type `{kind}`")),
     }
 }
 
-fn pod_event(kind: &str, object: Value) -> Event {
+fn object_event<S: Subject>(kind: &str, object: Value) -> Event<S::Facts> {
     let version = version(&object);
-    match read_pod(object) {
-        Ok(pod) if kind == "DELETED" => Event::Deleted(pod.uid, version),
-        Ok(pod) => Event::Applied(Box::new(pod), version),
+    match S::read(object) {
+        Ok(facts) if kind == "DELETED" => Event::Deleted(facts, version),
+        Ok(facts) => Event::Applied(facts, version),
         Err(problem) => Event::Unreadable(problem),
     }
 }
 
-fn failure(object: &Value) -> Event {
+fn failure<T>(object: &Value) -> Event<T> {
     let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
     let expired = code == 410 || object["reason"] == "Expired" || object["reason"] == "Gone";
     let message = object["message"].as_str().unwrap_or("no reason given").to_owned();
@@ -70,15 +69,10 @@ fn version(object: &Value) -> Option<String> {
     object["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()).map(str::to_owned)
 }
 
-fn read_pod(object: Value) -> Result<PodFacts, String> {
-    let name = format!("pod {}", object["metadata"]["name"]);
-    serde_json::from_value::<RawPod>(object).map(PodFacts::from).map_err(|e| format!("{name}: {e}"))
-}
-
-/// A list of pods. What cannot be read is left out, so it is not recorded; it is told in `unreadable`.
-#[derive(Debug, Default)]
-pub(super) struct PodList {
-    pub(super) pods: Vec<PodFacts>,
+/// A list. What cannot be read is left out; it is told in `unreadable`.
+#[derive(Debug)]
+pub(super) struct List<T> {
+    pub(super) items: Vec<T>,
     pub(super) version: String,
     pub(super) unreadable: Vec<String>,
 }
@@ -96,12 +90,13 @@ struct RawListMetadata {
 }
 
 /// Reads a list's body.
-pub(super) fn read_list(body: &str) -> Result<PodList, serde_json::Error> {
+pub(super) fn read_list<S: Subject>(body: &str) -> Result<List<S::Facts>, serde_json::Error> {
     let raw: RawList = serde_json::from_str(body)?;
-    let mut list = PodList { version: raw.metadata.resource_version, ..PodList::default() };
+    let version = raw.metadata.resource_version;
+    let mut list = List { items: Vec::new(), version, unreadable: Vec::new() };
     for item in raw.items.unwrap_or_default() {
-        match read_pod(item) {
-            Ok(pod) => list.pods.push(pod),
+        match S::read(item) {
+            Ok(facts) => list.items.push(facts),
             Err(problem) => list.unreadable.push(problem),
         }
     }
@@ -113,6 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::pods::{PodFacts, Pods};
 
     const BOOKMARKS: &str = include_str!("../../tests/data/watch-with-bookmarks.jsonl");
     const FORCED: &str = include_str!("../../tests/data/watch-delete-forced.jsonl");
@@ -122,9 +118,9 @@ mod tests {
     const EMPTY: &str = include_str!("../../tests/data/pods-empty.json");
 
     /// A recorded line is `{"t_ms":T,"event":RAW}`, RAW being what the server sent.
-    fn events(recording: &'static str) -> Vec<Event> {
+    fn events(recording: &'static str) -> Vec<Event<PodFacts>> {
         let raw = |line: &'static str| line.split_once("\"event\":")?.1.strip_suffix('}');
-        recording.lines().filter_map(raw).map(read_event).collect()
+        recording.lines().filter_map(raw).map(read_event::<Pods>).collect()
     }
 
     #[test]
@@ -161,7 +157,7 @@ mod tests {
             ("Pending", 0, 0)
         );
         let gone = events.iter().filter_map(|event| match event {
-            Event::Deleted(uid, _) => Some(uid),
+            Event::Deleted(pod, _) => Some(&pod.uid),
             _ => None,
         });
         assert_eq!(gone.collect::<Vec<_>>(), [&added.uid]);
@@ -181,15 +177,15 @@ mod tests {
 
     #[test]
     fn lists_are_read_and_odd_items_left_out() {
-        let list = read_list(LIST).unwrap();
-        assert!(list.pods.len() > 1 && list.unreadable.is_empty());
+        let list = read_list::<Pods>(LIST).unwrap();
+        assert!(list.items.len() > 1 && list.unreadable.is_empty());
         assert!(!list.version.is_empty());
-        assert!(read_list(EMPTY).unwrap().pods.is_empty());
+        assert!(read_list::<Pods>(EMPTY).unwrap().items.is_empty());
 
         let odd = r#"{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"a"}},
             {"metadata":{"name":"b","namespace":"n","uid":"u"},"spec":{"containers":7},"status":null}]}"#;
-        let list = read_list(odd).unwrap();
-        assert_eq!((list.pods.len(), list.unreadable.len()), (1, 1));
+        let list = read_list::<Pods>(odd).unwrap();
+        assert_eq!((list.items.len(), list.unreadable.len()), (1, 1));
         assert!(
             list.unreadable[0].starts_with("pod \"a\": missing field"),
             "{:?}",
@@ -202,7 +198,7 @@ mod tests {
         let pod = |annotations: &str| {
             let metadata =
                 format!(r#"{{"name":"b","namespace":"n","uid":"u","annotations":{annotations}}}"#);
-            read_pod(serde_json::from_str(&format!(r#"{{"metadata":{metadata}}}"#)).unwrap())
+            Pods::read(serde_json::from_str(&format!(r#"{{"metadata":{metadata}}}"#)).unwrap())
                 .unwrap()
         };
         let forged = pod(r#"{"kubernetes.io/config.hash":"h"}"#);
@@ -213,14 +209,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_read(line in "\\PC*") {
-            read_event(&line);
-            let _ = read_list(&line);
+            read_event::<Pods>(&line);
+            let _ = read_list::<Pods>(&line);
         }
 
         #[test]
         fn any_json_is_read(kind in "[A-Z]{0,8}|ADDED|ERROR|BOOKMARK", value in "[0-9]{1,3}|null|\"x\"|\\[\\]|\\{\\}") {
             for object in [value.clone(), format!(r#"{{"metadata":{value}}}"#), format!(r#"{{"code":{value}}}"#)] {
-                read_event(&format!(r#"{{"type":"{kind}","object":{object}}}"#));
+                read_event::<Pods>(&format!(r#"{{"type":"{kind}","object":{object}}}"#));
             }
         }
     }

@@ -1,0 +1,44 @@
+//! Compiles the TLS probes' BPF programs.
+//!
+//! Needs clang. libbpf's headers come with `libbpf-sys`; what the programs know of the kernel is in
+//! `kernel.h`, so neither kernel headers nor a `vmlinux.h` of this machine are needed.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+const SOURCE: &str = "src/tls/bpf/tls.bpf.c";
+const HEADER: &str = "src/tls/bpf/kernel.h";
+
+fn main() {
+    println!("cargo:rerun-if-changed={SOURCE}");
+    println!("cargo:rerun-if-changed={HEADER}");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    // Programs that may sleep read a page that is not in memory yet; Linux 6.0 and later take them.
+    compile("tls.bpf.o", &[]);
+    compile("tls_sleepable.bpf.o", &["-DSLEEPABLE"]);
+}
+
+fn compile(object: &str, flags: &[&str]) {
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+    let out = Path::new(&given("OUT_DIR")).join(object);
+    let architecture = match given("CARGO_CFG_TARGET_ARCH").as_str() {
+        "x86_64" => "-D__TARGET_ARCH_x86",
+        "aarch64" => "-D__TARGET_ARCH_arm64",
+        other => panic!("there are no TLS probes for {other}: only for x86_64 and aarch64"),
+    };
+    let mut command = Command::new(&clang);
+    command.args(["-g", "-O2", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", architecture]);
+    command.arg(format!("-I{}", given("DEP_BPF_INCLUDE")));
+    command.args(flags).args(["-c", SOURCE, "-o"]).arg(&out);
+    let status = command.status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{clang} did not compile {SOURCE}: {status}"),
+        Err(error) => panic!("run {clang}: {error} (Debian: apt-get install clang)"),
+    }
+}
+
+fn given(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("cargo did not set {name}"))
+}

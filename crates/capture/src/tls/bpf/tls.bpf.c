@@ -1,0 +1,334 @@
+/* Probes that see TLS secrets as libraries derive them. Read by ../event.rs: change both together.
+ *
+ * Only processes in the network namespaces of the map `targets` are looked at; of others nothing is
+ * read and nothing leaves the kernel. Linux 5.8 (ring buffer) with BTF. */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+/* bpf_probe_read_user and others are for GPL-compatible programs only. */
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+#ifdef SLEEPABLE
+#define UPROBE SEC("uprobe.s")
+#else
+#define UPROBE SEC("uprobe")
+#endif
+
+/* What a secret event holds. */
+enum kind {
+	DERIVATION = 1, /* TLS 1.3: HKDF-Expand-Label(key, label, data) */
+	EXPANSION = 2,  /* TLS 1.2: key is the main secret, data the client's random */
+	KEY_LOG = 3,    /* key is the secret with this label, data the client's random */
+};
+
+#define LABEL 40
+#define BYTES 64
+
+struct secret {
+	u64 time; /* CLOCK_MONOTONIC, nanoseconds */
+	u32 netns;
+	u32 pid;
+	u32 tid;
+	u32 kind;
+	u32 label_len;
+	u32 key_len;
+	u32 data_len;
+	u32 reserved;
+	u8 label[LABEL];
+	u8 key[BYTES];
+	u8 data[BYTES];
+};
+
+/* A process that may have mapped something new. */
+struct hint {
+	u32 pid;
+	u32 netns;
+};
+
+enum counter {
+	SECRETS,    /* sent */
+	ELSEWHERE,  /* calls in a namespace that is not recorded */
+	LOST,       /* secrets that found no room in the ring */
+	UNREADABLE, /* calls whose arguments could not be read */
+	HINTS_LOST, /* hints that found no room; a regular look makes up for them */
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u32);
+	__type(value, u32);
+} targets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, u32);
+	__type(value, u64);
+} counters SEC(".maps");
+
+/* probes --secrets--> reader; when full: counted as LOST. 20,000 secrets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} secrets SEC(".maps");
+
+/* probes --hints--> reader; when full: counted, and found by the next look. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 10);
+} hints SEC(".maps");
+
+static __always_inline void count(u32 which)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &which);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline u32 netns_of_current(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	return BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+}
+
+/* The network namespace of the current thread if it is recorded, else 0. */
+static __always_inline u32 recorded(void)
+{
+	u32 netns = netns_of_current();
+	return bpf_map_lookup_elem(&targets, &netns) ? netns : 0;
+}
+
+static __always_inline long read(void *to, u32 len, u64 from)
+{
+	long failed = bpf_probe_read_user(to, len, (void *)from);
+#ifdef SLEEPABLE
+	/* A library's constants may not have been touched by this process before. */
+	if (failed)
+		failed = bpf_copy_from_user(to, len, (void *)from);
+#endif
+	return failed;
+}
+
+/* Up to seven characters and the zeroes after them, as a number. */
+static __always_inline u64 read_word(u64 from)
+{
+	u64 word = 0;
+	if (bpf_probe_read_user_str(&word, sizeof(word), (void *)from) < 0) {
+#ifdef SLEEPABLE
+		u8 touched;
+		if (bpf_copy_from_user(&touched, 1, (void *)from))
+			return 0;
+		word = 0;
+		bpf_probe_read_user_str(&word, sizeof(word), (void *)from);
+#endif
+	}
+	return word;
+}
+
+/* In a way that the verifier of old kernels follows. */
+static __always_inline u64 at_most(u64 len, u64 most)
+{
+	barrier_var(len);
+	return len > most ? most : len;
+}
+
+static __always_inline u64 eight(const u8 *bytes)
+{
+	u64 word;
+	__builtin_memcpy(&word, bytes, sizeof(word));
+	return word;
+}
+
+/* The first letters of a string as a little-endian number. */
+#define WORD(a, b, c, d, e, f, g, h)                                                       \
+	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 |     \
+	 (u64)(f) << 40 | (u64)(g) << 48 | (u64)(h) << 56)
+
+static __always_inline void begin(struct secret *secret, u32 netns)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	__builtin_memset(secret, 0, sizeof(*secret));
+	secret->time = bpf_ktime_get_ns();
+	secret->netns = netns;
+	secret->pid = id >> 32;
+	secret->tid = (u32)id;
+}
+
+static __always_inline void send(struct secret *secret)
+{
+	if (bpf_ringbuf_output(&secrets, secret, sizeof(*secret), 0))
+		count(LOST);
+	else
+		count(SECRETS);
+}
+
+/* openssl/core.h */
+struct ossl_param {
+	u64 key;
+	u32 data_type;
+	u32 padding;
+	u64 data;
+	u64 size;
+	u64 returned;
+};
+
+/* Whether a label of TLS 1.3 names a secret of the connection: `c hs traffic`, `s ap traffic`,
+ * `c e traffic`, `exp master`. The reader looks closer. */
+static __always_inline int wanted(const u8 *label)
+{
+	u64 behind_first = eight(label + 1);
+	return behind_first == WORD(' ', 'h', 's', ' ', 't', 'r', 'a', 'f') ||
+	       behind_first == WORD(' ', 'a', 'p', ' ', 't', 'r', 'a', 'f') ||
+	       behind_first == WORD(' ', 'e', ' ', 't', 'r', 'a', 'f', 'f') ||
+	       eight(label) == WORD('e', 'x', 'p', ' ', 'm', 'a', 's', 't');
+}
+
+/* Bytes of the process. */
+struct slice {
+	u64 at;
+	u64 size;
+};
+
+/* What EVP_KDF_derive was given. */
+struct arguments {
+	struct slice label;
+	struct slice key;
+	struct slice data;
+	u32 is_prf;
+};
+
+/* Only notes where things are: whatever is read between two turns of the loop multiplies the states
+ * that the verifier looks at. Nonzero when something could not be read. */
+static __always_inline int find_arguments(u64 params, struct arguments *found)
+{
+	u32 seeds = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < 16; i++) {
+		struct ossl_param param;
+		if (read(&param, sizeof(param), params + i * sizeof(param)))
+			return 1;
+		if (!param.key)
+			return 0;
+		struct slice value = { .at = param.data, .size = param.size };
+		switch (read_word(param.key)) {
+		case 0:
+			return 1;
+		case WORD('l', 'a', 'b', 'e', 'l', 0, 0, 0):
+			found->label = value;
+			break;
+		case WORD('k', 'e', 'y', 0, 0, 0, 0, 0):
+		case WORD('s', 'e', 'c', 'r', 'e', 't', 0, 0):
+			found->key = value;
+			break;
+		case WORD('d', 'a', 't', 'a', 0, 0, 0, 0):
+			found->data = value;
+			break;
+		case WORD('s', 'e', 'e', 'd', 0, 0, 0, 0):
+			/* `key expansion`, the server's random, the client's; then empty ones. */
+			if (seeds == 0)
+				found->label = value;
+			if (seeds == 2)
+				found->data = value;
+			if (seeds < 3)
+				seeds++;
+			found->is_prf = 1;
+			break;
+		}
+	}
+	return 0;
+}
+
+/* OpenSSL 3 and later:
+ * int EVP_KDF_derive(EVP_KDF_CTX *, unsigned char *key, size_t keylen, const OSSL_PARAM params[]) */
+UPROBE int openssl_kdf_derive(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	u64 params = PT_REGS_PARM4(ctx);
+	if (!params)
+		return 0;
+	struct arguments given = {};
+	struct secret secret;
+	begin(&secret, netns);
+	if (find_arguments(params, &given))
+		goto unreadable;
+	secret.label_len = at_most(given.label.size, LABEL);
+	if (!given.label.at)
+		return 0;
+	if (read(secret.label, at_most(given.label.size, LABEL), given.label.at))
+		goto unreadable;
+	if (given.is_prf ? eight(secret.label) != WORD('k', 'e', 'y', ' ', 'e', 'x', 'p', 'a')
+			 : !wanted(secret.label))
+		return 0;
+	secret.kind = given.is_prf ? EXPANSION : DERIVATION;
+	secret.key_len = at_most(given.key.size, BYTES);
+	secret.data_len = at_most(given.data.size, BYTES);
+	if (read(secret.key, at_most(given.key.size, BYTES), given.key.at) ||
+	    read(secret.data, at_most(given.data.size, BYTES), given.data.at))
+		goto unreadable;
+	send(&secret);
+	return 0;
+unreadable:
+	count(UNREADABLE);
+	return 0;
+}
+
+#if defined(__TARGET_ARCH_x86)
+/* Go 1.17 and later, whose calling convention passes nine words in registers:
+ * func (c *Config) writeKeyLog(label string, clientRandom, secret []byte) error
+ * It is called whether or not there is a key log. */
+UPROBE int go_write_key_log(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	struct secret secret;
+	begin(&secret, netns);
+	secret.kind = KEY_LOG;
+	secret.label_len = at_most(ctx->cx, LABEL);
+	secret.data_len = at_most(ctx->si, BYTES);
+	secret.key_len = at_most(ctx->r10, BYTES);
+	if (read(secret.label, at_most(ctx->cx, LABEL), ctx->bx) ||
+	    read(secret.data, at_most(ctx->si, BYTES), ctx->di) ||
+	    read(secret.key, at_most(ctx->r10, BYTES), ctx->r9)) {
+		count(UNREADABLE);
+		return 0;
+	}
+	send(&secret);
+	return 0;
+}
+#endif
+
+static __always_inline void tell(void)
+{
+	struct hint hint = { .netns = recorded() };
+	if (!hint.netns)
+		return;
+	hint.pid = bpf_get_current_pid_tgid() >> 32;
+	if (bpf_ringbuf_output(&hints, &hint, sizeof(hint), 0))
+		count(HINTS_LOST);
+}
+
+/* A process has begun to run a program. */
+SEC("raw_tp/sched_process_exec") int executed(void *ctx)
+{
+	tell();
+	return 0;
+}
+
+/* The dynamic loader has mapped libraries, or is about to: it calls an empty function of a known
+ * name, for debuggers. */
+SEC("uprobe") int loaded(struct pt_regs *ctx)
+{
+	tell();
+	return 0;
+}

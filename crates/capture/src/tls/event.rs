@@ -1,0 +1,211 @@
+//! What the probes send, as `bpf/tls.bpf.c` lays it out, made into [`SecretEvent`]s.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+
+use kuberewind_packet::{NetnsId, Timestamp};
+use kuberewind_tls::{Derived, KeyLogLabel, Secret, SecretBytes, SecretEvent};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+const DERIVATION: u32 = 1;
+const EXPANSION: u32 = 2;
+const KEY_LOG: u32 = 3;
+
+const FIXED: usize = 40;
+const LABEL: usize = 40;
+const BYTES: usize = 64;
+const LEN: usize = FIXED + LABEL + 2 * BYTES;
+
+/// What stands in the ring `hints`: a process that may have mapped something new.
+pub(crate) fn hinted(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+/// Reads what stands in the ring `secrets`. None for a derivation that is no TLS secret.
+pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
+    let bytes: &[u8; LEN] = bytes.first_chunk()?;
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let time = u64::from_ne_bytes(*bytes.first_chunk()?);
+    let part = |start: usize, room: usize, len: u32| {
+        let len = usize::try_from(len).ok().filter(|len| *len <= room)?;
+        bytes.get(start..start + len)
+    };
+    let label = part(FIXED, LABEL, word(24))?;
+    let key = part(FIXED + LABEL, BYTES, word(28))?;
+    let data = part(FIXED + LABEL + BYTES, BYTES, word(32))?;
+    let (library, secret) = match word(20) {
+        DERIVATION => ("OpenSSL", derivation(label, key, data)?),
+        EXPANSION => ("OpenSSL", key_log(expansion(label)?, key, data)?),
+        KEY_LOG => ("Go", key_log(key_log_label(label)?, key, data)?),
+        _ => return None,
+    };
+    Some(SecretEvent {
+        time: clock.real(time),
+        netns: NetnsId(word(8).into()),
+        pid: word(12),
+        library: library.to_owned(),
+        secret,
+    })
+}
+
+fn derivation(label: &[u8], key: &[u8], transcript: &[u8]) -> Option<Secret> {
+    let label = match label {
+        b"c e traffic" => Derived::ClientEarly,
+        b"c hs traffic" => Derived::ClientHandshake,
+        b"s hs traffic" => Derived::ServerHandshake,
+        b"c ap traffic" => Derived::ClientTraffic,
+        b"s ap traffic" => Derived::ServerTraffic,
+        b"exp master" => Derived::Exporter,
+        _ => return None,
+    };
+    let of_one_hash = key.len() == transcript.len() && matches!(key.len(), 32 | 48);
+    of_one_hash.then(|| Secret::Derivation {
+        label,
+        key: SecretBytes(key.to_vec()),
+        transcript: transcript.to_vec(),
+    })
+}
+
+fn expansion(label: &[u8]) -> Option<KeyLogLabel> {
+    (label == b"key expansion").then_some(KeyLogLabel::ClientRandom)
+}
+
+fn key_log(label: KeyLogLabel, secret: &[u8], random: &[u8]) -> Option<Secret> {
+    let of_main_secret = label == KeyLogLabel::ClientRandom;
+    let fits = if of_main_secret { secret.len() == 48 } else { matches!(secret.len(), 32 | 48) };
+    let client_random = random.try_into().ok()?;
+    fits.then(|| Secret::KeyLog { label, client_random, secret: SecretBytes(secret.to_vec()) })
+}
+
+fn key_log_label(label: &[u8]) -> Option<KeyLogLabel> {
+    Some(match label {
+        b"CLIENT_RANDOM" => KeyLogLabel::ClientRandom,
+        b"CLIENT_EARLY_TRAFFIC_SECRET" => KeyLogLabel::ClientEarlyTraffic,
+        b"CLIENT_HANDSHAKE_TRAFFIC_SECRET" => KeyLogLabel::ClientHandshakeTraffic,
+        b"SERVER_HANDSHAKE_TRAFFIC_SECRET" => KeyLogLabel::ServerHandshakeTraffic,
+        b"CLIENT_TRAFFIC_SECRET_0" => KeyLogLabel::ClientTraffic,
+        b"SERVER_TRAFFIC_SECRET_0" => KeyLogLabel::ServerTraffic,
+        b"EXPORTER_SECRET" => KeyLogLabel::Exporter,
+        _ => return None,
+    })
+}
+
+/// From the clock that BPF programs have (`CLOCK_MONOTONIC`) to the one that packets are stamped with
+/// (`CLOCK_REALTIME`). Measured anew for each event, for the second may be set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// Real time minus monotonic time, in nanoseconds.
+    ahead: i128,
+}
+
+impl Clock {
+    /// Good to the time between two readings of a clock: under a microsecond, unless interrupted.
+    pub(crate) fn now() -> Self {
+        let before = nanos(clock_gettime(ClockId::Monotonic));
+        let real = nanos(clock_gettime(ClockId::Realtime));
+        let after = nanos(clock_gettime(ClockId::Monotonic));
+        Self { ahead: real - i128::midpoint(before, after) }
+    }
+
+    fn real(self, monotonic: u64) -> Timestamp {
+        let real = (i128::from(monotonic) + self.ahead).clamp(0, u64::MAX.into());
+        Timestamp::from_nanos(u64::try_from(real).unwrap_or(u64::MAX))
+    }
+}
+
+fn nanos(time: Timespec) -> i128 {
+    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+}
+
+/// Forgets nothing for a short while, so that a secret that two probes saw is told once. Two mounts
+/// of an overlay file system can show one file as two, and a Go function starts again after its stack
+/// grew.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    recent: VecDeque<u64>,
+    hasher: RandomState,
+}
+
+impl Repeats {
+    const MEMORY: usize = 256;
+
+    /// Whether the same was seen a moment ago.
+    pub(crate) fn seen(&mut self, bytes: &[u8]) -> bool {
+        // All but the time.
+        let hash = self.hasher.hash_one(bytes.get(8..).unwrap_or_default());
+        if self.recent.contains(&hash) {
+            return true;
+        }
+        if self.recent.len() == Self::MEMORY {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(hash);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(kind: u32, label: &[u8], key: &[u8], data: &[u8]) -> Vec<u8> {
+        let mut bytes = 5_000_u64.to_ne_bytes().to_vec();
+        let lens = [label, key, data].map(|part| u32::try_from(part.len()).unwrap());
+        for word in [77, 4711, 4712, kind, lens[0], lens[1], lens[2], 0] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        for (part, room) in [(label, LABEL), (key, BYTES), (data, BYTES)] {
+            bytes.extend(part);
+            bytes.resize(bytes.len() + room - part.len(), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_derivation_is_told_with_its_time_process_and_namespace() {
+        let bytes = sent(DERIVATION, b"c hs traffic", &[1; 48], &[2; 48]);
+        let event = decode(&bytes, Clock { ahead: 1_000_000 }).unwrap();
+        let expected = SecretEvent {
+            time: Timestamp::from_nanos(1_005_000),
+            netns: NetnsId(77),
+            pid: 4711,
+            library: "OpenSSL".to_owned(),
+            secret: Secret::Derivation {
+                label: Derived::ClientHandshake,
+                key: SecretBytes(vec![1; 48]),
+                transcript: vec![2; 48],
+            },
+        };
+        assert_eq!(event, expected);
+    }
+
+    #[test]
+    fn only_tls_secrets_of_the_right_length_are_told() {
+        let clock = Clock { ahead: 0 };
+        let is_told = |bytes: &[u8]| decode(bytes, clock).is_some();
+        assert!(is_told(&sent(EXPANSION, b"key expansion", &[1; 48], &[2; 32])));
+        assert!(is_told(&sent(KEY_LOG, b"CLIENT_TRAFFIC_SECRET_0", &[1; 32], &[2; 32])));
+        assert!(!is_told(&sent(DERIVATION, b"c xx traffic", &[1; 32], &[2; 32])));
+        assert!(!is_told(&sent(DERIVATION, b"c hs traffic", &[1; 32], &[2; 48])));
+        assert!(!is_told(&sent(EXPANSION, b"key expansion", &[1; 48], &[])));
+        assert!(!is_told(&sent(EXPANSION, b"key expansion", &[1; 32], &[2; 32])));
+        assert!(!is_told(&sent(KEY_LOG, b"PRIVATE", &[1; 32], &[2; 32])));
+        assert!(!is_told(&sent(9, b"c hs traffic", &[1; 32], &[2; 32])));
+        assert!(!is_told(&[0; LEN - 1]));
+        let mut long = sent(DERIVATION, b"c hs traffic", &[1; 32], &[2; 32]);
+        long[24] = 41;
+        assert!(!is_told(&long));
+    }
+
+    #[test]
+    fn what_two_probes_saw_counts_once() {
+        let mut repeats = Repeats::default();
+        let first = sent(DERIVATION, b"c hs traffic", &[1; 32], &[2; 32]);
+        let mut again = first.clone();
+        again[0] += 1;
+        assert!(!repeats.seen(&first));
+        assert!(repeats.seen(&again));
+        assert!(!repeats.seen(&sent(DERIVATION, b"s hs traffic", &[1; 32], &[2; 32])));
+    }
+}

@@ -1,0 +1,341 @@
+//! Keeps probes attached to what recorded processes run, on a thread of its own.
+//!
+//! The kernel tells when a recorded process executes a program, and when its dynamic loader has mapped
+//! libraries; a regular look finds what neither tells: a process that enters a namespace, a loader that
+//! is not known yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::panic::catch_unwind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use kuberewind_packet::{NetnsId, Owner};
+use libbpf_rs::Link;
+
+use super::find::{Finding, Hook, inspect};
+use super::kernel::Programs;
+use super::processes::{FileId, Mapping, Processes};
+use super::status::{LibraryStatus, UnsupportedStatus};
+
+/// How often everything is looked at, when that costs little.
+const LOOK: Duration = Duration::from_secs(2);
+/// A look at everything takes at most one part in so many of the time.
+const SHARE: u32 = 50;
+/// When a program with a loader that was not known is looked at again: it maps libraries meanwhile.
+const AGAIN: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
+/// How long probes stay in a file that no process uses.
+const KEPT: Duration = Duration::from_mins(1);
+/// After what time a file in which something failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+/// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
+const MAX_PROBED: usize = 1024;
+/// Files that are remembered.
+const MAX_FILES: usize = 16_384;
+
+const DENIED: &str = "open the programs and libraries of some processes: permission denied (needs \
+    CAP_SYS_PTRACE, CAP_SYS_ADMIN and no AppArmor profile that forbids it)";
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// These namespaces are recorded.
+    Targets(BTreeMap<NetnsId, Owner>),
+    /// A recorded process may have mapped something new.
+    Look(u32),
+    /// The end.
+    Stop,
+}
+
+/// What the thread shows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sight {
+    pub(crate) libraries: Vec<LibraryStatus>,
+    pub(crate) unsupported: Vec<UnsupportedStatus>,
+    pub(crate) loaders: usize,
+    pub(crate) problems: Vec<String>,
+}
+
+/// Where the thread shows it.
+pub(crate) type Shown = Arc<Mutex<Sight>>;
+
+/// A file that recorded processes run code from.
+#[derive(Debug)]
+struct Known {
+    path: String,
+    finding: Finding,
+    /// Dropped, they are detached.
+    links: Vec<Link>,
+    problem: Option<String>,
+    used: Instant,
+    studied: Instant,
+}
+
+/// A recorded process.
+#[derive(Debug)]
+struct Life {
+    netns: NetnsId,
+    /// Of its mappings; while it stays the same there is nothing new.
+    hash: u64,
+    files: Vec<FileId>,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    processes: Processes,
+    programs: Programs,
+    targets: BTreeMap<NetnsId, Owner>,
+    files: HashMap<FileId, Known>,
+    lives: HashMap<u32, Life>,
+    again: BTreeSet<(Instant, u32)>,
+    hasher: RandomState,
+    problem: Option<String>,
+    /// Whether files of processes may not be opened.
+    denied: bool,
+    shown: Shown,
+}
+
+impl Watch {
+    pub(crate) fn new(processes: Processes, programs: Programs, shown: Shown) -> Self {
+        Self {
+            processes,
+            programs,
+            targets: BTreeMap::new(),
+            files: HashMap::new(),
+            lives: HashMap::new(),
+            again: BTreeSet::new(),
+            hasher: RandomState::new(),
+            problem: None,
+            denied: false,
+            shown,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        let mut next_look = Instant::now() + LOOK;
+        loop {
+            let due = self.again.first().map_or(next_look, |(due, _)| next_look.min(*due));
+            let mut pids = BTreeSet::new();
+            let mut targets = None;
+            let first = orders.recv_timeout(due.saturating_duration_since(Instant::now()));
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            // One look for all that is said of a process.
+            for order in first.into_iter().chain(orders.try_iter()) {
+                match order {
+                    Order::Targets(new) => targets = Some(new),
+                    Order::Look(pid) => drop(pids.insert(pid)),
+                    Order::Stop => return,
+                }
+            }
+            if let Some(targets) = targets {
+                self.targets = targets;
+                next_look = Instant::now();
+            }
+            pids.extend(self.take_due());
+            for pid in pids {
+                self.look(pid);
+            }
+            if next_look <= Instant::now() {
+                let began = Instant::now();
+                self.look_at_all();
+                next_look = Instant::now() + LOOK.max(began.elapsed() * SHARE);
+            }
+            self.show();
+        }
+    }
+
+    fn take_due(&mut self) -> Vec<u32> {
+        let later = self.again.split_off(&(Instant::now(), 0));
+        std::mem::replace(&mut self.again, later).into_iter().map(|(_, pid)| pid).collect()
+    }
+
+    /// Finds new processes and new files, and forgets those that have gone.
+    fn look_at_all(&mut self) {
+        let pids = match self.processes.all() {
+            Ok(pids) => pids,
+            Err(error) => {
+                self.problem = Some(format!("list processes: {error}"));
+                return;
+            }
+        };
+        self.problem = None;
+        self.denied = false;
+        self.forget_failed();
+        let alive: BTreeSet<u32> = pids.iter().copied().collect();
+        self.lives.retain(|pid, _| alive.contains(pid));
+        for pid in pids {
+            self.look(pid);
+        }
+        self.detach_unused();
+    }
+
+    /// Attaches to what a process runs, if it is recorded.
+    fn look(&mut self, pid: u32) {
+        let netns = self.processes.netns(pid).filter(|netns| self.targets.contains_key(netns));
+        let (Some(netns), Ok(mappings)) = (netns, self.processes.mappings(pid)) else {
+            self.lives.remove(&pid);
+            return;
+        };
+        let hash = self.hasher.hash_one(&mappings);
+        if self.lives.get(&pid).is_some_and(|life| (life.netns, life.hash) == (netns, hash)) {
+            return;
+        }
+        let loaders = self.loaders();
+        let files = mappings.iter().filter_map(|mapping| self.meet(pid, mapping)).collect();
+        self.lives.insert(pid, Life { netns, hash, files });
+        if self.loaders() > loaders {
+            let now = Instant::now();
+            self.again.extend(AGAIN.map(|delay| (now + delay, pid)));
+        }
+    }
+
+    fn loaders(&self) -> usize {
+        let places = self.files.values().flat_map(|known| &known.finding.places);
+        places.filter(|place| place.hook == Hook::Loader).count()
+    }
+
+    /// Opens a file and, if it is new, looks into it and attaches what fits.
+    fn meet(&mut self, pid: u32, mapping: &Mapping) -> Option<FileId> {
+        // Processes end while we look.
+        let opened = self.processes.open(pid, mapping);
+        self.denied |= opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+        let file = opened.ok()?;
+        let id = FileId::of(&file).ok()?;
+        if let Some(known) = self.files.get_mut(&id) {
+            known.used = Instant::now();
+            return Some(id);
+        }
+        if self.files.len() >= MAX_FILES {
+            self.forget_harmless();
+        }
+        let known = self.study(&file, mapping);
+        self.files.insert(id, known);
+        Some(id)
+    }
+
+    fn study(&self, file: &File, mapping: &Mapping) -> Known {
+        let mut known = Known {
+            path: mapping.path.clone(),
+            finding: Finding::default(),
+            links: Vec::new(),
+            problem: None,
+            used: Instant::now(),
+            studied: Instant::now(),
+        };
+        let Ok(copy) = file.try_clone() else { return known };
+        // What is no ELF file has no TLS library that we know.
+        match catch_unwind(|| inspect(copy)) {
+            Ok(finding) => known.finding = finding.unwrap_or_default(),
+            Err(_) => known.problem = Some(format!("look into {}: failed", mapping.path)),
+        }
+        let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
+        if probed >= MAX_PROBED && !known.finding.places.is_empty() {
+            let text =
+                format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
+            known.problem = Some(text);
+            return known;
+        }
+        for place in &known.finding.places {
+            match self.programs.attach(*place, file) {
+                Ok(link) => known.links.push(link),
+                Err(error) => {
+                    known.problem = Some(format!("attach to {}: {error}", mapping.path));
+                }
+            }
+        }
+        known
+    }
+
+    /// A probe holds on to its file, and so to the mounted file system of a container that has ended.
+    fn detach_unused(&mut self) {
+        let now = Instant::now();
+        for id in self.lives.values().flat_map(|life| &life.files) {
+            if let Some(known) = self.files.get_mut(id) {
+                known.used = now;
+            }
+        }
+        self.files.retain(|id, known| {
+            let kept = if id.on_overlay() { Duration::ZERO } else { KEPT };
+            now.saturating_duration_since(known.used) <= kept
+        });
+    }
+
+    /// Lets what failed be tried again.
+    fn forget_failed(&mut self) {
+        let now = Instant::now();
+        let failed = |known: &Known| known.problem.is_some() && now > known.studied + RETRY;
+        self.files.retain(|_, known| !failed(known));
+        let files = &self.files;
+        self.lives.retain(|_, life| life.files.iter().all(|id| files.contains_key(id)));
+    }
+
+    /// Forgets files in which nothing is probed; they are looked into again when they are met again.
+    fn forget_harmless(&mut self) {
+        self.files.retain(|_, known| !known.links.is_empty());
+    }
+
+    fn show(&self) {
+        let sight = self.sight();
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = sight;
+    }
+
+    fn sight(&self) -> Sight {
+        let mut users: HashMap<FileId, (usize, BTreeSet<&Owner>)> = HashMap::new();
+        for life in self.lives.values() {
+            for id in &life.files {
+                let (processes, owners) = users.entry(*id).or_default();
+                *processes += 1;
+                owners.extend(self.targets.get(&life.netns));
+            }
+        }
+        let mut sight = Sight {
+            loaders: self.loaders(),
+            problems: self.problem.iter().cloned().collect(),
+            ..Sight::default()
+        };
+        if self.denied {
+            sight.problems.push(DENIED.to_owned());
+        }
+        for (id, known) in &self.files {
+            let (processes, owners) = users.remove(id).unwrap_or_default();
+            let owners: Vec<Owner> = owners.into_iter().cloned().collect();
+            let path = known.path.clone();
+            sight.problems.extend(known.problem.clone());
+            if let Some(hook) = known.finding.secrets().filter(|_| !known.links.is_empty()) {
+                sight.libraries.push(LibraryStatus {
+                    library: if hook == Hook::Go { "Go" } else { "OpenSSL" }.to_owned(),
+                    path,
+                    version: known.finding.version.clone(),
+                    build_id: known.finding.build_id.clone(),
+                    processes,
+                    owners,
+                });
+            } else if let Some(unsupported) = known.finding.unsupported.filter(|_| processes > 0) {
+                sight.unsupported.push(UnsupportedStatus {
+                    library: unsupported.library().to_owned(),
+                    path,
+                    reason: unsupported.reason().to_owned(),
+                    processes,
+                    owners,
+                });
+            }
+        }
+        sight.libraries.sort_by(|a, b| a.path.cmp(&b.path));
+        sight.unsupported.sort_by(|a, b| a.path.cmp(&b.path));
+        sight.problems.sort();
+        sight.problems.dedup();
+        sight
+    }
+}

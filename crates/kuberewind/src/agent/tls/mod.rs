@@ -1,0 +1,259 @@
+//! TLS: secrets found, tied to the connections that were recorded, and kept beside their packets.
+//!
+//! ```text
+//! capture thread --handshake packets--> |
+//!                                       | joiner --lines, sealed--> notes in the store
+//! TLS probes ----secrets--------------> |
+//! ```
+
+mod keep;
+mod status;
+mod tap;
+mod vault;
+
+pub(crate) use keep::ControlPlane;
+pub(crate) use status::TlsReport;
+pub(crate) use tap::Tap;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use kuberewind_capture::{Target, TlsConfig, TlsError, TlsProbes};
+use kuberewind_packet::{NetnsId, Span, Timestamp};
+use kuberewind_store::Note;
+use kuberewind_tls::{JoinCounts, Joined, Joiner, SecretEvent};
+
+use keep::Kept;
+use tap::HandshakePacket;
+use vault::{Vault, VaultError};
+
+/// How often what was joined is written down.
+const WRITE: Duration = Duration::from_millis(200);
+
+/// Packets of handshakes, and secrets, that may wait for the joiner.
+const QUEUE: usize = 4096;
+
+/// Namespaces that are remembered for secrets that come late.
+const MOST_OWNERS: usize = 10_000;
+
+/// A secret may be written so long after its connection's first packet.
+pub(crate) const LATE: Duration = Duration::from_secs(40);
+
+/// Where TLS secrets come from, and which are not kept.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSource {
+    /// Where processes are shown: `/proc`, or the node's.
+    pub(crate) proc: PathBuf,
+    /// What is the cluster's own.
+    pub(crate) control_plane: ControlPlane,
+}
+
+/// Why TLS secrets are not seen. Recording goes on without.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsFailure {
+    #[error(transparent)]
+    Probes(#[from] TlsError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error("start the thread that joins TLS secrets: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The ends of what the capture threads tell.
+pub(crate) struct Taps {
+    packets: Sender<HandshakePacket>,
+    left_out: Arc<AtomicU64>,
+    received: Receiver<HandshakePacket>,
+}
+
+impl Taps {
+    pub(crate) fn new() -> Self {
+        // capture threads --handshake packets--> joiner; when full: counted and left out.
+        let (packets, received) = bounded(QUEUE);
+        Self { packets, left_out: Arc::default(), received }
+    }
+
+    /// A sink that tells of handshakes and hands everything to `inner`.
+    pub(crate) fn before<S>(&self, inner: S) -> Tap<S> {
+        Tap::new(inner, self.packets.clone(), Arc::clone(&self.left_out))
+    }
+}
+
+/// The running of it.
+pub(crate) struct Tls {
+    vault: Arc<Vault>,
+    probes: TlsProbes,
+    left_out: Arc<AtomicU64>,
+    keeps_control_plane: Arc<AtomicBool>,
+    shown: Arc<Mutex<Shown>>,
+    stop: Sender<()>,
+    thread: JoinHandle<Vec<Kept>>,
+}
+
+/// What the joiner's thread lets others see.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    all: JoinCounts,
+    /// Of the recorded namespaces.
+    namespaces: BTreeMap<NetnsId, JoinCounts>,
+    /// Of these and of earlier ones.
+    owners: BTreeMap<NetnsId, String>,
+    discarded: u64,
+    unwritten: u64,
+}
+
+/// Writes a sealed note; whether it was written.
+pub(crate) type Write = Box<dyn FnMut(Vec<u8>) -> bool + Send>;
+
+impl Tls {
+    /// Loads the probes, which see nothing before [`Self::set_targets`].
+    pub(crate) fn start(source: TlsSource, taps: Taps, write: Write) -> Result<Self, TlsFailure> {
+        let vault = Arc::new(Vault::open_usual()?);
+        // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
+        let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
+        let config = TlsConfig { proc: source.proc };
+        let probes = TlsProbes::start(config, move |event| {
+            let _ = secret.send(event);
+        })?;
+        let (stop, stopped) = bounded(1);
+        let Taps { received, left_out, packets: _ } = taps;
+        let shown = Arc::<Mutex<Shown>>::default();
+        let keeps_control_plane = Arc::<AtomicBool>::default();
+        let mut work = Work {
+            joiner: Joiner::default(),
+            vault: Arc::clone(&vault),
+            write,
+            control_plane: source.control_plane,
+            keeps_control_plane: Arc::clone(&keeps_control_plane),
+            shown: Arc::clone(&shown),
+        };
+        let thread = thread::Builder::new()
+            .name("tls-join".into())
+            .spawn(move || work.run(&received, &secrets, &stopped))
+            .map_err(TlsFailure::Thread)?;
+        Ok(Self { vault, probes, left_out, keeps_control_plane, shown, stop, thread })
+    }
+
+    /// Sees secrets of these namespaces and of no others.
+    pub(crate) fn set_targets(&self, targets: &[Target]) {
+        self.probes.set_targets(targets);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.namespaces = targets.iter().map(|t| (t.netns, JoinCounts::default())).collect();
+        if shown.owners.len() > MOST_OWNERS {
+            shown.owners.clear();
+        }
+        shown.owners.extend(targets.iter().map(|t| (t.netns, t.owner.to_string())));
+    }
+
+    /// `tap.tlsControlPlane`
+    pub(crate) fn keep_control_plane(&self, keep: bool) {
+        self.keeps_control_plane.store(keep, Ordering::Relaxed);
+    }
+
+    /// The lines of a key log for connections that began within `span` and that `wanted` takes.
+    pub(crate) fn key_log(
+        &self,
+        notes: &[Note],
+        span: Span,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Vec<u8> {
+        let opened = notes.iter().filter_map(|note| self.vault.unseal(&note.bytes));
+        let kept = opened.flat_map(|bytes| keep::read(&bytes));
+        let chosen = kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner));
+        chosen.map(|kept| format!("{}\n", kept.line)).collect::<String>().into_bytes()
+    }
+
+    pub(crate) fn report(&self) -> TlsReport {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        TlsReport::new(self.probes.status(), &shown, self.left_out.load(Ordering::Relaxed))
+    }
+
+    /// Ends it; what was joined last, sealed.
+    pub(crate) fn stop(self) -> Option<Vec<u8>> {
+        self.probes.stop();
+        let _ = self.stop.send(());
+        let rest = self.thread.join().unwrap_or_default();
+        if rest.is_empty() { None } else { self.vault.seal(&keep::write(&rest)).ok() }
+    }
+}
+
+/// What the joiner's thread works with.
+struct Work {
+    joiner: Joiner,
+    vault: Arc<Vault>,
+    write: Write,
+    control_plane: ControlPlane,
+    keeps_control_plane: Arc<AtomicBool>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+impl Work {
+    /// Until it is told to stop; then gives back what is not written yet.
+    fn run(
+        &mut self,
+        packets: &Receiver<HandshakePacket>,
+        secrets: &Receiver<SecretEvent>,
+        stop: &Receiver<()>,
+    ) -> Vec<Kept> {
+        let ticks = tick(WRITE);
+        loop {
+            select! {
+                recv(packets) -> packet => {
+                    let Ok(packet) = packet else { break };
+                    self.joiner.packet(packet.netns, packet.time, &packet.bytes);
+                }
+                recv(secrets) -> secret => {
+                    let Ok(secret) = secret else { break };
+                    self.joiner.secret(secret);
+                }
+                recv(ticks) -> _ => {
+                    let kept = self.take();
+                    self.write_down(&kept);
+                }
+                recv(stop) -> _ => break,
+            }
+        }
+        packets.try_iter().for_each(|p| self.joiner.packet(p.netns, p.time, &p.bytes));
+        secrets.try_iter().for_each(|secret| self.joiner.secret(secret));
+        self.take()
+    }
+
+    /// What was joined and may be kept.
+    fn take(&mut self) -> Vec<Kept> {
+        let joined = self.joiner.take(Timestamp::now());
+        let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
+        let (kept, discarded): (Vec<Joined>, Vec<Joined>) =
+            joined.into_iter().partition(|j| keep_all || !self.control_plane.has(j));
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.discarded += discarded.len() as u64;
+        shown.all = self.joiner.counts();
+        for (netns, counts) in &mut shown.namespaces {
+            *counts = self.joiner.counts_of(*netns);
+        }
+        let owner = |netns| shown.owners.get(&netns).cloned().unwrap_or_default();
+        let kept = kept.into_iter();
+        kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line })
+            .collect()
+    }
+
+    fn write_down(&mut self, kept: &[Kept]) {
+        for part in kept.chunks(keep::MOST_IN_A_NOTE) {
+            let written = match self.vault.seal(&keep::write(part)) {
+                Ok(sealed) => (self.write)(sealed),
+                Err(error) => {
+                    tracing::error!("seal TLS secrets: {error}");
+                    false
+                }
+            };
+            if !written {
+                let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                shown.unwritten += part.len() as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Windows fetched from many nodes at a time, each until it is whole.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use kuberewind_cluster::agents::{self, Agent};
+use kuberewind_cluster::portforward::{self, Patience};
+use kuberewind_cluster::{Access, ClusterError, names};
+use kuberewind_export::figures;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::agent::WindowQuery;
+use crate::client::{NothingRecorded, Session};
+use crate::exit::{Usage, one_line};
+
+use super::plan::Part;
+use super::spool::{Arrived, Fetched, Spool, SpoolError, take_in};
+
+/// Before a node is asked again. An agent that is updated is back in seconds; its recording stays.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// Where windows come from and go to.
+pub(super) struct Fetcher {
+    pub(super) access: Access,
+    pub(super) namespace: String,
+    /// Whom to ask by which node.
+    pub(super) agents: Vec<Agent>,
+    pub(super) patience: Patience,
+    /// Everything but the times.
+    pub(super) query: WindowQuery,
+    /// Where spool files lie.
+    pub(super) dir: PathBuf,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// What came of one node.
+pub(super) struct Outcome {
+    pub(super) node: String,
+    /// How often its stream broke.
+    pub(super) retries: u32,
+    /// Its packets, or why there are none.
+    pub(super) fetched: Result<Fetched, String>,
+}
+
+impl Outcome {
+    /// Why it is not whole.
+    pub(super) fn failure(&self) -> Option<&str> {
+        match &self.fetched {
+            Ok(fetched) => fetched.failure(),
+            Err(why) => Some(why),
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.failure().is_none()
+    }
+}
+
+/// Why no node is fetched any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error(
+        "spool {node}'s window in {dir}: {source}; {}",
+        if *.temporary { "make room there, or name another directory in TMPDIR" }
+        else { "make room there, or choose another --dest" }
+    )]
+    Spool { node: String, dir: String, temporary: bool, source: std::io::Error },
+    #[error("stopped before it was finished; nothing was written")]
+    Stopped,
+    /// The agent understands less than the command line.
+    #[error("{node}: {source}")]
+    Asked { node: String, source: Usage },
+}
+
+/// How an attempt ended that did not bring all.
+enum Failure {
+    Fatal(FetchError),
+    Final(anyhow::Error),
+    Passing(anyhow::Error),
+}
+
+impl Fetcher {
+    /// Fetches all parts, `limit` at a time, begun in their order.
+    pub(super) async fn fetch_all(
+        self: Arc<Self>,
+        parts: Vec<(Part, Arc<Arrived>)>,
+        limit: usize,
+    ) -> Result<Vec<Outcome>, FetchError> {
+        let places = Arc::new(Semaphore::new(limit));
+        let mut running = JoinSet::new();
+        let mut outcomes = Vec::new();
+        for (part, arrived) in parts {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+            let fetcher = Arc::clone(&self);
+            running.spawn(async move {
+                let outcome = fetcher.fetch(part, &arrived).await;
+                arrived.done.store(true, Ordering::Relaxed);
+                drop(place);
+                outcome
+            });
+            while let Some(done) = running.try_join_next() {
+                outcomes.push(done.map_err(|_| FetchError::Stopped)??);
+            }
+        }
+        while let Some(done) = running.join_next().await {
+            outcomes.push(done.map_err(|_| FetchError::Stopped)??);
+        }
+        Ok(outcomes)
+    }
+
+    /// Asks a node until its window is whole or it has failed too often; then what came of it at
+    /// best.
+    async fn fetch(&self, part: Part, arrived: &Arc<Arrived>) -> Result<Outcome, FetchError> {
+        let mut agent = self.agents.iter().find(|agent| agent.node == part.node).cloned();
+        let mut best: Option<Spool> = None;
+        let mut pauses = PAUSES.into_iter();
+        let mut retries = 0;
+        loop {
+            let (spool, ended) = self.attempt(&part, agent.as_ref(), arrived).await;
+            let better = |best: &Option<Spool>, new: &Spool| {
+                best.as_ref().is_none_or(|best| new.packets >= best.packets)
+            };
+            let node = part.node.clone();
+            let error = match ended {
+                Ok(()) => {
+                    let fetched = match spool {
+                        Some(spool) => {
+                            Fetched::from_spool(spool, None).map_err(|error| error.to_string())
+                        }
+                        None => Ok(Fetched::nothing(node.clone(), part.to)),
+                    };
+                    return Ok(Outcome { node, retries, fetched });
+                }
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Final(error)) => return Ok(given_up(node, retries, best, &error)),
+                Err(Failure::Passing(error)) => error,
+            };
+            if let Some(spool) = spool
+                && better(&best, &spool)
+            {
+                best = Some(spool);
+            }
+            // Waiting for somebody who is silent took long enough to count twice.
+            let pause = if is_silence(&error) { pauses.nth(1) } else { pauses.next() };
+            let Some(pause) = pause else {
+                return Ok(given_up(node, retries, best, &error));
+            };
+            tracing::debug!("{node}: {error:#}; asking again");
+            self.pause(pause).await?;
+            retries += 1;
+            if let Some(found) = self.find(&node).await {
+                agent = Some(found);
+            }
+        }
+    }
+
+    async fn pause(&self, pause: Duration) -> Result<(), FetchError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            _ = stop.wait_for(|stopped| *stopped) => Err(FetchError::Stopped),
+        }
+    }
+
+    /// The node's agent as it is now: an update replaces its pod.
+    async fn find(&self, node: &str) -> Option<Agent> {
+        let listed = agents::list(&self.access, &self.namespace).await.ok()?;
+        listed.agents.into_iter().find(|agent| agent.node == node)
+    }
+
+    /// Asks once.
+    async fn attempt(
+        &self,
+        part: &Part,
+        agent: Option<&Agent>,
+        arrived: &Arc<Arrived>,
+    ) -> (Option<Spool>, Result<(), Failure>) {
+        let Some(agent) = agent else {
+            return (None, Err(Failure::Passing(anyhow!("it has no agent any more"))));
+        };
+        let mut stop = self.stop.clone();
+        let session = tokio::select! {
+            session = self.open(part, agent) => session,
+            _ = stop.wait_for(|stopped| *stopped) => {
+                return (None, Err(Failure::Fatal(FetchError::Stopped)));
+            }
+        };
+        let body = match session {
+            Ok(body) => body,
+            Err(error) if error.is::<NothingRecorded>() => return (None, Ok(())),
+            Err(error) => return (None, Err(weigh(&part.node, error))),
+        };
+        arrived.bytes.store(0, Ordering::Relaxed);
+        let (dir, arrived, runtime) = (self.dir.clone(), Arc::clone(arrived), Handle::current());
+        let taken =
+            tokio::task::spawn_blocking(move || take_in(body, runtime, &dir, arrived, stop));
+        let Ok((spool, ended)) = taken.await else {
+            return (None, Err(Failure::Fatal(FetchError::Stopped)));
+        };
+        let ended = ended.map_err(|error| match error {
+            SpoolError::Stopped => Failure::Fatal(FetchError::Stopped),
+            SpoolError::File(source) => Failure::Fatal(FetchError::Spool {
+                node: part.node.clone(),
+                dir: self.dir.display().to_string(),
+                temporary: self.dir == std::env::temp_dir(),
+                source,
+            }),
+            SpoolError::Stream(error) => Failure::Passing(error.into()),
+        });
+        (spool, ended)
+    }
+
+    async fn open(&self, part: &Part, agent: &Agent) -> anyhow::Result<hyper::body::Incoming> {
+        let Agent { namespace, pod, .. } = agent;
+        let forward =
+            portforward::connect(&self.access, namespace, pod, names::API_PORT, self.patience);
+        let session = Session::over(forward.await?).await?;
+        let query = WindowQuery { from: part.from, to: Some(part.to), ..self.query.clone() };
+        session.window(&query).await
+    }
+}
+
+fn is_silence(error: &anyhow::Error) -> bool {
+    let timed_out = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
+    error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(timed_out)
+            || matches!(cause.downcast_ref(), Some(ClusterError::Slow { .. }))
+    })
+}
+
+/// Whether asking again may help.
+fn weigh(node: &str, error: anyhow::Error) -> Failure {
+    match error.downcast::<Usage>() {
+        Ok(source) => Failure::Fatal(FetchError::Asked { node: node.to_owned(), source }),
+        Err(error) => match error.downcast_ref::<ClusterError>() {
+            Some(
+                ClusterError::Forbidden { .. }
+                | ClusterError::Unauthorized { .. }
+                | ClusterError::Policy { .. },
+            ) => Failure::Final(error),
+            _ => Failure::Passing(error),
+        },
+    }
+}
+
+/// A node that failed to the last. What came of its window in the best attempt is kept: a node that
+/// dies is the one that matters.
+fn given_up(node: String, retries: u32, best: Option<Spool>, error: &anyhow::Error) -> Outcome {
+    let mut why = one_line(error);
+    if retries > 0 {
+        why = format!("{why}; asked {} times", figures::count(u64::from(retries) + 1));
+    }
+    let part = best.filter(|spool| spool.packets > 0);
+    let fetched = match part.map(|spool| Fetched::from_spool(spool, Some(why.clone()))) {
+        Some(Ok(fetched)) => Ok(fetched),
+        Some(Err(_)) | None => Err(why),
+    };
+    Outcome { node, retries, fetched }
+}

@@ -1,0 +1,98 @@
+//! The agent as its pod's spec wants it run.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::node::Node;
+
+/// How long a probe waits; the kubelet's default is a second.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// What the container does, in a mount namespace of its own: the node's `/proc` and everything else
+/// read-only, but the data directory. Its own `/proc` is the node's as well: it has no process numbers
+/// of its own.
+const CONTAINER: &str = "mount -t proc -o ro proc \"$1\"\n\
+    mount -t proc proc /proc\n\
+    mount --bind \"$2\" \"$2\"\n\
+    mount -o remount,bind,ro /\n\
+    shift 2\n\
+    exec \"$@\"";
+
+/// The command of a pod's one container, with the rights that its spec gives, its environment and
+/// arguments, and what only a laboratory says: where things are.
+pub(super) fn command(pod: &Value, node: &Node, binary: &Path, kubeconfig: &Path) -> Command {
+    let container = &pod["spec"]["containers"][0];
+    let (proc, data) = (node.proc(), node.data());
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--cgroup", "sh", "-ec", CONTAINER, "agent"]).args([&proc, &data]);
+    let capabilities = &container["securityContext"]["capabilities"];
+    assert_eq!(capabilities["drop"][0], "ALL", "the agent gives up no rights: {container}");
+    let rights = words(&capabilities["add"]).map(|right| format!(",+{}", right.to_lowercase()));
+    let bounding = format!("--bounding-set=-all{}", rights.collect::<String>());
+    command.args(["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"]);
+    command.arg(bounding).arg(binary).args(words(&container["args"]));
+    command.arg("--proc").arg(proc).arg("--kubeconfig").arg(kubeconfig);
+    command.arg("--data-dir").arg(data);
+    for variable in container["env"].as_array().into_iter().flatten() {
+        let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap_or_default();
+        let pointer = format!("/{}", field.replace('.', "/"));
+        let value = pod.pointer(&pointer).and_then(Value::as_str).or(variable["value"].as_str());
+        command.env(text(&variable["name"]), value.unwrap_or_default());
+    }
+    command
+}
+
+fn words(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().map(text)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The readiness probe of a pod's spec.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    address: SocketAddr,
+    path: String,
+}
+
+impl Probe {
+    /// As the spec has it, with the port by its name.
+    pub(super) fn of(pod: &Value, address: &str) -> Self {
+        let container = &pod["spec"]["containers"][0];
+        let get = &container["readinessProbe"]["httpGet"];
+        let mut ports = container["ports"].as_array().into_iter().flatten();
+        let port = ports.find(|port| port["name"] == get["port"]).expect("the probe's port");
+        let port = port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let address = address.parse().expect("a pod's address");
+        let address = SocketAddr::new(address, port.expect("a port number"));
+        Self { address, path: text(&get["path"]).to_owned() }
+    }
+
+    /// Whether it succeeds, asked from the pod's node as the kubelet does.
+    pub(super) fn succeeds(&self, node: &Node) -> bool {
+        node.inside().run(|| self.status()).is_some_and(|status| (200..400).contains(&status))
+    }
+
+    fn status(&self) -> Option<u16> {
+        let mut stream = TcpStream::connect_timeout(&self.address, PROBE).ok()?;
+        stream.set_read_timeout(Some(PROBE)).ok()?;
+        let Self { address, path } = self;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        line.split(' ').nth(1)?.parse().ok()
+    }
+}
+
+/// Where the data of an agent's node lies.
+pub(super) fn socket(node: &Node) -> PathBuf {
+    node.data().join("agent.sock")
+}

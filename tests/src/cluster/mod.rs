@@ -1,0 +1,224 @@
+//! A cluster without Kubernetes: nodes, pods and kubelets of the laboratory's own, and the API
+//! server's double. Agents and the command line are the real ones.
+//!
+//! What makes a node a node to an agent: process numbers of its own, so that it sees only the
+//! processes of its node; a network of its own, joined to the others by a switch; control groups as
+//! the kubelet and container runtimes name them; and a disk that outlives its pods. An agent has the
+//! rights that the chart gives it, and not one more.
+
+mod agent;
+mod beside;
+mod control_plane;
+mod groups;
+mod inside;
+mod kubelet;
+mod network;
+mod node;
+mod objects;
+mod pod;
+mod sandbox;
+
+use std::path::{Path, PathBuf};
+use std::process::{self, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kuberewind_apiserver_double::{Command, Double, Reach};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use control_plane::ControlPlane;
+use kubelet::{Ground, Kubelets};
+use node::Node;
+
+pub use beside::Beside;
+pub use beside::Seen;
+pub use beside::mark;
+pub use pod::Pod;
+
+use crate::{Netns, kuberewind, output, wait_until};
+
+/// Nodes, joined by a network, and an API server. Everything of it ends when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    // In the order in which they end.
+    kubelets: Kubelets,
+    plane: Arc<ControlPlane>,
+    nodes: Vec<Arc<Node>>,
+    switch: Netns,
+    kubeconfig: PathBuf,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// A cluster of nodes `n1`, `n2` …, empty.
+    pub fn start(nodes: u8) -> Self {
+        let dir = tempfile::Builder::new().prefix("kr-").tempdir().expect("a temporary directory");
+        let switch = network::switch(nodes);
+        let numbers = 1..=nodes;
+        let start = |number| Arc::new(Node::start(number, &switch, nodes, dir.path()));
+        let nodes: Vec<_> = numbers.map(start).collect();
+        let plane = Arc::new(ControlPlane::start(&switch.path(), network::API_SERVER));
+        for node in &nodes {
+            let (name, ready) = (node.name.clone(), true);
+            let node = kuberewind_apiserver_double::Node {
+                name,
+                ready,
+                labels: std::collections::HashMap::default(),
+                taints: Vec::new(),
+            };
+            plane.control(Command::Node(node));
+        }
+        let kubeconfig = dir.path().join("kubeconfig");
+        plane.double().write_kubeconfig(&kubeconfig).expect("a kubeconfig");
+        let kubelets = Kubelets::start(Ground {
+            plane: plane.clone(),
+            nodes: nodes.clone(),
+            binary: kuberewind().get_program().into(),
+            kubeconfig: kubeconfig.clone(),
+        });
+        Self { kubelets, plane, nodes, switch, kubeconfig, dir }
+    }
+
+    fn node(&self, name: &str) -> &Arc<Node> {
+        let node = self.nodes.iter().find(|node| node.name == name);
+        node.unwrap_or_else(|| panic!("there is no node {name}"))
+    }
+
+    /// The API server.
+    pub fn double(&self) -> &Double {
+        self.plane.double()
+    }
+
+    /// Does something to the cluster behind the API server's back.
+    pub fn control(&self, command: Command) {
+        self.plane.control(command);
+    }
+
+    /// Starts a pod on a node. Packets that are sent to it at once may be lost: see
+    /// [`Pod::wait_to_carry`].
+    pub fn pod(&self, node: &str, namespace: &str, name: &str) -> Pod {
+        Pod::make(&self.plane, self.node(node), namespace, name, false)
+    }
+
+    /// Starts a pod in its node's network.
+    pub fn host_network_pod(&self, node: &str, namespace: &str, name: &str) -> Pod {
+        Pod::make(&self.plane, self.node(node), namespace, name, true)
+    }
+
+    /// `kuberewind …` on the administrator's machine: beside the API server, in an empty directory
+    /// ([`Self::dir`]), with a kubeconfig.
+    pub fn command(&self, arguments: &[&str]) -> process::Command {
+        let mut command = self.switch.exec(&kuberewind().get_program().to_string_lossy());
+        command.args(arguments).current_dir(self.dir()).env("HOME", self.dir());
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    /// Runs `kuberewind …` to its end.
+    pub fn kuberewind(&self, arguments: &[&str]) -> Output {
+        output(&mut self.command(arguments))
+    }
+
+    /// Runs `kuberewind …` and gives standard output; panics when its exit code is not `code`.
+    pub fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let done = self.kuberewind(arguments);
+        let (said, errors) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert_eq!(done.status.code(), Some(code), "kuberewind {arguments:?}\n{errors}\n{said}");
+        format!("{said}{errors}")
+    }
+
+    /// Where commands run, and exports go.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A node's data directory.
+    pub fn data(&self, node: &str) -> PathBuf {
+        self.node(node).data()
+    }
+
+    /// The socket of a node's agent.
+    pub fn socket(&self, node: &str) -> PathBuf {
+        agent::socket(self.node(node))
+    }
+
+    /// The name of the pod of a node's agent.
+    pub fn agent(&self, node: &str) -> Option<String> {
+        let agents = self.kubelets.agents();
+        agents.iter().find(|agent| agent.node.name == node).map(|agent| agent.name.clone())
+    }
+
+    /// What a node's agent has said.
+    pub fn agent_said(&self, node: &str) -> String {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        agent.and_then(|agent| Some(agent.agent.as_ref()?.said())).unwrap_or_default()
+    }
+
+    /// A program that will run beside a node's agent: in its pod's network.
+    pub fn in_agent(&self, node: &str, program: &str) -> process::Command {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let agent = agent.unwrap_or_else(|| panic!("no agent is on {node}"));
+        agent.sandbox.netns().exec(program)
+    }
+
+    /// The IPv4 address of the pod of a node's agent.
+    pub fn agent_address(&self, node: &str) -> Option<String> {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        agent.and_then(|agent| agent.sandbox.addresses.first().cloned())
+    }
+
+    /// Sends a signal to a node's agent; a kubelet starts it again when it ends.
+    pub fn signal_agent(&self, node: &str, signal: Signal) {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let program = agent.and_then(|agent| agent.agent.as_ref());
+        program.unwrap_or_else(|| panic!("no agent runs on {node}")).signal(signal);
+    }
+
+    /// How many bytes port-forwards have taken from a node's agent to clients so far.
+    pub fn forwarded(&self, node: &str) -> u64 {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        agent.map_or(0, |agent| self.double().forwarded(&agent.namespace, &agent.name))
+    }
+
+    /// Changes how port-forwards reach a node's agent.
+    pub fn reach(&self, node: &str, change: impl FnOnce(&mut Reach)) {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let agent = agent.unwrap_or_else(|| panic!("no agent is on {node}"));
+        let mut reach = Reach {
+            namespace: agent.namespace.clone(),
+            pod: agent.name.clone(),
+            netns: Some(agent.sandbox.netns().path()),
+            ..Reach::default()
+        };
+        change(&mut reach);
+        self.control(Command::Reach(reach));
+    }
+
+    /// A node loses power.
+    pub fn kill_node(&self, name: &str) {
+        self.node(name).kill();
+        self.control(Command::KillNode { name: name.to_owned() });
+    }
+
+    /// Waits until an agent is ready on every node that lives.
+    pub fn wait_for_agents(&self, within: Duration) {
+        let live = self.nodes.iter().filter(|node| !node.is_dead()).count();
+        wait_until("every node's agent to be ready", within, || {
+            let agents = self.kubelets.agents();
+            agents.iter().filter(|agent| agent.is_ready()).count() == live
+        });
+    }
+
+    /// Waits until no agent runs any more.
+    pub fn wait_for_no_agents(&self, within: Duration) {
+        wait_until("all agents to end", within, || self.kubelets.agents().is_empty());
+    }
+}

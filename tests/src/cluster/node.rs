@@ -1,0 +1,128 @@
+//! A node: process numbers, a network, control groups and a disk of its own.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::groups::Groups;
+use super::inside::Inside;
+use super::network::{self, Wiring};
+use crate::{Netns, Program, wait_until};
+
+/// One node of the laboratory. Its processes see only each other: they are in a process namespace
+/// that ends with it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) number: u8,
+    pub(super) netns: Netns,
+    pub(super) groups: Groups,
+    /// What survives its pods.
+    dir: PathBuf,
+    /// The first process.
+    holder: Program,
+    dead: AtomicBool,
+    addresses: AtomicU16,
+}
+
+impl Node {
+    /// Makes node `nNUMBER` and plugs it into the switch. It ends with the calling thread at the
+    /// latest, were that killed.
+    pub(super) fn start(number: u8, switch: &Netns, nodes: u8, dir: &Path) -> Self {
+        let name = format!("n{number}");
+        let netns = Netns::new(&name);
+        network::plug_in(&netns, number, switch, nodes);
+        let dir = dir.join(&name);
+        for below in ["data", "proc"] {
+            let path = dir.join(below);
+            fs::create_dir_all(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        let holder = hold(&netns);
+        let groups = Groups::new(&name, number.into());
+        let (dead, addresses) = (AtomicBool::new(false), AtomicU16::new(2));
+        Self { name, number, netns, groups, dir, holder, dead, addresses }
+    }
+
+    /// The directory on the node's disk that recordings lie in.
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Where whoever wants to see the node's processes mounts its `/proc`, privately.
+    pub(super) fn proc(&self) -> PathBuf {
+        self.dir.join("proc")
+    }
+
+    /// Its address.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        network::node_address(self.number)
+    }
+
+    /// Inside the node's network.
+    pub(super) fn inside(&self) -> Inside {
+        Inside::network(&self.netns.path())
+    }
+
+    /// Gives a pod a cable and addresses.
+    pub(super) fn connect(&self, pod: &Netns) -> Wiring {
+        let number = self.addresses.fetch_add(1, Ordering::Relaxed);
+        network::connect(&self.netns, self.number, pod, number)
+    }
+
+    /// Starts a process of a container: in its control group first, then (as runtimes do it) in the
+    /// pod's network namespace.
+    pub(super) fn start_in(&self, group: &Path, netns: &Netns, command: &Command) -> Program {
+        let mut contained = Command::new("sh");
+        contained.args(["-ec", "echo 0 > \"$1/cgroup.procs\"; shift; exec \"$@\"", "start"]);
+        contained.arg(group).args(["nsenter", &format!("--net={}", netns.path().display())]);
+        contained.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                contained.env(name, value);
+            }
+        }
+        self.inside().and_processes(&self.processes()).run(|| Program::start(&mut contained))
+    }
+
+    fn processes(&self) -> PathBuf {
+        children_of(self.holder.id())
+    }
+
+    /// Power off: all its processes die, its network is gone, its disk stays.
+    pub(super) fn kill(&self) {
+        self.dead.store(true, Ordering::Release);
+        self.netns.ip(&["link", "set", network::UPLINK, "down"]);
+        self.holder.signal(Signal::KILL);
+    }
+
+    /// Whether it was killed.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+}
+
+/// Keeps a process namespace alive whose first process is in the node's network. It leaves orphans to
+/// the kernel (SIGCHLD ignored), and dies with this program whatever becomes of it.
+fn hold(netns: &Netns) -> Program {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()]);
+    command.args(["unshare", "--pid", "--fork", "--kill-child"]);
+    command.args(["sh", "-c", "trap '' CHLD; exec sleep infinity"]);
+    let mut holder = Program::start(&mut command);
+    let (own, path) = (fs::read_link("/proc/self/ns/pid"), children_of(holder.id()));
+    let own = own.expect("our own process namespace");
+    wait_until("a node's first process", Duration::from_secs(10), || {
+        holder.assert_running();
+        fs::read_link(&path).is_ok_and(|children| children != own) && fs::File::open(&path).is_ok()
+    });
+    holder
+}
+
+fn children_of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/ns/pid_for_children"))
+}

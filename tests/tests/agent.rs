@@ -1,0 +1,253 @@
+//! An agent on its node: settings that change while it records, an API server that is away, the next
+//! version taking over, and the node's own interfaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use kuberewind_apiserver_double::Command;
+use kuberewind_tests::cluster::{Cluster, Pod, mark};
+use kuberewind_tests::traffic::{Rate, number_of, numbered, start_sending, write_pcap};
+use kuberewind_tests::{
+    CaptureFile, Recorder, Status, output, status, succeed, wait_for, wait_until,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn agent_status(cluster: &Cluster) -> Status {
+    wait_for("the agent to answer", WITHIN, || status(&cluster.data("n1")))
+}
+
+/// Everything that is held.
+fn export(cluster: &Cluster, code: i32) -> CaptureFile {
+    let path = cluster.dir().join("all.pcapng");
+    let _ = std::fs::remove_file(&path);
+    cluster.expect(code, &["pcapdump", "--dest", "all.pcapng"]);
+    CaptureFile::read(&path)
+}
+
+fn has(file: &CaptureFile, frame: &[u8]) -> bool {
+    file.packets().any(|packet| packet.data == frame)
+}
+
+/// What `tap` wrote, changed by hand.
+fn edit_settings(cluster: &Cluster, edit: impl FnOnce(&mut Value)) {
+    let mut object =
+        cluster.double().object("v1", "ConfigMap", "kuberewind", "kuberewind").unwrap();
+    let mut values: Value =
+        serde_json::from_str(object["data"]["values.yaml"].as_str().unwrap()).unwrap();
+    edit(&mut values);
+    object["data"]["values.yaml"] = json!(values.to_string());
+    cluster.control(Command::Put { object });
+}
+
+#[test]
+fn settings_change_while_it_records_and_bad_ones_change_nothing() {
+    let cluster = Cluster::start(1);
+    let (cart, till) = (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "shop", "till-1"));
+    cluster.expect(0, &["tap", "cart", "--set", "headless=true"]);
+    [&cart, &till].map(Pod::wait_to_carry);
+    let agent = cluster.agent("n1");
+    let first = [mark(), mark()];
+    cart.send(&first[0]);
+    till.send(&first[1]);
+
+    cluster.expect(0, &["tap", "till", "--set", "headless=true"]);
+    let second = [mark(), mark()];
+    cart.send(&second[0]);
+    till.send(&second[1]);
+
+    edit_settings(&cluster, |values| values["pcapdump"]["maxSize"] = json!("5"));
+    wait_until("the agent to complain", WITHIN, || {
+        let problems = agent_status(&cluster).problems;
+        problems.iter().any(|problem| {
+            problem.contains("`pcapdump.maxSize` in ConfigMap kuberewind/kuberewind")
+                && problem.contains("the last good settings")
+        })
+    });
+    let third = mark();
+    till.send(&third);
+    edit_settings(&cluster, |values| {
+        values["pcapdump"]["maxSize"] = json!("70MB");
+        values["tap"]["regex"] = json!("");
+    });
+    wait_until("the agent to be content", WITHIN, || agent_status(&cluster).problems.is_empty());
+    let fourth = mark();
+    wait_until("both pods to be recorded", WITHIN, || agent_status(&cluster).namespaces.len() == 2);
+    cart.send(&fourth);
+
+    let all = export(&cluster, 0);
+    assert!(has(&all, &first[0]) && !has(&all, &first[1]));
+    assert!(!has(&all, &second[0]) && has(&all, &second[1]));
+    assert!(has(&all, &third) && has(&all, &fourth));
+    assert_eq!(cluster.agent("n1"), agent, "no agent was replaced");
+}
+
+#[test]
+fn without_an_api_server_a_new_agent_goes_on_with_what_the_last_one_knew() {
+    let cluster = Cluster::start(1);
+    let (cart, vault) =
+        (cluster.pod("n1", "shop", "cart-1"), cluster.pod("n1", "secret", "vault-1"));
+    cluster.expect(0, &["tap", "--set", "headless=true", "-e", "secret"]);
+    [&cart, &vault].map(Pod::wait_to_carry);
+
+    cluster.control(Command::Serve { serving: false });
+    cluster.signal_agent("n1", Signal::KILL);
+    wait_until("the next agent to say what is wrong", WITHIN, || {
+        status(&cluster.data("n1")).is_some_and(|status| {
+            let told = |what| status.problems.iter().any(|problem| problem.contains(what));
+            told("known before the restart") && status.namespaces.len() == 1
+        })
+    });
+    let frames = [mark(), mark()];
+    cart.send(&frames[0]);
+    vault.send(&frames[1]);
+
+    cluster.control(Command::Serve { serving: true });
+    wait_until("the agent to be content", WITHIN * 2, || {
+        agent_status(&cluster).problems.is_empty()
+    });
+    cluster.wait_for_agents(WITHIN);
+    // It was killed, and what is missing since is named.
+    let all = export(&cluster, 3);
+    assert!(has(&all, &frames[0]) && !has(&all, &frames[1]));
+}
+
+/// Packets a second, and for how long.
+const RATE: u32 = 1000;
+const SECONDS: u32 = 15;
+
+#[test]
+fn an_upgrade_doubles_nothing_and_misses_less_than_a_second() {
+    let cluster = Cluster::start(1);
+    let cart = cluster.pod("n1", "shop", "cart-1");
+    cluster.expect(0, &["tap", "--set", "headless=true"]);
+    cart.wait_to_carry();
+    let before = cluster.agent("n1");
+
+    let pcap = cluster.dir().join("steady.pcap");
+    write_pcap(&pcap, (0..RATE * SECONDS).map(|number| numbered(number, 64)));
+    let mut sending = start_sending(cart.netns(), "eth0", &pcap, Rate::PerSecond(RATE));
+    // What is read only once begins new agents.
+    cluster.expect(0, &["tap", "--set", "headless=true,tap.snaplen=1000"]);
+    assert!(sending.ended(WITHIN).success(), "{}", sending.said());
+    wait_until("the old agent to go", WITHIN, || cluster.agent("n1") != before);
+
+    let path = cluster.dir().join("all.pcapng");
+    let said = cluster.expect(0, &["pcapdump", "--dest", "all.pcapng", "--report", "report.json"]);
+    let all = CaptureFile::read(&path);
+    let numbers: Vec<u32> = all.packets().filter_map(|packet| number_of(packet.data)).collect();
+    let missing = RATE * SECONDS - u32::try_from(numbers.len()).unwrap();
+    let unique: BTreeSet<_> = numbers.iter().collect();
+    assert_eq!(unique.len(), numbers.len(), "packets came twice");
+    assert!(missing < RATE, "{missing} packets of {RATE} a second are missing\n{said}");
+    eprintln!("the handover missed {missing} ms");
+    let report = std::fs::read_to_string(cluster.dir().join("report.json")).unwrap();
+    assert!(!report.contains("crash"), "{report}");
+}
+
+#[test]
+fn a_recorder_of_the_machine_itself_is_not_taken_over() {
+    let cluster = Cluster::start(1);
+    let cart = cluster.pod("n1", "shop", "cart-1");
+    let data = cluster.data("n1");
+    let local = Recorder::start(&data, &[cart.netns()], &[]);
+    let done = cluster.kuberewind(&["tap", "--set", "headless=true", "--wait", "5s"]);
+    assert_eq!(done.status.code(), Some(3));
+    let probe = || {
+        let mut curl = cluster.in_agent("n1", "curl");
+        let said = output(curl.args(["-s", "http://127.0.0.1:49101/readyz"]));
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    wait_until("the agent to say why", WITHIN, || {
+        probe().contains("`kuberewind tap --local` records here, and is not taken over")
+    });
+    assert!(local.status().recording);
+    // Once it is free the agent has it.
+    assert!(local.stop_by(Signal::TERM).success());
+    cluster.wait_for_agents(WITHIN);
+}
+
+#[test]
+fn a_pods_own_address_gives_counters_and_probes_and_nothing_else() {
+    let cluster = Cluster::start(1);
+    let cart = cluster.pod("n1", "shop", "cart-1");
+    cluster.expect(0, &["tap", "--set", "headless=true"]);
+    let address = cluster.agent_address("n1").unwrap();
+    let get = |port: u16, path: &str| {
+        let mut curl = cart.netns().exec("curl");
+        let url = format!("http://{address}:{port}{path}");
+        let said = output(curl.args(["-s", "-m", "5", "-w", "\n%{http_code}", &url]));
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let (body, code) = said.rsplit_once('\n').unwrap();
+        (code.parse::<u16>().unwrap(), body.to_owned())
+    };
+    assert_eq!(get(49_100, "/readyz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(49_100, "/healthz"), (200, "ok\n".to_owned()));
+    let (code, metrics) = get(49_100, "/metrics");
+    assert_eq!(code, 200);
+    assert!(metrics.contains("kuberewind_pods_recorded 1\n"), "{metrics}");
+    let names = ["cart", "shop", cart.addresses()[0], cart.addresses()[1], cart.uid()];
+    assert!(!names.iter().any(|name| metrics.contains(name)), "{metrics}");
+    for path in ["/v1/status", "/v1/window", "/v1/clock", "/v1/settings", "/v1/handover"] {
+        assert_eq!(get(49_100, path).0, 404, "{path}");
+    }
+    assert_eq!(get(49_101, "/v1/clock").0, 0, "nobody listens there");
+}
+
+/// Addresses of an IPv4 packet in an untagged frame.
+fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let ip = frame.get(12..)?.strip_prefix(&[8, 0])?;
+    let address = |at: usize| -> Option<IpAddr> {
+        let bytes: [u8; 4] = *ip.get(at..)?.first_chunk()?;
+        Some(Ipv4Addr::from(bytes).into())
+    };
+    Some([address(12)?, address(16)?])
+}
+
+#[test]
+fn with_an_override_the_node_is_recorded_without_excluded_pods_and_without_seeing_double() {
+    let cluster = Cluster::start(1);
+    let cart = cluster.pod("n1", "shop", "cart-1");
+    let vault = cluster.pod("n1", "secret", "vault-1");
+    cluster
+        .expect(0, &["tap", "--set", "headless=true,tap.bpfOverride=icmp or arp", "-e", "secret"]);
+    [&cart, &vault].map(Pod::wait_to_carry);
+    let outside = "10.99.0.1";
+    for (from, to) in [(&cart, outside), (&vault, outside), (&vault, cart.addresses()[0])] {
+        succeed(from.netns().exec("ping").args(["-n", "-c", "3", "-i", "0.2", to]));
+    }
+
+    let all = export(&cluster, 0);
+    let mut seen: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for packet in all.packets() {
+        let addresses = seen.entry(packet.interface.unwrap().to_owned()).or_default();
+        addresses.extend(addresses_of(packet.data).into_iter().flatten());
+    }
+    let own = |pod: &Pod| pod.addresses()[0].parse::<IpAddr>().unwrap();
+    // A recorded pod's interface has all that the pod sees. The node's bridge and its uplink, which
+    // here is a cable too, have what passes them, but not the node's end of the pod's cable.
+    let names: Vec<_> = seen.keys().map(String::as_str).collect();
+    assert_eq!(names, ["cni0", "eth0", "shop/cart-1/eth0"]);
+    for addresses in seen.values() {
+        assert!(addresses.is_superset(&[own(&cart), outside.parse().unwrap()].into()), "{seen:?}");
+    }
+    let having_vault = seen.iter().filter(|(_, addresses)| addresses.contains(&own(&vault)));
+    assert_eq!(having_vault.map(|(name, _)| name).collect::<Vec<_>>(), ["shop/cart-1/eth0"]);
+}
+
+/// The addresses in an untagged IPv4 or ARP frame.
+fn addresses_of(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let at = match frame.get(12..14)? {
+        [8, 0] => [26, 30],
+        [8, 6] => [28, 38],
+        _ => return None,
+    };
+    let address = |at: usize| -> Option<IpAddr> {
+        let bytes: [u8; 4] = *frame.get(at..)?.first_chunk()?;
+        Some(Ipv4Addr::from(bytes).into())
+    };
+    Some([address(at[0])?, address(at[1])?])
+}
