@@ -31,7 +31,7 @@ const MAX_LOST: u64 = 1 << 30;
 /// Where other ports are looked for when the client's is taken (RFC 6335 section 6).
 const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 
-/// The addresses and ports in use in a file. Fill it with all real packets before the first twin.
+/// The addresses and ports in use in a file: best those of all its real packets.
 #[derive(Clone, Debug, Default)]
 pub struct PortsTaken {
     /// Hashes of both ends in order: with 2⁶⁴ of them, a false match costs only a port number.
@@ -122,6 +122,11 @@ impl Twins {
     /// What was made so far.
     pub fn counts(&self) -> TwinCounts {
         self.counts
+    }
+
+    /// Takes note of a packet whose ports no twin may use from now on.
+    pub fn avoid(&mut self, original_len: u32, bytes: &[u8]) {
+        self.taken.see(original_len, bytes);
     }
 
     /// Takes an event, in the order in which the decryptor tells them; `sink` gets the frames that
