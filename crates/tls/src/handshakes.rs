@@ -107,6 +107,9 @@ impl Handshakes {
     }
 }
 
+/// Nothing that could follow what was said.
+struct NotTls;
+
 /// The hellos of a connection.
 #[derive(Debug)]
 struct Hellos {
@@ -206,14 +209,14 @@ impl Hellos {
             self.read += HEADER_LEN + len;
             for message in messages {
                 match self.message(sender, message.kind, message.bytes, netns, now) {
-                    Some(news) => seen.extend(news),
-                    None => self.is_over = true,
+                    Ok(news) => seen.extend(news),
+                    Err(NotTls) => self.is_over = true,
                 }
             }
         }
     }
 
-    /// What a message makes known; none where nothing can follow it.
+    /// What a message makes known.
     fn message(
         &mut self,
         sender: Sender,
@@ -221,10 +224,10 @@ impl Hellos {
         bytes: Vec<u8>,
         netns: NetnsId,
         now: Timestamp,
-    ) -> Option<Option<Seen>> {
+    ) -> Result<Option<Seen>, NotTls> {
         match (sender, kind, &self.first) {
             (Sender::Client, CLIENT_HELLO, None) => {
-                let random = ClientHello::read(&bytes)?.random;
+                let random = ClientHello::read(&bytes).ok_or(NotTls)?.random;
                 let hello = Hello {
                     name: (netns, random),
                     time: now,
@@ -234,25 +237,25 @@ impl Hellos {
                     early: Hash::BOTH.map(|hash| hash.of(&[&bytes])),
                 };
                 self.first = Some((random, bytes));
-                Some(Some(Seen::Hello(hello)))
+                Ok(Some(Seen::Hello(hello)))
             }
-            (_, _, None) => None,
+            (_, _, None) => Err(NotTls),
             (Sender::Client, CLIENT_HELLO, _) => {
                 self.second = Some(bytes);
-                Some(None)
+                Ok(None)
             }
             (Sender::Server, SERVER_HELLO, Some((random, first))) => {
-                let hello = ServerHello::read(&bytes)?;
+                let hello = ServerHello::read(&bytes).ok_or(NotTls)?;
                 if hello.retry {
                     self.retry = Some(bytes);
-                    return Some(None);
+                    return Ok(None);
                 }
                 let transcripts = self.transcripts(first, &bytes);
                 let agreed = Seen::Agreed { name: (netns, *random), transcripts };
                 self.is_over = true;
-                Some((hello.version == Version::TLS13).then_some(agreed))
+                Ok((hello.version == Version::TLS13).then_some(agreed))
             }
-            _ => Some(None),
+            _ => Ok(None),
         }
     }
 

@@ -129,7 +129,8 @@ impl KeyLog {
 
     /// The text, each secret once, ordered by client random.
     pub fn to_text(&self) -> String {
-        self.lines().map(|line| format!("{line}\n")).collect()
+        let lines: Vec<_> = self.lines().map(|line| format!("{line}\n")).collect();
+        lines.concat()
     }
 
     /// The lines, ordered by client random.
