@@ -103,20 +103,16 @@ impl<S: PacketStream> Contents<S> {
 
     /// The packet that [`Self::advance`] went to.
     pub(crate) fn packet(&self) -> PacketBlock<'_> {
-        match (self.now, &self.plaintext) {
-            (Now::Twin(number), Some(Plaintext { made, .. })) => {
-                let (timestamp, range) = &made.frames[number];
-                let data = &made.bytes[range.clone()];
-                let interface = self.twins.get(&self.node).copied().unwrap_or_default();
-                let original_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                PacketBlock { interface, timestamp: *timestamp, original_len, data }
-            }
-            _ => {
-                let packet = self.merge.packet();
-                let interface = self.real.get(packet.interface as usize).copied();
-                PacketBlock { interface: interface.unwrap_or_default(), ..packet }
-            }
+        if let (Now::Twin(number), Some(Plaintext { made, .. })) = (self.now, &self.plaintext) {
+            let (timestamp, range) = &made.frames[number];
+            let data = &made.bytes[range.clone()];
+            let interface = self.twins.get(&self.node).copied().unwrap_or_default();
+            let original_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            return PacketBlock { interface, timestamp: *timestamp, original_len, data };
         }
+        let packet = self.merge.packet();
+        let interface = self.real.get(packet.interface as usize).copied();
+        PacketBlock { interface: interface.unwrap_or_default(), ..packet }
     }
 
     /// Whether it was recorded.

@@ -111,14 +111,12 @@ impl TlsReport {
 /// One line.
 impl fmt::Display for TlsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.plaintext {
-            Some(plaintext) => plaintext.fmt(f),
-            None => {
-                let plural = if self.connections_with_secrets == 1 { "" } else { "s" };
-                let count = figures::count(self.connections_with_secrets);
-                write!(f, "secrets of {count} connection{plural}")
-            }
+        if let Some(plaintext) = &self.plaintext {
+            return plaintext.fmt(f);
         }
+        let plural = if self.connections_with_secrets == 1 { "" } else { "s" };
+        let count = figures::count(self.connections_with_secrets);
+        write!(f, "secrets of {count} connection{plural}")
     }
 }
 

@@ -88,7 +88,9 @@ proptest! {
             joiner.packet(NetnsId(1), Timestamp::MIN, frame);
             taken.see(len, frame);
         }
-        events.into_iter().for_each(|event| joiner.secret(event));
+        for event in events {
+ joiner.secret(event);
+}
         let mut log = KeyLog::default();
         log.extend(joiner.take(Timestamp::MIN).into_iter().map(|joined| joined.line));
         let limits = Limits { connections: 3, direction: 200, total: 600, ..Limits::default() };

@@ -97,9 +97,9 @@ fn join(packets: &[Packet], events: Vec<SecretEvent>, order: Order) -> (KeyLog, 
     events.for_each(|event| joiner.secret(event));
     let mut log = KeyLog::default();
     // Now is when the first secret came, so that nothing is given up.
-    let mut joined = joiner.take(Timestamp::from_nanos(1));
-    joined.sort_by_key(|joined| joined.line.label);
-    log.extend(joined.into_iter().map(|joined| joined.line));
+    let mut told = joiner.take(Timestamp::from_nanos(1));
+    told.sort_by_key(|one| one.line.label);
+    log.extend(told.into_iter().map(|one| one.line));
     (log, joiner.counts())
 }
 
@@ -220,7 +220,9 @@ fn a_handshake_seen_in_two_places_is_joined_in_both() {
         joiner.packet(HERE, *time, bytes);
         joiner.packet(NetnsId(8), *time, bytes);
     }
-    events("tls13").into_iter().for_each(|event| joiner.secret(event));
+    for event in events("tls13") {
+        joiner.secret(event);
+    }
     assert_eq!(joiner.counts().covered, 2);
     assert_eq!((joiner.counts_of(HERE).covered, joiner.counts_of(NetnsId(8)).covered), (1, 1));
 }
