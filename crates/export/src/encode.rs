@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kuberewind_packet::pcapng::{self, PacketBlock, Statistics};
 use kuberewind_packet::{Interface, NetnsId, Owner, Span, pcap};
 
+use crate::contents::TWINS;
 use crate::{Format, Report};
 
 /// Writes one file, piece by piece, to the end of a buffer.
@@ -147,7 +148,10 @@ fn covered(report: &Report) -> Option<Span> {
 type Bearer = (String, String);
 
 fn bearer(interface: &Interface) -> Bearer {
-    (interface.node.clone(), interface.owner.to_string())
+    // No twin was lost while recording.
+    let owner =
+        if interface.name == TWINS { TWINS.to_owned() } else { interface.owner.to_string() };
+    (interface.node.clone(), owner)
 }
 
 /// Losses are known for each owner, not for each interface. So an owner with several interfaces gets

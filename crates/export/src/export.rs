@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kuberewind_packet::{PacketStream, Span};
 
+use crate::contents::Contents;
 use crate::destination::names;
 use crate::encode::{Encoder, Room};
 use crate::output::Output;
@@ -53,10 +54,11 @@ pub struct Progress {
 }
 
 impl Export {
-    /// The report of what `merge` gave.
-    pub(crate) fn report<S: PacketStream>(&self, merge: Merge<S>, format: Format) -> Report {
-        let nodes = merge.finish().into_iter().chain(self.unreachable.iter().cloned()).collect();
-        Report::new(format, self.window, nodes, &self.notes)
+    /// The report of what is in the file.
+    pub(crate) fn report<S: PacketStream>(&self, contents: Contents<S>, format: Format) -> Report {
+        let (nodes, tls) = contents.finish();
+        let nodes = nodes.into_iter().chain(self.unreachable.iter().cloned()).collect();
+        Report { tls, ..Report::new(format, self.window, nodes, &self.notes) }
     }
 
     /// The paths that the file may get, the first that is free first; none for standard output.
@@ -105,17 +107,15 @@ fn write_file<S: PacketStream>(
     let room = Room::for_nodes(inputs.len() + export.unreachable.len());
     let mut output = Output::create(place.directory().unwrap_or(Path::new(".")))?;
     let mut encoder = Encoder::new(*format, &export.program);
-    let mut merge = Merge::new(export.window, inputs);
+    let mut contents = Contents::new(Merge::new(export.window, inputs), export.tls);
     let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
     let mut done = Progress::default();
 
     encoder.begin(&mut chunk, room);
-    while merge.advance() {
-        if done.packets == 0 && export.tls.secrets {
-            encoder.secrets(merge.key_log());
-        }
-        encoder.packet(&mut chunk, merge.interfaces(), &merge.packet());
-        done.packets += 1;
+    while contents.advance() {
+        contents.take_key_log().into_iter().for_each(|log| encoder.secrets(log));
+        encoder.packet(&mut chunk, contents.interfaces(), &contents.packet());
+        done.packets += u64::from(contents.is_real());
         if chunk.len() >= CHUNK {
             output.append(&chunk)?;
             chunk.clear();
@@ -126,8 +126,8 @@ fn write_file<S: PacketStream>(
         }
     }
 
-    let interfaces = merge.interfaces().to_vec();
-    let mut report = export.report(merge, *format);
+    let interfaces = contents.interfaces().to_vec();
+    let mut report = export.report(contents, *format);
     check_worth(&report)?;
     encoder.end(&mut chunk, &interfaces, &report, room);
     output.append(&chunk)?;

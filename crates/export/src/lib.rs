@@ -1,6 +1,7 @@
 //! How a window leaves a node and becomes one file: wire format, merge, completeness report.
 #![forbid(unsafe_code)]
 
+mod contents;
 mod destination;
 mod encode;
 mod error;
@@ -29,6 +30,8 @@ pub use output::FileOwner;
 pub use report::ClockOffset;
 pub use report::Fetch;
 pub use report::NodeReport;
+pub use report::PlaintextReport;
 pub use report::Report;
+pub use report::TlsReport;
 pub use stream::Liveness;
 pub use stream::write_stream;

@@ -40,8 +40,84 @@ pub struct Report {
     pub complete: bool,
     /// Each node's word.
     pub nodes: Vec<NodeReport>,
+    /// What of TLS is in the file; none where nothing was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsReport>,
     /// What else the user should know.
     pub notes: Vec<String>,
+}
+
+/// What of TLS is in a file beside the packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsReport {
+    /// Connections of which secrets are known.
+    pub connections_with_secrets: u64,
+    /// What was decrypted; none where the file has the secrets alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plaintext: Option<PlaintextReport>,
+}
+
+/// What was decrypted, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaintextReport {
+    /// Conversations decrypted whole.
+    pub decrypted: u64,
+    /// In part, by what is in the way of the rest.
+    pub partly: BTreeMap<String, u64>,
+    /// Not at all, by reason.
+    pub not: BTreeMap<String, u64>,
+    /// Packets made of what was decrypted; [`Report::packets`] does not count them.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// `12 TLS conversations decrypted (port 80, eth.src 02:54:4c:53…; …); 3 not: no secret 2, …`
+impl fmt::Display for PlaintextReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.decrypted + self.partly.values().sum::<u64>();
+        let plural = if shown == 1 { "" } else { "s" };
+        write!(f, "{} TLS conversation{plural} decrypted", figures::count(shown))?;
+        if shown > 0 {
+            f.write_str(" (port 80, eth.src 02:54:4c:53…; --tls none leaves them out)")?;
+        }
+        write_reasons(f, "in part", &self.partly)?;
+        write_reasons(f, "not", &self.not)
+    }
+}
+
+fn write_reasons(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    reasons: &BTreeMap<String, u64>,
+) -> fmt::Result {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let all: u64 = reasons.values().sum();
+    let each = reasons.iter().map(|(reason, count)| format!("{reason} {}", figures::count(*count)));
+    write!(f, "; {} {what}: {}", figures::count(all), each.collect::<Vec<_>>().join(", "))
+}
+
+impl TlsReport {
+    fn says_something(&self) -> bool {
+        self.connections_with_secrets > 0
+            || self.plaintext.as_ref().is_some_and(|p| *p != PlaintextReport::default())
+    }
+}
+
+/// One line.
+impl fmt::Display for TlsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(plaintext) = &self.plaintext {
+            return plaintext.fmt(f);
+        }
+        let plural = if self.connections_with_secrets == 1 { "" } else { "s" };
+        let count = figures::count(self.connections_with_secrets);
+        write!(f, "secrets of {count} connection{plural}")
+    }
 }
 
 /// What one node gave.
@@ -215,6 +291,7 @@ impl Report {
             file_bytes: 0,
             complete: nodes.iter().all(NodeReport::is_complete),
             nodes,
+            tls: None,
             notes: remarks.to_vec(),
         }
     }
@@ -232,6 +309,9 @@ impl fmt::Display for Report {
         }
         writeln!(f, "window   {}", figures::span(self.window))?;
         writeln!(f, "packets  {} ({})", figures::count(self.packets), figures::bytes(self.bytes))?;
+        if let Some(tls) = self.tls.as_ref().filter(|tls| tls.says_something()) {
+            writeln!(f, "tls      {tls}")?;
+        }
         writeln!(f)?;
         f.write_str(&table(&self.nodes))?;
         let details: Vec<_> = self.nodes.iter().flat_map(NodeReport::details).collect();

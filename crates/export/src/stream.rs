@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use kuberewind_packet::PacketStream;
 
+use crate::contents::Contents;
 use crate::encode::{Encoder, Room};
 use crate::export::{CHUNK, check_worth};
-use crate::{Export, ExportError, Format, Input, Merge, Progress, Report, TlsParts};
+use crate::{Export, ExportError, Format, Input, Merge, Progress, Report};
 
 /// When a reader is shown what has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +33,12 @@ pub fn write_stream<S: PacketStream, W: Write>(
 ) -> Result<Report, ExportError> {
     let mut pipe = Pipe { out, progress, chunk: Vec::new(), done: Progress::default() };
     let mut encoder = Encoder::new(format, &export.program);
-    let mut merge = Merge::new(export.window, inputs);
+    let mut contents = Contents::new(Merge::new(export.window, inputs), export.tls);
     encoder.begin(&mut pipe.chunk, Room::None);
-    let copied = copy(&mut merge, &mut encoder, &mut pipe, liveness, export.tls);
+    let copied = copy(&mut contents, &mut encoder, &mut pipe, liveness);
 
-    let interfaces = merge.interfaces().to_vec();
-    let mut report = export.report(merge, format);
+    let interfaces = contents.interfaces().to_vec();
+    let mut report = export.report(contents, format);
     let ended = copied.and_then(|()| {
         encoder.end(&mut pipe.chunk, &interfaces, &report, Room::None);
         pipe.push()
@@ -61,23 +62,20 @@ enum Stop {
 }
 
 fn copy<S: PacketStream, W: Write, P: FnMut(Progress) -> ControlFlow<()>>(
-    merge: &mut Merge<S>,
+    contents: &mut Contents<S>,
     encoder: &mut Encoder,
     pipe: &mut Pipe<W, P>,
     liveness: Liveness,
-    tls: TlsParts,
 ) -> Result<(), Stop> {
     let live = liveness == Liveness::Live;
     if live {
         pipe.push()?;
     }
-    while merge.advance() {
-        if pipe.done.packets == 0 && tls.secrets {
-            encoder.secrets(merge.key_log());
-        }
-        encoder.packet(&mut pipe.chunk, merge.interfaces(), &merge.packet());
-        pipe.done.packets += 1;
-        if pipe.chunk.len() >= CHUNK || (live && !merge.has_next_at_hand()) {
+    while contents.advance() {
+        contents.take_key_log().into_iter().for_each(|log| encoder.secrets(log));
+        encoder.packet(&mut pipe.chunk, contents.interfaces(), &contents.packet());
+        pipe.done.packets += u64::from(contents.is_real());
+        if pipe.chunk.len() >= CHUNK || (live && !contents.has_next_at_hand()) {
             pipe.push()?;
         }
     }

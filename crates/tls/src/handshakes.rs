@@ -1,32 +1,32 @@
-//! Handshakes put together from packets: hello to hello, and their transcript's hash.
+//! The beginnings of connections: from packets to hellos, and the hash of both.
+//!
+//! Of each TCP connection the first bytes of both directions are put in order until the `ServerHello`
+//! is complete. It is enough to be shown the packets in which records of handshakes begin or go on,
+//! each direction's first one first; other packets do no harm.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 
-use crate::hello::{self, CLIENT_HELLO, SERVER_HELLO};
-use crate::schedule::Hash;
+use crate::flow::{FlowKey, Place, Sender};
+use crate::half::Half;
+use crate::hello::{CLIENT_HELLO, ClientHello, Messages, SERVER_HELLO, ServerHello, server_name};
+use crate::open::{HEADER_LEN, is_header};
 use crate::segment::Segment;
+use crate::suite::{Hash, Version};
 
-/// Of each direction so many bytes are kept until the hellos are whole: a `ClientHello` with
-/// post-quantum key shares and a long ticket takes a few kilobytes.
-const MOST_BYTES: usize = 32 << 10;
-
-/// Segments that came before their time, per direction.
-const MOST_LATE: usize = 16;
-
-/// Directions that are put together at a time; the oldest is given up for a new one.
-const MOST_DIRECTIONS: usize = 1 << 12;
-
-const RECORD_HEADER: usize = 5;
-const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
-
-/// What stands for the first `ClientHello` in the transcript after a retry (RFC 8446 section 4.4.1).
+/// The message that stands for the first `ClientHello` after a retry (RFC 8446 section 4.4.1).
 const MESSAGE_HASH: u8 = 254;
+/// Hellos stand within so many bytes of a direction, early data included.
+const MAX_OPENING: usize = 64 * 1024;
+/// Connections that are read at a time, and the memory for all of them; the oldest is given up for a
+/// new one.
+const MAX_FLOWS: usize = 1 << 14;
+const MAX_BYTES: usize = 32 << 20;
 
-/// A connection's name within one network namespace.
+/// A connection's name within one network namespace: its client's random.
 pub(crate) type Name = (NetnsId, [u8; 32]);
 
 /// What became known.
@@ -34,19 +34,12 @@ pub(crate) type Name = (NetnsId, [u8; 32]);
 pub(crate) enum Seen {
     /// A client wants a connection.
     Hello(Hello),
-    /// Client and server agreed on one.
-    Agreed { name: Name, transcript: Transcript },
+    /// Client and server agreed on TLS 1.3: the hash of everything up to the `ServerHello`, with
+    /// either function.
+    Agreed { name: Name, transcripts: [Vec<u8>; 2] },
 }
 
-/// The handshake messages up to the `ServerHello`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Transcript {
-    /// In TLS 1.3 secrets follow from their hash.
-    Hash(Vec<u8>),
-    /// In earlier versions from other things.
-    Unused,
-}
-
+/// A `ClientHello`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) name: Name,
@@ -54,195 +47,241 @@ pub(crate) struct Hello {
     pub(crate) client: SocketAddr,
     pub(crate) server: SocketAddr,
     pub(crate) server_name: Option<String>,
-    /// Of the `ClientHello` alone, by each hash: which one counts is not known yet.
+    /// Its hash, with either function: early secrets are derived from it.
     pub(crate) early: [Vec<u8>; 2],
 }
 
-type Direction = (NetnsId, SocketAddr, SocketAddr);
-
-/// The beginnings of connections.
+/// The connections whose hellos are being read.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes {
-    directions: HashMap<Direction, Assembly>,
-    order: VecDeque<Direction>,
+    flows: HashMap<FlowKey, Hellos>,
+    /// Their keys in the order in which they came, and some of flows that are over.
+    order: VecDeque<FlowKey>,
+    held: usize,
 }
 
 impl Handshakes {
-    /// Takes in a packet of a handshake.
+    /// Takes a packet, from the Ethernet header on as far as it was captured.
     pub(crate) fn see(&mut self, netns: NetnsId, time: Timestamp, frame: &[u8]) -> Vec<Seen> {
-        let Some(segment) = Segment::find(frame) else { return Vec::new() };
-        let (from, to) = (segment.source(), segment.destination());
-        let direction = (netns, from, to);
-        let payload = segment.payload();
-        let sequence = segment.sequence();
-        let begins = begins_client_hello(payload);
-        let anew = begins && self.directions.get(&direction).is_none_or(|a| !a.follows(sequence));
-        if anew {
-            self.forget(netns, from, to);
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let Ok(segment) = Segment::read(frame, len) else { return Vec::new() };
+        if segment.payload.is_empty() {
+            return Vec::new();
         }
-        if !self.directions.contains_key(&direction) {
-            self.make_room();
-            self.order.push_back(direction);
-            self.directions.insert(direction, Assembly::new(sequence));
+        let key = FlowKey::at(Place(netns.0), &segment);
+        if !self.flows.get(&key).is_some_and(|hellos| hellos.goes_on_with(&segment)) {
+            if !begins_with_hello(segment.payload) {
+                return Vec::new();
+            }
+            self.forget(key);
+            self.held += Hellos::SIZE;
+            self.flows.insert(key, Hellos::new(&segment));
+            self.order.push_back(key);
         }
-        if let Some(assembly) = self.directions.get_mut(&direction) {
-            assembly.add(sequence, payload);
-        }
-        let server_speaks = self.directions.get(&direction).is_some_and(Assembly::is_servers);
-        let (client, server) = if server_speaks { (to, from) } else { (from, to) };
-        self.advance(netns, time, client, server)
-    }
-
-    fn advance(
-        &mut self,
-        netns: NetnsId,
-        time: Timestamp,
-        client: SocketAddr,
-        server: SocketAddr,
-    ) -> Vec<Seen> {
+        let Some(hellos) = self.flows.get_mut(&key) else { return Vec::new() };
+        self.held -= hellos.held();
         let mut seen = Vec::new();
-        let Some(assembly) = self.directions.get_mut(&(netns, client, server)) else { return seen };
-        let said = messages(&assembly.bytes);
-        let Some(first) = message(&said, 0, CLIENT_HELLO) else { return seen };
-        let Some(hello) = hello::client(&first[4..]) else { return seen };
-        let name = (netns, hello.random);
-        if !assembly.told {
-            assembly.told = true;
-            let early = [Hash::Sha256, Hash::Sha384].map(|hash| hash.digest(&[first]));
-            let server_name = hello.server_name;
-            seen.push(Seen::Hello(Hello { name, time, client, server, server_name, early }));
+        hellos.push(&segment, netns, time, &mut seen);
+        self.held += hellos.held();
+        if hellos.is_over {
+            self.forget(key);
         }
-        let Some(answer) = self.directions.get(&(netns, server, client)) else { return seen };
-        let answered = messages(&answer.bytes);
-        if let Some(transcript) = agreed(&said, &answered) {
-            seen.push(Seen::Agreed { name, transcript });
-            self.forget(netns, client, server);
-        }
+        self.keep_within_limits();
         seen
     }
 
-    fn forget(&mut self, netns: NetnsId, a: SocketAddr, b: SocketAddr) {
-        self.directions.remove(&(netns, a, b));
-        self.directions.remove(&(netns, b, a));
+    fn forget(&mut self, key: FlowKey) {
+        if let Some(hellos) = self.flows.remove(&key) {
+            self.held -= hellos.held();
+        }
     }
 
-    fn make_room(&mut self) {
-        while self.directions.len() >= MOST_DIRECTIONS || self.order.len() >= 2 * MOST_DIRECTIONS {
-            match self.order.pop_front() {
-                Some(oldest) => drop(self.directions.remove(&oldest)),
-                None => return,
-            }
+    fn keep_within_limits(&mut self) {
+        while self.order.len() > 2 * MAX_FLOWS
+            || self.flows.len() > MAX_FLOWS
+            || self.held > MAX_BYTES
+        {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.forget(oldest);
         }
     }
 }
 
-/// The message at a place, if it is of this type.
-fn message(messages: &[Vec<u8>], at: usize, kind: u8) -> Option<&[u8]> {
-    messages.get(at).map(Vec::as_slice).filter(|message| message[0] == kind)
-}
+/// Nothing that could follow what was said.
+struct NotTls;
 
-/// The transcript once both have said what the secrets follow from.
-fn agreed(client: &[Vec<u8>], server: &[Vec<u8>]) -> Option<Transcript> {
-    let hello = |at| {
-        let bytes = message(server, at, SERVER_HELLO)?;
-        hello::server(&bytes[4..]).map(|hello| (hello, bytes))
-    };
-    let (first, first_bytes) = hello(0)?;
-    if !first.retry {
-        let hash = Hash::of_cipher(first.cipher);
-        return Some(if first.is_tls13() {
-            Transcript::Hash(hash.digest(&[client.first()?, first_bytes]))
-        } else {
-            Transcript::Unused
-        });
-    }
-    let (second, second_bytes) = hello(1)?;
-    let again = message(client, 1, CLIENT_HELLO)?;
-    let hash = Hash::of_cipher(second.cipher);
-    let replaced = hash.digest(&[client.first()?]);
-    #[expect(clippy::cast_possible_truncation, reason = "32 or 48")]
-    let head = [MESSAGE_HASH, 0, 0, replaced.len() as u8];
-    Some(Transcript::Hash(hash.digest(&[&head, &replaced, first_bytes, again, second_bytes])))
-}
-
-/// The handshake messages that are whole, with their headers, up to where the records are encrypted.
-fn messages(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut fragments = Vec::new();
-    let mut rest = bytes;
-    while let [kind, _, _, high, low, ..] = *rest {
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        let body = &rest[RECORD_HEADER..];
-        match kind {
-            HANDSHAKE => fragments.extend_from_slice(&body[..body.len().min(len)]),
-            CHANGE_CIPHER_SPEC => {}
-            _ => break,
-        }
-        let Some(next) = body.get(len..) else { break };
-        rest = next;
-    }
-    let mut messages = Vec::new();
-    let mut rest = fragments.as_slice();
-    while let [kind, a, b, c, ..] = *rest {
-        let len = 4 + usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
-        let Some((message, next)) = rest.split_at_checked(len) else { break };
-        messages.push(message.to_vec());
-        rest = next;
-        if !matches!(kind, CLIENT_HELLO | SERVER_HELLO) {
-            break; // what follows the hellos is of no use
-        }
-    }
-    messages
-}
-
-fn begins_client_hello(payload: &[u8]) -> bool {
-    matches!(payload, [HANDSHAKE, 3, _, _, _, CLIENT_HELLO, ..])
-}
-
-/// The first bytes of one direction.
+/// The hellos of a connection.
 #[derive(Debug)]
-struct Assembly {
-    /// The sequence number of the first byte.
-    start: u32,
-    bytes: Vec<u8>,
-    /// What came before its time, by its place.
-    late: BTreeMap<usize, Vec<u8>>,
-    /// Whether its hello was told of.
-    told: bool,
+struct Hellos {
+    client: SocketAddr,
+    server: SocketAddr,
+    halves: [Half; 2],
+    messages: [Messages; 2],
+    /// Bytes read in both directions.
+    read: usize,
+    /// The client's random and its first message.
+    first: Option<([u8; 32], Vec<u8>)>,
+    /// After a `HelloRetryRequest`: that, and the second `ClientHello`.
+    retry: Option<Vec<u8>>,
+    second: Option<Vec<u8>>,
+    /// Both hellos are known, or it is not TLS.
+    is_over: bool,
 }
 
-impl Assembly {
-    fn new(start: u32) -> Self {
-        Self { start, bytes: Vec::new(), late: BTreeMap::new(), told: false }
-    }
+impl Hellos {
+    const SIZE: usize = size_of::<Self>();
 
-    /// Where a byte stands, if it is not from before the start or far behind what is kept.
-    fn place(&self, sequence: u32) -> Option<usize> {
-        let place = usize::try_from(sequence.wrapping_sub(self.start)).ok()?;
-        (place <= MOST_BYTES).then_some(place)
-    }
-
-    /// Whether a segment goes on with this, or says it again.
-    fn follows(&self, sequence: u32) -> bool {
-        self.place(sequence).is_some_and(|place| place <= self.bytes.len())
-    }
-
-    fn is_servers(&self) -> bool {
-        matches!(self.bytes.as_slice(), [HANDSHAKE, _, _, _, _, SERVER_HELLO, ..])
-    }
-
-    fn add(&mut self, sequence: u32, payload: &[u8]) {
-        let Some(place) = self.place(sequence) else { return };
-        if self.late.len() < MOST_LATE {
-            self.late.insert(place, payload.to_vec());
+    fn new(segment: &Segment<'_>) -> Self {
+        Self {
+            client: segment.source,
+            server: segment.destination,
+            halves: <[Half; 2]>::default(),
+            messages: <[Messages; 2]>::default(),
+            read: 0,
+            first: None,
+            retry: None,
+            second: None,
+            is_over: false,
         }
-        while let Some((place, payload)) = self.late.pop_first() {
-            if place > self.bytes.len() {
-                self.late.insert(place, payload);
+    }
+
+    fn sender(&self, segment: &Segment<'_>) -> Sender {
+        if segment.source == self.client { Sender::Client } else { Sender::Server }
+    }
+
+    /// Whether it is of this connection, not the beginning of another between the same ends.
+    fn goes_on_with(&self, segment: &Segment<'_>) -> bool {
+        let base = self.halves[Sender::Client.index()].base().unwrap_or(segment.sequence);
+        self.sender(segment) == Sender::Server
+            || !begins_with_hello(segment.payload)
+            || segment.sequence.wrapping_sub(base) as usize <= MAX_OPENING
+    }
+
+    /// Bytes of memory.
+    fn held(&self) -> usize {
+        let first = self.first.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let rest = [&self.retry, &self.second].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let halves = self.halves.iter().map(Half::held).sum::<usize>();
+        let messages = self.messages.iter().map(Messages::held).sum::<usize>();
+        Self::SIZE + first + rest + halves + messages
+    }
+
+    fn push(
+        &mut self,
+        segment: &Segment<'_>,
+        netns: NetnsId,
+        now: Timestamp,
+        seen: &mut Vec<Seen>,
+    ) {
+        let sender = self.sender(segment);
+        if let Some(acknowledged) = segment.acknowledged {
+            self.halves[sender.peer().index()].open(acknowledged);
+        }
+        let half = &mut self.halves[sender.index()];
+        half.push(segment.sequence, segment.payload, segment.wire_len, segment.fin, now);
+        // Each may have waited for the other.
+        for sender in [Sender::Client, Sender::Server, Sender::Client, Sender::Server] {
+            self.advance(sender, netns, now, seen);
+        }
+        let held: usize = self.halves.iter().map(Half::held).sum();
+        self.is_over |= self.read + held > 2 * MAX_OPENING;
+    }
+
+    /// Reads whole plain records as far as they go.
+    fn advance(&mut self, sender: Sender, netns: NetnsId, now: Timestamp, seen: &mut Vec<Seen>) {
+        while !self.is_over {
+            let ready = self.halves[sender.index()].ready();
+            let Some(header) = ready.first_chunk::<HEADER_LEN>() else { return };
+            if !is_header(*header) {
+                self.is_over = true;
                 return;
             }
-            let new = payload.get(self.bytes.len() - place..).unwrap_or_default();
-            let room = MOST_BYTES - self.bytes.len();
-            self.bytes.extend_from_slice(&new[..new.len().min(room)]);
+            let (kind, len) = (header[0], usize::from(u16::from_be_bytes([header[3], header[4]])));
+            let Some(body) = ready.get(HEADER_LEN..HEADER_LEN + len) else { return };
+            if sender == Sender::Server && self.awaits_client() {
+                return;
+            }
+            let messages = match kind {
+                HANDSHAKE => self.messages[sender.index()].push(body),
+                _ => Vec::new(), // compatibility, or early data
+            };
+            self.halves[sender.index()].consume(HEADER_LEN + len);
+            self.read += HEADER_LEN + len;
+            for message in messages {
+                match self.message(sender, message.kind, message.bytes, netns, now) {
+                    Ok(news) => seen.extend(news),
+                    Err(NotTls) => self.is_over = true,
+                }
+            }
         }
     }
+
+    /// What a message makes known.
+    fn message(
+        &mut self,
+        sender: Sender,
+        kind: u8,
+        bytes: Vec<u8>,
+        netns: NetnsId,
+        now: Timestamp,
+    ) -> Result<Option<Seen>, NotTls> {
+        match (sender, kind, &self.first) {
+            (Sender::Client, CLIENT_HELLO, None) => {
+                let random = ClientHello::read(&bytes).ok_or(NotTls)?.random;
+                let hello = Hello {
+                    name: (netns, random),
+                    time: now,
+                    client: self.client,
+                    server: self.server,
+                    server_name: server_name(&bytes),
+                    early: Hash::BOTH.map(|hash| hash.of(&[&bytes])),
+                };
+                self.first = Some((random, bytes));
+                Ok(Some(Seen::Hello(hello)))
+            }
+            (_, _, None) => Err(NotTls),
+            (Sender::Client, CLIENT_HELLO, _) => {
+                self.second = Some(bytes);
+                Ok(None)
+            }
+            (Sender::Server, SERVER_HELLO, Some((random, first))) => {
+                let hello = ServerHello::read(&bytes).ok_or(NotTls)?;
+                if hello.retry {
+                    self.retry = Some(bytes);
+                    return Ok(None);
+                }
+                let transcripts = self.transcripts(first, &bytes);
+                let agreed = Seen::Agreed { name: (netns, *random), transcripts };
+                self.is_over = true;
+                Ok((hello.version == Version::TLS13).then_some(agreed))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether what the server says next answers a message that is not read yet.
+    fn awaits_client(&self) -> bool {
+        self.first.is_none() || (self.retry.is_some() && self.second.is_none())
+    }
+
+    fn transcripts(&self, first: &[u8], answer: &[u8]) -> [Vec<u8>; 2] {
+        Hash::BOTH.map(|hash| match (&self.retry, &self.second) {
+            (Some(retry), Some(second)) => {
+                let first = hash.of(&[first]);
+                #[expect(clippy::cast_possible_truncation, reason = "32 or 48")]
+                let header = [MESSAGE_HASH, 0, 0, hash.len() as u8];
+                hash.of(&[&header, &first, retry, second, answer])
+            }
+            _ => hash.of(&[first, answer]),
+        })
+    }
+}
+
+/// Whether a payload is the beginning of a `ClientHello`, be it very short.
+fn begins_with_hello(payload: &[u8]) -> bool {
+    let is = |at: usize, wanted: fn(u8) -> bool| payload.get(at).is_none_or(|byte| wanted(*byte));
+    is(0, |byte| byte == HANDSHAKE)
+        && is(1, |byte| byte == 3)
+        && is(2, |byte| byte <= 4)
+        && is(HEADER_LEN, |byte| byte == CLIENT_HELLO)
 }

@@ -1,4 +1,8 @@
 //! Secrets tied to the connections that they belong to.
+//!
+//! What TLS 1.3 derives a handshake secret from contains the hash of the hellos, and the same hash is
+//! known from the packets: that ties a secret to its flow with no word from the process. What it
+//! derives traffic secrets from is the main secret, which follows from the handshake secret.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -7,9 +11,10 @@ use std::time::Duration;
 use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::handshakes::{Handshakes, Hello, Name, Seen, Transcript};
-use crate::schedule::Hash;
-use crate::{Derived, KeyLogLabel, KeyLogLine, Secret, SecretBytes, SecretEvent};
+use crate::handshakes::{Handshakes, Hello, Name, Seen};
+use crate::schedule::{expand_label, main_secret};
+use crate::suite::Hash;
+use crate::{Derived, KeyLog, KeyLogLabel, KeyLogLine, Secret, SecretBytes, SecretEvent};
 
 /// Secret and handshake come by different ways, in either order; one waits so long for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MOST: usize = 1 << 15;
 
 /// A secret, and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
     /// When the client said hello.
     pub hello: Timestamp,
@@ -44,7 +49,7 @@ pub struct JoinCounts {
     pub covered: u64,
     /// Secrets that probes told of.
     pub secrets: u64,
-    /// Secrets for which no handshake was recorded, not within half a minute.
+    /// Secrets for which no handshake was recorded, not within half a minute, or that are none of TLS.
     pub unmatched: u64,
 }
 
@@ -68,8 +73,8 @@ pub struct Joiner {
 #[derive(Debug)]
 struct Connection {
     hello: Hello,
-    /// The labels that were given out.
-    given: Vec<KeyLogLabel>,
+    /// What was given out.
+    given: KeyLog,
     /// Its keys in the other maps.
     transcripts: Vec<Vec<u8>>,
     mains: Vec<Vec<u8>>,
@@ -95,10 +100,11 @@ impl Joiner {
         for seen in self.handshakes.see(netns, time, frame) {
             match seen {
                 Seen::Hello(hello) => self.hello(hello),
-                Seen::Agreed { name, transcript: Transcript::Hash(hash) } => {
-                    self.know_transcript(name, hash);
+                Seen::Agreed { name, transcripts } => {
+                    for hash in transcripts {
+                        self.know_transcript(name, hash);
+                    }
                 }
-                Seen::Agreed { transcript: Transcript::Unused, .. } => {}
             }
         }
     }
@@ -141,8 +147,12 @@ impl Joiner {
         self.ageing.push_back((hello.time, Ageing::Connection(name)));
         self.counts.handshakes += 1;
         self.by_netns.entry(name.0).or_default().handshakes += 1;
-        let connection =
-            Connection { hello, given: Vec::new(), transcripts: Vec::new(), mains: Vec::new() };
+        let connection = Connection {
+            hello,
+            given: KeyLog::default(),
+            transcripts: Vec::new(),
+            mains: Vec::new(),
+        };
         self.connections.insert(name, connection);
         for hash in early {
             self.know_transcript(name, hash);
@@ -177,42 +187,45 @@ impl Joiner {
     /// Finds the connections of a secret, or lets it wait.
     fn place(&mut self, event: SecretEvent) {
         match &event.secret {
-            Secret::KeyLog { label, client_random, secret } => {
+            Secret::KeyLog { label, client_random, secret } if label.fits(secret.0.len()) => {
                 let name = (event.netns, *client_random);
-                let line = KeyLogLine {
-                    label: *label,
-                    client_random: *client_random,
-                    secret: secret.clone(),
-                };
                 if self.connections.contains_key(&name) {
-                    self.give(name, line);
+                    self.give(name, event.netns, *label, secret.clone());
                 } else {
                     self.wait(Clue::Random(name), event);
                 }
             }
-            Secret::Derivation { label, key, transcript } => {
-                let Some(hash) = Hash::of_len(transcript.len()) else { return };
-                let clue = if is_of_hellos(*label) {
-                    Clue::Transcript(transcript.clone())
-                } else {
-                    Clue::Main(key.0.clone())
-                };
-                let names = match &clue {
-                    Clue::Transcript(transcript) => self.transcripts.get(transcript).cloned(),
-                    Clue::Main(main) => self.mains.get(main).cloned(),
-                    Clue::Random(_) => None,
-                };
-                let Some(names) = names else { return self.wait(clue, event) };
-                let secret = hash.derive_secret(&key.0, label.label(), transcript);
-                let follows_main =
-                    matches!(label, Derived::ClientHandshake | Derived::ServerHandshake);
-                for name in names {
-                    let (label, secret) = (label.key_log_label(), SecretBytes(secret.clone()));
-                    self.give(name, KeyLogLine { label, client_random: name.1, secret });
-                    if follows_main {
-                        self.know_main(name, hash.main_secret(&key.0));
-                    }
+            Secret::Derivation { label, key, transcript } => match Hash::by_len(transcript.len()) {
+                Some(hash) if hash.len() == key.0.len() => {
+                    let (label, key, transcript) = (*label, key.clone(), transcript.clone());
+                    self.derive(hash, label, &key.0, transcript, event);
                 }
+                _ => self.counts.unmatched += 1,
+            },
+            Secret::KeyLog { .. } => self.counts.unmatched += 1,
+        }
+    }
+
+    fn derive(
+        &mut self,
+        hash: Hash,
+        label: Derived,
+        key: &[u8],
+        transcript: Vec<u8>,
+        event: SecretEvent,
+    ) {
+        let secret = expand_label(hash, key, label.label(), &transcript, hash.len());
+        let (clue, names) = if label.is_of_hellos() {
+            let names = self.transcripts.get(&transcript).cloned();
+            (Clue::Transcript(transcript), names)
+        } else {
+            (Clue::Main(key.to_vec()), self.mains.get(key).cloned())
+        };
+        let Some(names) = names else { return self.wait(clue, event) };
+        for name in names {
+            self.give(name, event.netns, label.key_log_label(), SecretBytes(secret.clone()));
+            if matches!(label, Derived::ClientHandshake | Derived::ServerHandshake) {
+                self.know_main(name, main_secret(hash, key));
             }
         }
     }
@@ -231,13 +244,16 @@ impl Joiner {
         events.push(event);
     }
 
-    fn give(&mut self, name: Name, line: KeyLogLine) {
+    /// Gives out a secret that a process in `from` told of. Both ends may be probed, and a process can
+    /// make up others' secrets: of these one at most is given out for a label.
+    fn give(&mut self, name: Name, from: NetnsId, label: KeyLogLabel, secret: SecretBytes) {
         let Some(connection) = self.connections.get_mut(&name) else { return };
-        if connection.given.contains(&line.label) {
-            return; // both ends are probed
-        }
+        let is_rival = from != name.0 && connection.given.has(&name.1, label);
+        let line = KeyLogLine { label, client_random: name.1, secret };
         let was_covered = connection.is_covered();
-        connection.given.push(line.label);
+        if is_rival || !connection.given.insert(line.clone()) {
+            return;
+        }
         if connection.is_covered() && !was_covered {
             self.counts.covered += 1;
             self.by_netns.entry(name.0).or_default().covered += 1;
@@ -275,7 +291,7 @@ impl Joiner {
 
 impl Connection {
     fn is_covered(&self) -> bool {
-        let has = |label| self.given.contains(&label);
+        let has = |label| self.given.has(&self.hello.name.1, label);
         has(KeyLogLabel::ClientRandom)
             || (has(KeyLogLabel::ClientTraffic) && has(KeyLogLabel::ServerTraffic))
     }
@@ -290,7 +306,33 @@ fn remove(map: &mut HashMap<Vec<u8>, Vec<Name>>, key: &[u8], name: Name) {
     }
 }
 
-/// Whether the transcript ends with a hello, so that it can be computed from what is not encrypted.
-const fn is_of_hellos(label: Derived) -> bool {
-    matches!(label, Derived::ClientEarly | Derived::ClientHandshake | Derived::ServerHandshake)
+impl Derived {
+    /// What stands before the transcript in its derivation (RFC 8446 section 7.1).
+    const fn label(self) -> &'static str {
+        match self {
+            Self::ClientEarly => "c e traffic",
+            Self::ClientHandshake => "c hs traffic",
+            Self::ServerHandshake => "s hs traffic",
+            Self::ClientTraffic => "c ap traffic",
+            Self::ServerTraffic => "s ap traffic",
+            Self::Exporter => "exp master",
+        }
+    }
+
+    const fn key_log_label(self) -> KeyLogLabel {
+        match self {
+            Self::ClientEarly => KeyLogLabel::ClientEarlyTraffic,
+            Self::ClientHandshake => KeyLogLabel::ClientHandshakeTraffic,
+            Self::ServerHandshake => KeyLogLabel::ServerHandshakeTraffic,
+            Self::ClientTraffic => KeyLogLabel::ClientTraffic,
+            Self::ServerTraffic => KeyLogLabel::ServerTraffic,
+            Self::Exporter => KeyLogLabel::Exporter,
+        }
+    }
+
+    /// Whether the transcript ends with a hello, so that it can be computed from what is not
+    /// encrypted.
+    const fn is_of_hellos(self) -> bool {
+        matches!(self, Self::ClientEarly | Self::ClientHandshake | Self::ServerHandshake)
+    }
 }

@@ -1,27 +1,56 @@
 //! TLS secrets, the flows that they belong to, and what they open.
 //!
 //! ```text
-//! packets of handshakes --\
-//!                          Joiner --> lines of a key log, and whose they are
-//! secrets from probes ----/
+//! while recording   packets of handshakes --> |
+//!                                             | Joiner --> lines of a key log, and whose they are
+//!                   secrets from probes ----> |
+//!
+//! for an export     key log --> |
+//!                               | Decryptor --content--> Twins --> frames
+//!                   packets --> |
 //! ```
+//!
+//! Pure: bytes in, values out; no system calls, no clock, no unsafe code. Everything that parses takes
+//! bytes from outside and never panics on them.
+#![forbid(unsafe_code)]
 
+mod decrypt;
+mod error;
 mod event;
+mod flow;
+mod half;
 mod handshakes;
 mod hello;
 mod join;
-mod key_log;
+mod keylog;
+mod open;
 mod schedule;
 mod segment;
+mod suite;
+mod twin;
 
+pub use decrypt::Content;
+pub use decrypt::Conversation;
+pub use decrypt::Decryptor;
+pub use decrypt::Event;
+pub use decrypt::Limits;
+pub use decrypt::Outcome;
+pub use decrypt::Reason;
+pub use decrypt::Report;
+pub use error::Error;
 pub use event::Derived;
 pub use event::KeyLogLabel;
 pub use event::Secret;
 pub use event::SecretBytes;
 pub use event::SecretEvent;
+pub use flow::Place;
+pub use flow::Sender;
 pub use join::JoinCounts;
 pub use join::Joined;
 pub use join::Joiner;
-pub use key_log::KeyLogError;
-pub use key_log::KeyLogLine;
-pub use segment::Segment;
+pub use keylog::KeyLog;
+pub use keylog::KeyLogLine;
+pub use suite::Version;
+pub use twin::PortsTaken;
+pub use twin::TwinCounts;
+pub use twin::Twins;

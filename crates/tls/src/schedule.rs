@@ -1,117 +1,97 @@
-//! TLS 1.3's key schedule (RFC 8446 section 7.1).
+//! How secrets become other secrets and keys (RFC 8446 section 7, RFC 5246 section 5).
 
-use ring::{digest, hmac};
+use ring::hmac;
 
-/// The hash of a cipher suite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Hash {
-    Sha256,
-    Sha384,
+use crate::suite::Hash;
+
+/// `HKDF-Extract` (RFC 5869 section 2.2).
+pub(crate) fn extract(hash: Hash, salt: &[u8], input: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hash.hmac(), salt), input).as_ref().to_vec()
 }
 
-impl Hash {
-    /// That of a TLS 1.3 suite (RFC 8446 appendix B.4): SHA-384 for one of them.
-    pub(crate) const fn of_cipher(cipher: u16) -> Self {
-        if cipher == 0x1302 { Self::Sha384 } else { Self::Sha256 }
-    }
-
-    /// The one that gives hashes, and so secrets, of this length.
-    pub(crate) const fn of_len(len: usize) -> Option<Self> {
-        match len {
-            32 => Some(Self::Sha256),
-            48 => Some(Self::Sha384),
-            _ => None,
+/// `HKDF-Expand-Label` (RFC 8446 section 7.1). `len` must be below 255 hashes: all that TLS asks for
+/// is below two.
+#[expect(clippy::cast_possible_truncation, reason = "labels, contexts and keys are short")]
+pub(crate) fn expand_label(
+    hash: Hash,
+    secret: &[u8],
+    label: &str,
+    context: &[u8],
+    len: usize,
+) -> Vec<u8> {
+    let key = hmac::Key::new(hash.hmac(), secret);
+    let mut info = (len as u16).to_be_bytes().to_vec();
+    info.push((6 + label.len()) as u8);
+    info.extend(b"tls13 ");
+    info.extend(label.as_bytes());
+    info.push(context.len() as u8);
+    info.extend(context);
+    let (mut out, mut block) = (Vec::with_capacity(len + hash.len()), Vec::new());
+    for counter in 1..=u8::MAX {
+        if out.len() >= len {
+            break;
         }
+        block.extend(&info);
+        block.push(counter);
+        block = hmac::sign(&key, &block).as_ref().to_vec();
+        out.extend(&block);
     }
+    out.truncate(len);
+    out
+}
 
-    pub(crate) const fn len(self) -> usize {
-        match self {
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-        }
-    }
+/// The main secret from the handshake secret.
+pub(crate) fn main_secret(hash: Hash, handshake_secret: &[u8]) -> Vec<u8> {
+    let derived = expand_label(hash, handshake_secret, "derived", &hash.of(&[]), hash.len());
+    extract(hash, &derived, &vec![0; hash.len()])
+}
 
-    pub(crate) fn digest(self, parts: &[&[u8]]) -> Vec<u8> {
-        let mut context = digest::Context::new(match self {
-            Self::Sha256 => &digest::SHA256,
-            Self::Sha384 => &digest::SHA384,
-        });
-        for part in parts {
-            context.update(part);
-        }
-        context.finish().as_ref().to_vec()
-    }
+/// The traffic secret after a `KeyUpdate` (RFC 8446 section 7.2).
+pub(crate) fn next_generation(hash: Hash, secret: &[u8]) -> Vec<u8> {
+    expand_label(hash, secret, "traffic upd", &[], hash.len())
+}
 
-    fn hmac(self, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
-        let algorithm = match self {
-            Self::Sha256 => hmac::HMAC_SHA256,
-            Self::Sha384 => hmac::HMAC_SHA384,
-        };
-        let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, key));
-        for part in parts {
-            context.update(part);
-        }
-        context.sign().as_ref().to_vec()
+/// TLS 1.2's pseudo-random function.
+pub(crate) fn prf(hash: Hash, secret: &[u8], label: &str, seed: &[&[u8]], len: usize) -> Vec<u8> {
+    let key = hmac::Key::new(hash.hmac(), secret);
+    let seed = [&[label.as_bytes()], seed].concat().concat();
+    let mut a = hmac::sign(&key, &seed);
+    let mut out = Vec::with_capacity(len + hash.len());
+    while out.len() < len {
+        out.extend(hmac::sign(&key, &[a.as_ref(), &seed].concat()).as_ref());
+        a = hmac::sign(&key, a.as_ref());
     }
-
-    /// `HKDF-Extract`.
-    pub(crate) fn extract(self, salt: &[u8], secret: &[u8]) -> Vec<u8> {
-        self.hmac(salt, &[secret])
-    }
-
-    /// `HKDF-Expand-Label`, of at most the hash's length: one block is enough for all that TLS 1.3
-    /// derives.
-    #[expect(clippy::cast_possible_truncation, reason = "labels and hashes are short")]
-    pub(crate) fn expand_label(
-        self,
-        secret: &[u8],
-        label: &str,
-        context: &[u8],
-        len: usize,
-    ) -> Vec<u8> {
-        let mut info = (len as u16).to_be_bytes().to_vec();
-        info.push(6 + label.len() as u8);
-        info.extend(b"tls13 ");
-        info.extend(label.as_bytes());
-        info.push(context.len() as u8);
-        info.extend(context);
-        let mut block = self.hmac(secret, &[&info, &[1]]);
-        block.truncate(len);
-        block
-    }
-
-    /// `Derive-Secret`, of a transcript's hash.
-    pub(crate) fn derive_secret(self, secret: &[u8], label: &str, transcript: &[u8]) -> Vec<u8> {
-        self.expand_label(secret, label, transcript, self.len())
-    }
-
-    /// The main secret that follows a handshake secret.
-    pub(crate) fn main_secret(self, handshake_secret: &[u8]) -> Vec<u8> {
-        let salt = self.derive_secret(handshake_secret, "derived", &self.digest(&[]));
-        self.extract(&salt, &vec![0; self.len()])
-    }
+    out.truncate(len);
+    out
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers written as bytes")]
 mod tests {
     use super::*;
 
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .map(|byte| char::from(byte).to_digit(16).unwrap() as u8)
+            .collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
     }
 
-    /// The simple 1-RTT handshake of RFC 8448 section 3.
+    /// RFC 8448 section 3.
     #[test]
-    fn the_main_secret_follows_as_in_rfc_8448() {
-        let handshake = hex("1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac");
-        let hash = Hash::Sha256;
+    fn the_key_schedule_is_that_of_the_specifications_example() {
+        let handshake = bytes("1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac");
+        let main = main_secret(Hash::Sha256, &handshake);
+        assert_eq!(main, bytes("18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919"));
+        let transcript = bytes("860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6e95f02ed063cf0e1cad8");
+        let client = expand_label(Hash::Sha256, &handshake, "c hs traffic", &transcript, 32);
         assert_eq!(
-            hash.main_secret(&handshake),
-            hex("18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919")
+            client,
+            bytes("b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21")
         );
+        let key = expand_label(Hash::Sha256, &client, "key", &[], 16);
+        assert_eq!(key, bytes("dbfaa693d1762c5b666af5d950258d01"));
     }
 }

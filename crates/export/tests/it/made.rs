@@ -48,6 +48,7 @@ pub(crate) struct Made {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) account: WindowAccount,
     pub(crate) fails: bool,
+    pub(crate) key_log: Vec<u8>,
     next: usize,
 }
 
@@ -62,7 +63,7 @@ impl Made {
             ..WindowAccount::new(node.to_owned(), WINDOW)
         };
         let interfaces = (0..count).map(|number| interface(node, number)).collect();
-        Self { packets, interfaces, account, fails: false, next: 0 }
+        Self { packets, interfaces, account, fails: false, key_log: Vec::new(), next: 0 }
     }
 
     /// The same, but it fails after its last packet.
@@ -96,6 +97,10 @@ impl PacketStream for Made {
 
     fn interfaces(&self) -> &[Interface] {
         &self.interfaces
+    }
+
+    fn key_log(&self) -> &[u8] {
+        &self.key_log
     }
 
     fn account(&self) -> &WindowAccount {

@@ -4,4 +4,5 @@ mod files;
 mod made;
 mod merge;
 mod stream;
+mod tls;
 mod wire;

@@ -93,7 +93,13 @@ fn from_disk(
     let span = asked.at(Timestamp::now())?.span(recording.held());
     let window = recording.window(span, wanted.choice());
     let node = window.account().node.clone();
-    deliver_one(&job(&node, span, tls), window, &node, destination)
+    let mut export = job(&node, span, tls);
+    if tls != TlsParts::default() && !recording.notes(span)?.is_empty() {
+        let note =
+            "the recorder, which does not run, has the key to the TLS secrets: they are left out";
+        export.notes.push(note.to_owned());
+    }
+    deliver_one(&export, window, &node, destination)
 }
 
 fn deliver_one<S: PacketStream>(

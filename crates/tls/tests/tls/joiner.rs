@@ -145,7 +145,7 @@ proptest! {
         for step in order {
             match step {
                 0..5 => joiner.secret(events[step].clone()),
-                5 => joiner.packet(NETNS, at(1), &frame(false, 900, &flight)),
+                5 => joiner.packet(NETNS, at(1), &frame(false, 1, &flight)),
                 _ => for part in parts.iter().rev() {
                     joiner.packet(NETNS, at(1), part);
                 },

@@ -1,0 +1,271 @@
+//! What stands in a file: the real packets, and the twins that they gave rise to.
+//!
+//! A twin's ports must be no real flow's, but a stream is read once, and of what comes later nothing is
+//! known. So a twin avoids the ports of all packets before it. A real connection that begins later
+//! between the same ends would need the client's port again, to the server's plain port, within the
+//! window; the frames' Ethernet source still tells the two apart.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
+
+use kuberewind_packet::pcapng::PacketBlock;
+use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Timestamp};
+use kuberewind_tls::{
+    Decryptor, Event, KeyLog, KeyLogLine, Limits, Outcome, Place, PortsTaken, Twins,
+};
+
+use crate::report::{PlaintextReport, TlsReport};
+use crate::{Merge, NodeReport, TlsParts};
+
+/// The name of the interface that twins are on.
+pub(crate) const TWINS: &str = "tls-plaintext";
+
+/// A merge, and what is added to it.
+pub(crate) struct Contents<S> {
+    merge: Merge<S>,
+    tls: TlsParts,
+    started: bool,
+    key_log: Option<Vec<u8>>,
+    secrets: u64,
+    plaintext: Option<Plaintext>,
+    /// Of the real packets and of twins, in the order in which they came.
+    interfaces: Vec<Interface>,
+    /// Places in `interfaces` of the merge's.
+    real: Vec<u32>,
+    /// Of each node's twins.
+    twins: BTreeMap<String, u32>,
+    /// The node of the newest real packet.
+    node: String,
+    now: Now,
+}
+
+/// What [`Contents::packet`] gives.
+#[derive(Clone, Copy)]
+enum Now {
+    Real,
+    /// With its number among the frames made.
+    Twin(usize),
+}
+
+/// Decryption as far as it is.
+struct Plaintext {
+    decryptor: Option<Decryptor>,
+    twins: Twins,
+    made: Made,
+    report: PlaintextReport,
+}
+
+/// Frames that came of one real packet.
+#[derive(Default)]
+struct Made {
+    bytes: Vec<u8>,
+    frames: Vec<(Timestamp, Range<usize>)>,
+}
+
+impl<S: PacketStream> Contents<S> {
+    pub(crate) fn new(merge: Merge<S>, tls: TlsParts) -> Self {
+        Self {
+            merge,
+            tls,
+            started: false,
+            key_log: None,
+            secrets: 0,
+            plaintext: None,
+            interfaces: Vec::new(),
+            real: Vec::new(),
+            twins: BTreeMap::new(),
+            node: String::new(),
+            now: Now::Real,
+        }
+    }
+
+    /// Goes to the next packet; `false` when there is none.
+    pub(crate) fn advance(&mut self) -> bool {
+        if self.advance_in_made() {
+            return true;
+        }
+        let more = self.merge.advance();
+        if !std::mem::replace(&mut self.started, true) {
+            self.learn_secrets();
+        }
+        if more {
+            self.now = Now::Real;
+            self.number_interface();
+            self.decrypt();
+            return true;
+        }
+        if let Some(plaintext) = &mut self.plaintext {
+            plaintext.finish();
+        }
+        self.advance_in_made()
+    }
+
+    /// The packet that [`Self::advance`] went to.
+    pub(crate) fn packet(&self) -> PacketBlock<'_> {
+        if let (Now::Twin(number), Some(Plaintext { made, .. })) = (self.now, &self.plaintext) {
+            let (timestamp, range) = &made.frames[number];
+            let data = &made.bytes[range.clone()];
+            let interface = self.twins.get(&self.node).copied().unwrap_or_default();
+            let original_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            return PacketBlock { interface, timestamp: *timestamp, original_len, data };
+        }
+        let packet = self.merge.packet();
+        let interface = self.real.get(packet.interface as usize).copied();
+        PacketBlock { interface: interface.unwrap_or_default(), ..packet }
+    }
+
+    /// Whether it was recorded.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.now, Now::Real)
+    }
+
+    /// The interfaces of the packets so far.
+    pub(crate) fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// The key log that shall stand in the file, once.
+    pub(crate) fn take_key_log(&mut self) -> Option<Vec<u8>> {
+        self.key_log.take()
+    }
+
+    /// Whether the next [`Self::advance`] will not wait.
+    pub(crate) fn has_next_at_hand(&self) -> bool {
+        let next = self.next_made();
+        let made = self.plaintext.as_ref().map_or(0, |plaintext| plaintext.made.frames.len());
+        next < made || self.merge.has_next_at_hand()
+    }
+
+    /// What each stream had to say, and what became of TLS.
+    pub(crate) fn finish(self) -> (Vec<NodeReport>, Option<TlsReport>) {
+        let tls = (self.tls != TlsParts::default()).then(|| TlsReport {
+            connections_with_secrets: self.secrets,
+            plaintext: self.plaintext.map(Plaintext::report),
+        });
+        (self.merge.finish(), tls)
+    }
+
+    fn next_made(&self) -> usize {
+        match self.now {
+            Now::Real => 0,
+            Now::Twin(number) => number + 1,
+        }
+    }
+
+    fn advance_in_made(&mut self) -> bool {
+        let next = self.next_made();
+        let Some(plaintext) = &mut self.plaintext else { return false };
+        if next < plaintext.made.frames.len() {
+            self.now = Now::Twin(next);
+            self.number_twins();
+            return true;
+        }
+        plaintext.made.bytes.clear();
+        plaintext.made.frames.clear();
+        self.now = Now::Real;
+        false
+    }
+
+    fn learn_secrets(&mut self) {
+        if self.tls == TlsParts::default() {
+            return;
+        }
+        let text = self.merge.key_log();
+        let mut log = KeyLog::default();
+        let lines = String::from_utf8_lossy(&text);
+        log.extend(lines.lines().filter_map(|line| line.parse::<KeyLogLine>().ok()));
+        self.secrets = log.handshakes() as u64;
+        self.key_log = self.tls.secrets.then_some(text);
+        self.plaintext = self.tls.plaintext.then(|| Plaintext::new(log));
+    }
+
+    fn number_interface(&mut self) {
+        let known = self.real.len();
+        for interface in &self.merge.interfaces()[known..] {
+            self.real.push(number_of(&self.interfaces));
+            self.interfaces.push(interface.clone());
+        }
+    }
+
+    fn number_twins(&mut self) {
+        if !self.twins.contains_key(&self.node) {
+            let (node, name) = (self.node.clone(), TWINS.to_owned());
+            self.twins.insert(node.clone(), number_of(&self.interfaces));
+            self.interfaces.push(Interface { node, owner: Owner::Host, netns: NetnsId(0), name });
+        }
+    }
+
+    fn decrypt(&mut self) {
+        let Some(plaintext) = &mut self.plaintext else { return };
+        let packet = self.merge.packet();
+        let Some(interface) = self.merge.interfaces().get(packet.interface as usize) else {
+            return;
+        };
+        if self.node != interface.node {
+            self.node.clone_from(&interface.node);
+        }
+        plaintext.see(place(interface), &packet);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "4 billion interfaces fit no memory")]
+fn number_of(interfaces: &[Interface]) -> u32 {
+    interfaces.len() as u32
+}
+
+/// Network namespaces are numbered on each node for itself.
+fn place(interface: &Interface) -> Place {
+    let mut hasher = DefaultHasher::new();
+    (&interface.node, interface.netns.0).hash(&mut hasher);
+    Place(hasher.finish())
+}
+
+impl Plaintext {
+    fn new(log: KeyLog) -> Self {
+        Self {
+            decryptor: Some(Decryptor::new(log, Limits::default())),
+            twins: Twins::new(PortsTaken::default()),
+            made: Made::default(),
+            report: PlaintextReport::default(),
+        }
+    }
+
+    fn see(&mut self, place: Place, packet: &PacketBlock<'_>) {
+        let Self { decryptor, twins, made, report } = self;
+        let PacketBlock { timestamp, original_len, data, .. } = *packet;
+        twins.avoid(original_len, data);
+        if let Some(decryptor) = decryptor {
+            decryptor.see(place, timestamp, original_len, data, &mut |event| {
+                hear(&event, twins, made, report);
+            });
+        }
+    }
+
+    fn finish(&mut self) {
+        let Self { decryptor, twins, made, report } = self;
+        if let Some(decryptor) = decryptor.take() {
+            decryptor.finish(&mut |event| hear(&event, twins, made, report));
+        }
+    }
+
+    fn report(self) -> PlaintextReport {
+        let counts = self.twins.counts();
+        PlaintextReport { packets: counts.frames, bytes: counts.bytes, ..self.report }
+    }
+}
+
+fn hear(event: &Event<'_>, twins: &mut Twins, made: &mut Made, report: &mut PlaintextReport) {
+    twins.hear(event, &mut |time, frame| {
+        let start = made.bytes.len();
+        made.bytes.extend_from_slice(frame);
+        made.frames.push((time, start..made.bytes.len()));
+    });
+    if let Event::Report { report: of, .. } = event {
+        match of.outcome {
+            Outcome::Opened => report.decrypted += 1,
+            Outcome::Partly(reason) => *report.partly.entry(reason.to_string()).or_default() += 1,
+            Outcome::Sealed(reason) => *report.not.entry(reason.to_string()).or_default() += 1,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What TLS said stands in the file beside the packets, for readers that know nothing of it.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kuberewind_export::{
+    Destination, Export, Format, Liveness, Place, Report, TlsParts, write, write_stream,
+};
+
+use crate::made::{Made, Packet, export};
+
+const NONE: TlsParts = TlsParts { secrets: false, plaintext: false };
+const SECRETS: TlsParts = TlsParts { secrets: true, plaintext: false };
+const PLAINTEXT: TlsParts = TlsParts { secrets: false, plaintext: true };
+
+/// A recording of the decryptor's own tests: three requests to port 8443, and what opens them.
+fn recorded(with_secrets: bool) -> Made {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/fixtures");
+    let file = std::fs::read(folder.join("tls13.pcap")).unwrap();
+    let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    let (mut at, mut packets) = (24, Vec::new());
+    while at + 16 <= file.len() {
+        let end = at + 16 + word(at + 8) as usize;
+        packets.push(Packet {
+            interface: 0,
+            time: u64::from(word(at)) * 1_000_000_000 + u64::from(word(at + 4)),
+            original_len: word(at + 12),
+            data: file[at + 16..end].to_vec(),
+        });
+        at = end;
+    }
+    let mut made = Made::new("n1", packets);
+    if with_secrets {
+        made.key_log = std::fs::read(folder.join("tls13.keys")).unwrap();
+    }
+    made
+}
+
+fn write_to(dir: &Path, format: Format, tls: TlsParts, made: Made) -> (PathBuf, Report) {
+    let destination = Destination { place: Place::Directory(dir.to_owned()), format };
+    let export = Export { tls, ..export() };
+    let report =
+        write(&export, [made.input()], &destination, |_| ControlFlow::Continue(())).unwrap();
+    (report.file.clone().unwrap(), report)
+}
+
+fn run(tool: &str, args: &[&str], file: &Path) -> String {
+    let output = Command::new(tool).args(args).arg(file).output().unwrap();
+    assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn requests(file: &Path, settings: &[&str]) -> Vec<String> {
+    let fields = ["-Y", "http.request", "-T", "fields", "-e", "http.request.uri", "-r"];
+    run("tshark", &[settings, &fields].concat(), file).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_pcap_shows_http_without_settings_beside_the_packets_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let sent = recorded(true).packets;
+    let (with, report) = write_to(dir.path(), Format::Pcap, PLAINTEXT, recorded(true));
+    let (without, bare) = write_to(dir.path(), Format::Pcap, NONE, recorded(true));
+    assert_eq!(requests(&with, &[]), ["/cart/0", "/cart/1", "/cart/2"]);
+    assert!(requests(&without, &[]).is_empty());
+
+    let real = dir.path().join("real.pcap");
+    let filter = ["-Y", "!(eth.src[0:4] == 02:54:4c:53)", "-F", "nsecpcap", "-w"];
+    let target = real.to_str().unwrap();
+    run("tshark", &[&filter[..], &[target, "-r"]].concat(), &with);
+    let hex = ["-n", "-tttt", "-xx", "-r"];
+    let said = |file| run("tcpdump", &hex, file);
+    assert_eq!(said(&real), said(&without));
+
+    assert_eq!((report.packets, bare.packets), (sent.len() as u64, sent.len() as u64));
+    assert_eq!(bare.tls, None);
+    let tls = report.tls.as_ref().unwrap();
+    let plaintext = tls.plaintext.as_ref().unwrap();
+    assert_eq!((tls.connections_with_secrets, plaintext.decrypted), (1, 1));
+    let all = run("tshark", &["-r"], &with).lines().count() as u64;
+    assert_eq!(all, report.packets + plaintext.packets);
+    let line = "tls      1 TLS conversation decrypted (port 80, eth.src 02:54:4c:53…; \
+                --tls none leaves them out)\n";
+    assert!(report.to_string().contains(line), "{report}");
+}
+
+#[test]
+fn a_pcapng_with_secrets_is_decrypted_by_its_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, report) = write_to(dir.path(), Format::Pcapng, SECRETS, recorded(true));
+    let port = ["-d", "tcp.port==8443,tls"];
+    assert_eq!(requests(&file, &port), ["/cart/0", "/cart/1", "/cart/2"]);
+    assert!(report.to_string().contains("tls      secrets of 1 connection\n"), "{report}");
+    assert!(run("capinfos", &["-M"], &file).contains("Number of decryption secrets in file: 1"));
+    let merged = dir.path().join("merged.pcapng");
+    run("mergecap", &["-w", merged.to_str().unwrap()], &file);
+}
+
+#[test]
+fn twins_in_pcapng_are_on_an_interface_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let both = TlsParts { secrets: true, plaintext: true };
+    let (file, report) = write_to(dir.path(), Format::Pcapng, both, recorded(true));
+    let filter = ["-Y", "frame.interface_name == \"tls-plaintext\"", "-r"];
+    let twins = run("tshark", &filter, &file).lines().count() as u64;
+    assert_eq!(report.tls.unwrap().plaintext.unwrap().packets, twins);
+    assert!(run("capinfos", &["-M"], &file).contains("Number of interfaces in file: 2"));
+}
+
+#[test]
+fn what_could_not_be_decrypted_is_said_and_is_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, report) = write_to(dir.path(), Format::Pcap, PLAINTEXT, recorded(false));
+    let line = "tls      0 TLS conversations decrypted; 1 not: no secret 1\n";
+    assert!(report.to_string().contains(line), "{report}");
+    assert!(report.is_complete());
+}
+
+#[test]
+fn a_pipe_carries_the_same_as_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, _) = write_to(dir.path(), Format::Pcap, PLAINTEXT, recorded(true));
+    let export = Export { tls: PLAINTEXT, ..export() };
+    let go_on = |_| ControlFlow::Continue(());
+    let mut out = Vec::new();
+    let inputs = [recorded(true).input()];
+    write_stream(&export, inputs, Format::Pcap, Liveness::Live, &mut out, go_on).unwrap();
+    assert!(std::fs::read(file).unwrap() == out);
+}

@@ -1,0 +1,90 @@
+//! What both directions of a connection must know of its handshake.
+
+use crate::decrypt::Reason;
+use crate::hello::{ClientHello, ServerHello};
+use crate::suite::{Suite, Version};
+
+/// Whether the client's early data is a part of the conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum EarlyData {
+    /// Not offered, or turned down: what is there will be sent again.
+    #[default]
+    None,
+    /// Not known before the server's `EncryptedExtensions`.
+    Offered,
+    /// The server took it, or its word on it cannot be read.
+    Accepted,
+}
+
+/// The handshake so far.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) client_random: Option<[u8; 32]>,
+    pub(super) server: Option<ServerHello>,
+    pub(super) suite: Option<Suite>,
+    pub(super) early: EarlyData,
+    /// The first `ClientHello` said that early data may follow.
+    offered: bool,
+    /// The server asked for another `ClientHello`.
+    pub(super) retried: bool,
+    /// `ClientHello`s that the server has not answered.
+    unanswered: u32,
+    /// Why what follows the `ServerHello` cannot be read.
+    pub(super) refused: Option<Reason>,
+    /// How many handshakes came to a `ServerHello`: TLS 1.2 may negotiate again.
+    pub(super) generation: u32,
+}
+
+impl Session {
+    pub(super) fn version(&self) -> Option<Version> {
+        self.server.map(|hello| hello.version)
+    }
+
+    /// Whether records of early data may stand before the client's `Finished`, taken or not.
+    pub(super) fn early_data_offered(&self) -> bool {
+        self.offered && !self.retried
+    }
+
+    pub(super) fn see_client(&mut self, hello: ClientHello) {
+        self.client_random = Some(hello.random);
+        self.unanswered += 1;
+        if hello.early_data {
+            self.offered = true;
+            self.early = EarlyData::Offered;
+        }
+    }
+
+    /// Whether a `ServerHello`, or the request for another `ClientHello`, is due.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.unanswered > 0
+    }
+
+    /// Takes the server's answer.
+    pub(super) fn see_server(&mut self, hello: ServerHello) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if hello.retry {
+            self.retried = true;
+            self.early = EarlyData::None;
+            return;
+        }
+        if !hello.resumes {
+            self.early = EarlyData::None;
+        }
+        self.server = Some(hello);
+        self.suite = Suite::find(hello.version, hello.cipher);
+        if !matches!(hello.version, Version::TLS12 | Version::TLS13) {
+            self.refused = Some(Reason::Version(hello.version));
+        } else if self.suite.is_none() {
+            self.refused = Some(Reason::Cipher(hello.cipher));
+        } else {
+            self.generation += 1;
+        }
+    }
+
+    /// The server's word on early data, from its `EncryptedExtensions`.
+    pub(super) fn settle_early_data(&mut self, accepted: bool) {
+        if self.early == EarlyData::Offered {
+            self.early = if accepted { EarlyData::Accepted } else { EarlyData::None };
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Who talks to whom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::segment::Segment;
+
+/// A network namespace on a node, as the caller numbers them.
+///
+/// Loopback and link-local addresses mean something else in each; other addresses are taken to be
+/// unique, so that the two ends' views of a connection are one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u64);
+
+/// One of the two that talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sender {
+    /// Who sent the `ClientHello`.
+    Client,
+    /// The other.
+    Server,
+}
+
+impl Sender {
+    /// The one whom this one talks to.
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Client => 0,
+            Self::Server => 1,
+        }
+    }
+}
+
+/// A TCP connection's key in a table: the same for both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlowKey {
+    place: Place,
+    low: SocketAddr,
+    high: SocketAddr,
+}
+
+impl FlowKey {
+    /// Of a segment seen at `place`, which counts for addresses that mean nothing elsewhere.
+    pub(crate) fn shared(place: Place, segment: &Segment<'_>) -> Self {
+        let local = is_local(segment.source.ip()) || is_local(segment.destination.ip());
+        Self::at(if local { place } else { Place::default() }, segment)
+    }
+
+    /// Of a segment seen at `place`, which always counts.
+    pub(crate) fn at(place: Place, segment: &Segment<'_>) -> Self {
+        let (source, destination) = (segment.source, segment.destination);
+        Self { place, low: source.min(destination), high: source.max(destination) }
+    }
+}
+
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    }
+}

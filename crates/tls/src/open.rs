@@ -1,0 +1,159 @@
+//! Opening one record with one key.
+
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use crate::schedule::{expand_label, next_generation, prf};
+use crate::suite::{Aead, Hash, Suite, Version};
+
+/// Length of a record's header: type, version, length.
+pub(crate) const HEADER_LEN: usize = 5;
+/// The most that a record's length may say: 2¹⁴ and what encryption adds (RFC 5246 section 6.2.3).
+pub(crate) const MAX_BODY: usize = (1 << 14) + 2048;
+const TAG_LEN: usize = 16;
+const NONCE_LEN: usize = 12;
+const EXPLICIT_NONCE_LEN: usize = 8;
+
+/// A whole record as it was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) header: [u8; HEADER_LEN],
+    pub(crate) body: &'a [u8],
+}
+
+impl Record<'_> {
+    pub(crate) fn content_type(&self) -> u8 {
+        self.header[0]
+    }
+}
+
+/// How nonce and additional data are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Construction {
+    /// TLS 1.3: the nonce is the IV xor the number, the header is authenticated.
+    Tls13,
+    /// TLS 1.2 with GCM: half of the nonce is sent (RFC 5288).
+    Tls12Explicit,
+    /// TLS 1.2 with `ChaCha20`: the nonce as in TLS 1.3 (RFC 7905).
+    Tls12,
+}
+
+/// A key and what goes with it.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    construction: Construction,
+    /// TLS 1.3: what the key was made from, to make the next one.
+    origin: Option<(Suite, Vec<u8>)>,
+}
+
+impl Opener {
+    /// Of a TLS 1.3 traffic secret; none when the secret's length is wrong.
+    pub(crate) fn tls13(suite: Suite, secret: &[u8]) -> Option<Self> {
+        if secret.len() != suite.hash.len() {
+            return None;
+        }
+        let key = expand_label(suite.hash, secret, "key", &[], suite.aead.key_len());
+        let iv = expand_label(suite.hash, secret, "iv", &[], NONCE_LEN);
+        Some(Self {
+            key: key_of(suite.aead, &key)?,
+            iv: iv.try_into().ok()?,
+            construction: Construction::Tls13,
+            origin: Some((suite, secret.to_vec())),
+        })
+    }
+
+    /// The client's and the server's key of a TLS 1.2 session (RFC 5246 section 6.3).
+    pub(crate) fn tls12(
+        suite: Suite,
+        main_secret: &[u8],
+        client_random: &[u8; 32],
+        server_random: &[u8; 32],
+    ) -> Option<[Self; 2]> {
+        let (construction, iv_len) = match suite.aead {
+            Aead::ChaCha20Poly1305 => (Construction::Tls12, NONCE_LEN),
+            Aead::Aes128Gcm | Aead::Aes256Gcm => (Construction::Tls12Explicit, 4),
+        };
+        let key_len = suite.aead.key_len();
+        let seed: [&[u8]; 2] = [server_random, client_random];
+        let block = prf(suite.hash, main_secret, "key expansion", &seed, 2 * (key_len + iv_len));
+        let one = |side: usize| {
+            let key = block.get(side * key_len..(side + 1) * key_len)?;
+            let iv_at = 2 * key_len + side * iv_len;
+            let mut iv = [0; NONCE_LEN];
+            iv[..iv_len].copy_from_slice(block.get(iv_at..iv_at + iv_len)?);
+            Some(Self { key: key_of(suite.aead, key)?, iv, construction, origin: None })
+        };
+        Some([one(0)?, one(1)?])
+    }
+
+    /// The key after a `KeyUpdate`.
+    pub(crate) fn updated(&self) -> Option<Self> {
+        let (suite, secret) = self.origin.as_ref()?;
+        Self::tls13(*suite, &next_generation(suite.hash, secret))
+    }
+
+    /// Opens the record as number `number` into `out`; says of what type the content is. `out` holds
+    /// the content only if it opened.
+    pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
+        let explicit = match self.construction {
+            Construction::Tls12Explicit => EXPLICIT_NONCE_LEN,
+            Construction::Tls12 | Construction::Tls13 => 0,
+        };
+        let sealed = record.body.get(explicit..)?;
+        let len = sealed.len().checked_sub(TAG_LEN)?;
+        let mut nonce = self.iv;
+        if explicit > 0 {
+            nonce[4..].copy_from_slice(&record.body[..explicit]);
+        } else {
+            for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
+                *byte ^= number;
+            }
+        }
+        out.clear();
+        out.extend_from_slice(sealed);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        if self.construction == Construction::Tls13 {
+            self.key.open_in_place(nonce, Aad::from(record.header), out).ok()?;
+            out.truncate(len);
+            return strip_padding(out);
+        }
+        let mut aad = [0; 13];
+        aad[..8].copy_from_slice(&number.to_be_bytes());
+        aad[8..11].copy_from_slice(&record.header[..3]);
+        aad[11..].copy_from_slice(&u16::try_from(len).ok()?.to_be_bytes());
+        self.key.open_in_place(nonce, Aad::from(aad), out).ok()?;
+        out.truncate(len);
+        Some(record.content_type())
+    }
+}
+
+/// The content's type stands behind it, before any zeros (RFC 8446 section 5.2).
+fn strip_padding(content: &mut Vec<u8>) -> Option<u8> {
+    let at = content.iter().rposition(|byte| *byte != 0)?;
+    let kind = content[at];
+    content.truncate(at);
+    Some(kind)
+}
+
+fn key_of(aead: Aead, key: &[u8]) -> Option<LessSafeKey> {
+    Some(LessSafeKey::new(UnboundKey::new(aead.algorithm(), key).ok()?))
+}
+
+/// The least that a record of this version adds to its content, header included.
+pub(crate) const fn least_overhead(version: Version) -> usize {
+    match version {
+        Version::TLS13 => HEADER_LEN + 1 + TAG_LEN,
+        _ => HEADER_LEN + TAG_LEN,
+    }
+}
+
+/// Whether these bytes can begin a record of SSL 3.0 to TLS 1.3.
+pub(crate) fn is_header(header: [u8; HEADER_LEN]) -> bool {
+    (20..=23).contains(&header[0])
+        && header[1] == 3
+        && header[2] <= 4
+        && (1..=MAX_BODY).contains(&usize::from(u16::from_be_bytes([header[3], header[4]])))
+}
+
+const _: () = assert!(aead::MAX_TAG_LEN == TAG_LEN && Hash::Sha384.len() == 48);

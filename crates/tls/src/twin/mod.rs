@@ -1,0 +1,295 @@
+//! Twins: decrypted conversations as TCP conversations of their own, for files that cannot hold
+//! secrets.
+//!
+//! A twin never has the real conversation's addresses and ports, nor those of any other flow in the
+//! file: Wireshark would take the two for one. Its server's port is the one at which Wireshark
+//! dissects what is said; every frame's Ethernet source begins with 02:54:4c:53.
+
+mod frame;
+mod protocol;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+
+use kuberewind_packet::Timestamp;
+
+use crate::decrypt::{Conversation, Event};
+use crate::flow::Sender;
+use crate::segment::Segment;
+use crate::twin::frame::{ACK, FIN, Header, PSH, RST, SYN};
+use crate::twin::protocol::{Known, plain_port, recognise};
+
+/// The most that one segment carries.
+const MAX_PAYLOAD: usize = 1400;
+/// The receiver says at the latest after so many bytes that it has them; the window is 65,535.
+const ACKNOWLEDGE_AT: u32 = 32 * 1024;
+/// What is said before it is known which protocol it is.
+const MAX_HELD: usize = 64 * 1024;
+/// A hole in a twin is never shown larger: sequence numbers must stay comparable.
+const MAX_LOST: u64 = 1 << 30;
+/// Where other ports are looked for when the client's is taken (RFC 6335 section 6).
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
+
+/// The addresses and ports in use in a file: best those of all its real packets.
+#[derive(Clone, Debug, Default)]
+pub struct PortsTaken {
+    /// Hashes of both ends in order: with 2⁶⁴ of them, a false match costs only a port number.
+    pairs: HashSet<u64>,
+}
+
+impl PortsTaken {
+    /// Takes note of a packet: an Ethernet frame of which `bytes` will be in the file.
+    pub fn see(&mut self, original_len: u32, bytes: &[u8]) {
+        if let Ok(segment) = Segment::read(bytes, original_len) {
+            self.take(segment.source, segment.destination);
+        }
+    }
+
+    /// `false` when it was taken already.
+    fn take(&mut self, one: SocketAddr, other: SocketAddr) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (one.min(other), one.max(other)).hash(&mut hasher);
+        self.pairs.insert(hasher.finish())
+    }
+
+    /// The client's end if it is free, else the same address with another port.
+    fn free(&mut self, client: SocketAddr, server: SocketAddr) -> Option<SocketAddr> {
+        let others = DYNAMIC_PORTS.cycle().skip(usize::from(client.port() % 16384));
+        let ports = std::iter::once(client.port()).chain(others.take(DYNAMIC_PORTS.len()));
+        let mut ends = ports.map(|port| SocketAddr::new(client.ip(), port));
+        ends.find(|end| self.take(*end, server))
+    }
+}
+
+/// What was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TwinCounts {
+    /// Conversations that were shown.
+    pub conversations: u64,
+    /// Their frames.
+    pub frames: u64,
+    /// The bytes of these frames.
+    pub bytes: u64,
+    /// Conversations for which no port was free.
+    pub refused: u64,
+}
+
+/// Makes frames of what a [`Decryptor`](crate::Decryptor) tells.
+#[derive(Debug, Default)]
+pub struct Twins {
+    taken: PortsTaken,
+    by_number: HashMap<u64, Twin>,
+    counts: TwinCounts,
+    frame: Vec<u8>,
+}
+
+/// One conversation.
+#[derive(Debug)]
+enum Twin {
+    /// Too little was said to choose the port.
+    Waiting(Vec<Piece>),
+    Shown(Shown),
+    Refused,
+}
+
+/// What was said before the port is known.
+#[derive(Debug)]
+struct Piece {
+    from: Sender,
+    lost: u64,
+    bytes: Vec<u8>,
+}
+
+/// A conversation whose ports are chosen.
+#[derive(Debug)]
+struct Shown {
+    ends: [SocketAddr; 2],
+    tags: [u16; 2],
+    /// The next sequence number of each end.
+    next: [u32; 2],
+    /// Up to where each end's peer has acknowledged.
+    acknowledged: [u32; 2],
+    ended: [bool; 2],
+}
+
+impl Twins {
+    /// No twins yet; none will use what is taken.
+    pub fn new(taken: PortsTaken) -> Self {
+        Self { taken, ..Self::default() }
+    }
+
+    /// What was made so far.
+    pub fn counts(&self) -> TwinCounts {
+        self.counts
+    }
+
+    /// Takes note of a packet whose ports no twin may use from now on.
+    pub fn avoid(&mut self, original_len: u32, bytes: &[u8]) {
+        self.taken.see(original_len, bytes);
+    }
+
+    /// Takes an event, in the order in which the decryptor tells them; `sink` gets the frames that
+    /// come of it, each with the event's time.
+    pub fn hear(&mut self, event: &Event<'_>, sink: &mut dyn FnMut(Timestamp, &[u8])) {
+        match event {
+            Event::Data { conversation, from, time, content } => {
+                let twin = self.by_number.entry(conversation.number);
+                let twin = twin.or_insert_with(|| Twin::Waiting(Vec::new()));
+                if let Twin::Waiting(pieces) = twin {
+                    let bytes = content.bytes.to_vec();
+                    pieces.push(Piece { from: *from, lost: content.lost, bytes });
+                    self.decide(conversation, false, *time, sink);
+                } else {
+                    self.show(conversation, *time, sink, |shown, out| {
+                        shown.data(*from, content.lost, content.bytes, out);
+                    });
+                }
+            }
+            Event::End { conversation, from, time, reset } => {
+                self.decide(conversation, true, *time, sink);
+                self.show(conversation, *time, sink, |shown, out| shown.end(*from, *reset, out));
+            }
+            Event::Report { conversation, time, .. } => {
+                self.decide(conversation, true, *time, sink);
+                self.by_number.remove(&conversation.number);
+            }
+        }
+    }
+
+    /// Chooses the port once enough was said, or when no more will be.
+    fn decide(
+        &mut self,
+        conversation: &Conversation,
+        last: bool,
+        time: Timestamp,
+        sink: &mut dyn FnMut(Timestamp, &[u8]),
+    ) {
+        let Some(Twin::Waiting(pieces)) = self.by_number.get_mut(&conversation.number) else {
+            return;
+        };
+        let said = |from: Sender| {
+            let pieces = pieces.iter().filter(|piece| piece.from == from);
+            pieces.flat_map(|piece| piece.bytes.iter().copied()).take(64).collect::<Vec<_>>()
+        };
+        let known = recognise(&said(Sender::Client), &said(Sender::Server));
+        let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+        let undecided = matches!(known, Known::TooFew | Known::AwaitsPreface);
+        if undecided && !last && held <= MAX_HELD {
+            return;
+        }
+        let mut pieces = std::mem::take(pieces);
+        let port = plain_port(known, conversation.server.port());
+        if known == Known::Port(80) {
+            // A server of HTTP/2 may speak before the client's preface, by which it is recognised.
+            pieces.sort_by_key(|piece| piece.from);
+        }
+        let server = SocketAddr::new(conversation.server.ip(), port);
+        let Some(client) = self.taken.free(conversation.client, server) else {
+            self.counts.refused += 1;
+            self.by_number.insert(conversation.number, Twin::Refused);
+            return;
+        };
+        self.counts.conversations += 1;
+        let shown = Shown::new([client, server], conversation.number);
+        self.by_number.insert(conversation.number, Twin::Shown(shown));
+        self.show(conversation, time, sink, |shown, out| {
+            shown.begin(out);
+            for piece in pieces {
+                shown.data(piece.from, piece.lost, &piece.bytes, out);
+            }
+        });
+    }
+
+    /// Lets a twin make frames.
+    fn show(
+        &mut self,
+        conversation: &Conversation,
+        time: Timestamp,
+        sink: &mut dyn FnMut(Timestamp, &[u8]),
+        make: impl FnOnce(&mut Shown, &mut dyn FnMut(&Header, &[u8])),
+    ) {
+        let Self { by_number, counts, frame, .. } = self;
+        if let Some(Twin::Shown(shown)) = by_number.get_mut(&conversation.number) {
+            make(shown, &mut |header, payload| {
+                frame::write(frame, header, payload);
+                counts.frames += 1;
+                counts.bytes += frame.len() as u64;
+                sink(time, frame);
+            });
+        }
+    }
+}
+
+impl Shown {
+    #[expect(clippy::cast_possible_truncation, reason = "tags may come again")]
+    fn new(ends: [SocketAddr; 2], number: u64) -> Self {
+        let tag = (number as u16).wrapping_mul(2);
+        Self { ends, tags: [tag, tag + 1], next: [0; 2], acknowledged: [0; 2], ended: [false; 2] }
+    }
+
+    fn begin(&mut self, out: &mut dyn FnMut(&Header, &[u8])) {
+        self.send(Sender::Client, SYN, &[], out);
+        self.send(Sender::Server, SYN | ACK, &[], out);
+        self.send(Sender::Client, ACK, &[], out);
+    }
+
+    fn data(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {
+        if self.ended[from.index()] {
+            return;
+        }
+        let lost = u32::try_from(lost.min(MAX_LOST)).unwrap_or(0);
+        let next = &mut self.next[from.index()];
+        *next = next.wrapping_add(lost);
+        for payload in bytes.chunks(MAX_PAYLOAD) {
+            self.send(from, PSH | ACK, payload, out);
+        }
+        let open = self.next[from.index()].wrapping_sub(self.acknowledged[from.index()]);
+        if open >= ACKNOWLEDGE_AT {
+            self.acknowledge(from, out);
+        }
+    }
+
+    fn end(&mut self, from: Sender, reset: bool, out: &mut dyn FnMut(&Header, &[u8])) {
+        if reset {
+            if self.ended != [true; 2] {
+                self.send(from, RST | ACK, &[], out);
+            }
+            self.ended = [true; 2];
+        } else if !std::mem::replace(&mut self.ended[from.index()], true) {
+            self.send(from, FIN | ACK, &[], out);
+            self.acknowledge(from, out);
+        }
+    }
+
+    /// The peer of `from` says that it has everything.
+    fn acknowledge(&mut self, from: Sender, out: &mut dyn FnMut(&Header, &[u8])) {
+        self.send(from.peer(), ACK, &[], out);
+    }
+
+    fn send(
+        &mut self,
+        from: Sender,
+        flags: u8,
+        payload: &[u8],
+        out: &mut dyn FnMut(&Header, &[u8]),
+    ) {
+        let (own, peer) = (from.index(), from.peer().index());
+        let acknowledges = flags & ACK != 0;
+        let header = Header {
+            source: self.ends[own],
+            destination: self.ends[peer],
+            tags: [self.tags[own], self.tags[peer]],
+            sequence: self.next[own],
+            acknowledged: if acknowledges { self.next[peer] } else { 0 },
+            flags,
+        };
+        out(&header, payload);
+        if acknowledges {
+            self.acknowledged[peer] = self.next[peer];
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_PAYLOAD")]
+        let len = payload.len() as u32 + u32::from(flags & (SYN | FIN) != 0);
+        self.next[own] = self.next[own].wrapping_add(len);
+    }
+}

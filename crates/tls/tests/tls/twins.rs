@@ -1,0 +1,251 @@
+//! tshark reads twins as what they are: plain conversations without a fault.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::recorded::{Case, Packet, case};
+use kuberewind_packet::{Frame, Timestamp, pcap};
+use kuberewind_tls::{
+    Content, Conversation, Decryptor, Event, Limits, Place, PortsTaken, Sender, Twins,
+};
+
+/// The real packets and the twins, in the order of time.
+struct Export {
+    file: tempfile::NamedTempFile,
+    twins: Vec<Packet>,
+}
+
+fn export(case: &Case) -> Export {
+    let mut taken = PortsTaken::default();
+    for packet in &case.packets {
+        taken.see(packet.original_len, &packet.bytes);
+    }
+    let mut twins = Twins::new(taken);
+    let mut decryptor = Decryptor::new(case.log.clone(), Limits::default());
+    let (mut all, mut made) = (Vec::new(), Vec::new());
+    for packet in &case.packets {
+        all.push(packet.clone());
+        let Packet { time, original_len, bytes } = packet;
+        decryptor.see(Place(0), *time, *original_len, bytes, &mut |event| {
+            twins.hear(&event, &mut |time, frame| made.push(made_up(time, frame)));
+        });
+        all.append(&mut made);
+    }
+    decryptor.finish(&mut |event| {
+        twins.hear(&event, &mut |time, frame| all.push(made_up(time, frame)));
+    });
+    assert!(all.is_sorted_by_key(|packet| packet.time), "twins come in the order of time");
+    let twins: Vec<_> =
+        all.iter().filter(|packet| packet.bytes[6..10] == *b"\x02TLS").cloned().collect();
+    Export { file: write(&all), twins }
+}
+
+fn made_up(time: Timestamp, frame: &[u8]) -> Packet {
+    Packet { time, original_len: frame.len().try_into().unwrap(), bytes: frame.to_vec() }
+}
+
+fn write(packets: &[Packet]) -> tempfile::NamedTempFile {
+    let mut bytes = Vec::new();
+    pcap::push_file_header(&mut bytes);
+    for Packet { time, original_len, bytes: frame } in packets {
+        pcap::push_packet(&mut bytes, &Frame::whole(*time, *original_len, frame));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn tshark(file: &Path, args: &[&str]) -> Vec<String> {
+    let output = Command::new("tshark").arg("-r").arg(file).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// What tshark finds wrong: checksums, retransmissions, holes, malformed content.
+fn alarms(file: &Path) -> Vec<String> {
+    let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
+    let alarm = "tcp.analysis.flags || tcp.checksum_bad.expert || ip.checksum_bad.expert || \
+                 _ws.malformed";
+    let fields = [
+        "-Y",
+        alarm,
+        "-T",
+        "fields",
+        "-e",
+        "frame.number",
+        "-e",
+        "eth.src",
+        "-e",
+        "_ws.expert.message",
+    ];
+    tshark(file, &[&checks[..], &fields].concat())
+        .into_iter()
+        .filter(|line| line.contains("02:54:4c:53"))
+        .collect()
+}
+
+/// The fields of the frames that the filter takes, words apart by spaces.
+fn fields(file: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
+    let mut args = vec!["-Y", filter, "-T", "fields", "-E", "separator=/s"];
+    for field in fields {
+        args.extend(["-e", field]);
+    }
+    tshark(file, &args)
+}
+
+#[test]
+fn every_request_and_reply_of_http_is_dissected_without_settings() {
+    for name in ["tls13", "tls12-aes128", "tls12-chacha", "tls13-retry"] {
+        let export = export(&case(name));
+        let file = export.file.path();
+        let requests = fields(file, "http.request", &["http.request.uri", "tcp.dstport"]);
+        assert_eq!(requests, ["/cart/0 80", "/cart/1 80", "/cart/2 80"], "{name}");
+        let replies = fields(file, "http.response", &["http.response.code", "http.file_data"]);
+        assert_eq!(replies.len(), 3, "{name}");
+        let body = "200 0000000\\n0000001\\n";
+        assert!(replies.iter().all(|reply| reply.starts_with(body)), "{name}: {replies:?}");
+        assert_eq!(alarms(file), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn http2_is_dissected_without_settings() {
+    let export = export(&case("http2"));
+    let file = export.file.path();
+    let paths = fields(file, "http2.headers.path", &["http2.headers.path", "tcp.dstport"]);
+    assert_eq!(paths, ["/0.txt 80", "/1.txt 80", "/2.txt 80"]);
+    let replies = fields(file, "http2.headers.status", &["http2.headers.status"]);
+    assert_eq!(replies, ["200", "200", "200"]);
+    assert_eq!(alarms(file), Vec::<String>::new());
+}
+
+#[test]
+fn a_body_is_exported_by_wireshark_to_the_byte() {
+    let case = case("tls13-long");
+    let export = export(&case);
+    let folder = tempfile::tempdir().unwrap();
+    let objects = format!("http,{}", folder.path().display());
+    tshark(export.file.path(), &["-q", "--export-objects", &objects]);
+    let body = std::fs::read(folder.path().join("0")).unwrap();
+    assert!(case.server.ends_with(&body) && body.len() == 150_000, "{} bytes", body.len());
+    assert_eq!(alarms(export.file.path()), Vec::<String>::new());
+}
+
+#[test]
+fn the_real_packets_are_dissected_as_without_twins() {
+    for name in ["tls13", "http2", "tls12-resumed"] {
+        let case = case(name);
+        let real = write(&case.packets);
+        let export = export(&case);
+        let of = |file: &Path| {
+            let seen = ["frame.time_epoch", "tcp.stream", "_ws.col.Protocol", "_ws.col.Info"];
+            let lines = fields(file, "!(eth.src[0:4] == 02:54:4c:53)", &seen);
+            assert_eq!(lines.len(), case.packets.len());
+            lines
+        };
+        // Streams are numbered in the order in which they begin; the real one begins before its twin.
+        let without_number = |line: String| {
+            let words: Vec<_> = line.split(' ').collect();
+            [&words[..1], &words[2..]].concat().join(" ")
+        };
+        let bare = |file| of(file).into_iter().map(without_number).collect::<Vec<_>>();
+        assert_eq!(bare(export.file.path()), bare(real.path()), "{name}");
+    }
+}
+
+#[test]
+fn a_twin_takes_no_ports_that_are_taken() {
+    let mut case = case("tls13");
+    // The same conversation again, as if the real one ran at port 80: plain HTTP would have its ports.
+    let at_80 = |packet: &Packet| {
+        let mut packet = packet.clone();
+        let at = if packet.bytes[34..36] == 8443_u16.to_be_bytes() { 34 } else { 36 };
+        packet.bytes[at..at + 2].copy_from_slice(&80_u16.to_be_bytes());
+        packet
+    };
+    let again: Vec<_> = case.packets.iter().map(at_80).collect();
+    let both = case.packets.iter().zip(&again).flat_map(|(one, two)| [one.clone(), two.clone()]);
+    case.packets = both.collect();
+    let export = export(&case);
+    let mut ports = fields(
+        export.file.path(),
+        "eth.src[0:4] == 02:54:4c:53 && tcp.flags.syn == 1 && tcp.flags.ack == 0",
+        &["tcp.srcport", "tcp.dstport"],
+    );
+    ports.sort();
+    let client = u16::from_be_bytes([case.packets[0].bytes[34], case.packets[0].bytes[35]]);
+    assert_eq!(ports.len(), 2);
+    assert!(ports.contains(&format!("{client} 8080")), "real port 80: {ports:?}");
+    let moved = ports.iter().find(|ports| ports.ends_with(" 80")).unwrap();
+    assert!(!moved.starts_with(&client.to_string()), "{client} to 80 is a real flow: {moved}");
+}
+
+#[test]
+fn a_hole_in_the_real_one_is_a_hole_in_the_twin() {
+    let mut case = case("tls13-long");
+    case.packets.remove(70);
+    let export = export(&case);
+    let alarms = alarms(export.file.path());
+    assert!(alarms.iter().any(|line| line.contains("Previous segment")), "{alarms:?}");
+    assert!(!alarms.iter().any(|line| line.contains("etransmission")), "{alarms:?}");
+}
+
+#[test]
+fn twins_of_ipv6_have_right_checksums() {
+    let mut case = case("tls13");
+    for packet in &mut case.packets {
+        packet.bytes = as_ipv6(&packet.bytes);
+        packet.original_len += 20;
+    }
+    let export = export(&case);
+    let requests = fields(export.file.path(), "http.request", &["ipv6.dst", "http.request.uri"]);
+    assert_eq!(requests[0], "fd00::1 /cart/0");
+    assert_eq!(alarms(export.file.path()), Vec::<String>::new());
+    assert!(export.twins.len() > 9);
+}
+
+/// The same segment between `fd00::1` and itself.
+fn as_ipv6(frame: &[u8]) -> Vec<u8> {
+    let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+    let segment = &frame[34..14 + total];
+    let address = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let len = (segment.len() as u16).to_be_bytes();
+    [&frame[..12], &[0x86, 0xdd, 0x60, 0, 0, 0], &len, &[6, 64], &address, &address, segment]
+        .concat()
+}
+
+#[test]
+fn a_server_of_http2_that_speaks_first_is_understood() {
+    let conversation = Conversation {
+        number: 0,
+        place: Place(0),
+        client: "10.0.0.1:4000".parse().unwrap(),
+        server: "10.0.0.2:8443".parse().unwrap(),
+    };
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
+    // HEADERS of GET / by the static table (RFC 7541 appendix A).
+    let request = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
+    let reply = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+    let mut twins = Twins::new(PortsTaken::default());
+    let mut made = Vec::new();
+    let said: [(Sender, &[u8]); 4] = [
+        (Sender::Server, settings),
+        (Sender::Client, &preface),
+        (Sender::Client, request),
+        (Sender::Server, reply),
+    ];
+    for (second, (from, bytes)) in said.into_iter().enumerate() {
+        let event = Event::Data {
+            conversation: &conversation,
+            from,
+            time: Timestamp::from_parts(second as u32, 0),
+            content: Content { lost: 0, bytes },
+        };
+        twins.hear(&event, &mut |time, frame| made.push(made_up(time, frame)));
+    }
+    let file = write(&made);
+    assert_eq!(fields(file.path(), "http2.headers.path", &["http2.headers.path"]), ["/"]);
+    assert_eq!(fields(file.path(), "http2.headers.status", &["http2.headers.status"]), ["200"]);
+    assert_eq!(alarms(file.path()), Vec::<String>::new());
+}
