@@ -116,7 +116,7 @@ pub(crate) fn until(what: &str, within: Duration, mut condition: impl FnMut() ->
     }
 }
 
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A packet that came.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes};
@@ -225,13 +226,16 @@ async fn window(
     };
     let (blocks, mut body) = mpsc::channel(BODY_QUEUE);
     let sending = tokio::task::spawn_blocking(move || {
-        let out = BufWriter::with_capacity(BLOCK, BodyWriter { blocks });
+        let sent_bytes = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&sent_bytes);
+        let out = BufWriter::with_capacity(BLOCK, BodyWriter { blocks, counted });
         let ticket = query.follow;
         agent.follows.lock().extend(ticket);
         let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
         let sent = recorder.send(&query, &wanted, goes_on, out);
         ticket.map(|ticket| agent.follows.lock().remove(&ticket));
         drop(permit);
+        audit(&query, sent_bytes.load(Ordering::Relaxed), sent.is_ok());
         sent
     });
     let Some(first) = body.recv().await else {
@@ -248,6 +252,15 @@ async fn window(
     Ok(Body::from_stream(Blocks { first: Some(first), rest: body }).into_response())
 }
 
+/// One line for each export: what left, for whom. What the asker wrote is quoted.
+fn audit(query: &WindowQuery, bytes: u64, whole: bool) {
+    let WindowQuery { from, to, filter, pods, namespaces, tls, user, .. } = query;
+    tracing::info!(
+        ?from, ?to, ?filter, ?pods, ?namespaces, tls, bytes, whole, claimed_user = ?user,
+        "exported"
+    );
+}
+
 /// Lets a stream that goes on end in good order.
 async fn end_follow(State(agent): State<Agent>, Path(ticket): Path<u64>) -> Json<()> {
     agent.follows.lock().remove(&ticket);
@@ -257,11 +270,13 @@ async fn end_follow(State(agent): State<Agent>, Path(ticket): Path<u64>) -> Json
 /// reader's thread --blocks--> socket; when full the reader waits: the disk is patient.
 struct BodyWriter {
     blocks: mpsc::Sender<Bytes>,
+    counted: Arc<AtomicU64>,
 }
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.blocks.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| hung_up())?;
+        self.counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes.len())
     }
 

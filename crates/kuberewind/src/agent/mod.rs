@@ -29,6 +29,7 @@ pub(crate) use status::PodsStatus;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;
+pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
 pub(crate) use wanted::Wanted;
 pub(crate) use wanted::WantedError;
@@ -62,6 +63,8 @@ pub(crate) struct WindowQuery {
     pub(crate) pods: Option<String>,
     /// Only packets of pods of these namespaces, with commas between them.
     pub(crate) namespaces: Option<String>,
+    /// Who asks, as he says himself: for the log.
+    pub(crate) user: Option<String>,
 }
 
 impl WindowQuery {

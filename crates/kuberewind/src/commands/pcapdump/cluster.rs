@@ -24,7 +24,7 @@ use super::super::cluster::Cluster;
 use super::super::fleet::Fleet;
 use super::super::{advice, shutdown};
 use super::clocks::{self, Clocks, Reading};
-use super::deliver::{deliver, finish, job};
+use super::deliver::{deliver, finish, job, user};
 use super::fetch::{Fetcher, Outcome};
 use super::plan::{self, Holding, Part};
 use super::progress::Board;
@@ -45,6 +45,7 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     let tls = wanted.tls.parts(destination.format)?;
     let mut query = query(wanted.filter.clone(), select);
     query.tls = tls != TlsParts::default();
+    query.user = user();
     Wanted::compile(&query)?;
     let patience = patience(&select.timeout)?;
     let cluster = Cluster::open(&args.cluster, "export this machine's recording")?;

@@ -29,6 +29,11 @@ pub(super) fn job(id: &str, window: Span, tls: TlsParts) -> Export {
     }
 }
 
+/// Who exports, for the recorder's log.
+pub(super) fn user() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok())
+}
+
 fn sudo_user() -> Option<FileOwner> {
     let id = |name| std::env::var(name).ok()?.parse().ok();
     Some(FileOwner { uid: id("SUDO_UID")?, gid: id("SUDO_GID")? })

@@ -21,7 +21,7 @@ use crate::client::{Client, NotRunning};
 use crate::exit::Exit;
 
 use super::super::{advice, shutdown};
-use super::deliver::{deliver, finish, job};
+use super::deliver::{deliver, finish, job, user};
 use super::window::Asked;
 
 /// Everything that can be wrong with the call is found before the recorder is asked.
@@ -32,6 +32,7 @@ pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
     let query = WindowQuery {
         filter: args.filter.clone(),
         tls: tls != TlsParts::default(),
+        user: user(),
         ..WindowQuery::default()
     };
     let wanted = Wanted::compile(&query)?;

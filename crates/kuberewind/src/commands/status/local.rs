@@ -1,11 +1,14 @@
 //! Of this machine.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use kuberewind_export::figures;
 use kuberewind_packet::LossCause;
 
-use crate::agent::{Health, Status};
+use crate::agent::{Health, Status, TlsReport};
 use crate::cli::StatusArgs;
 use crate::client::Client;
 use crate::exit::Exit;
@@ -54,7 +57,8 @@ fn summary(status: &Status) -> String {
          recorded  {} packets, {}\n\
          {}\n\
          filter    {}\n\
-         memory    {} resident: rings {} of at most {}, buffers {}\n",
+         memory    {} resident: rings {} of at most {}, buffers {}\n\
+         {}",
         status.node,
         status.version,
         figures::duration(status.now.since(status.since)),
@@ -71,7 +75,36 @@ fn summary(status: &Status) -> String {
         figures::bytes(memory.rings),
         figures::bytes(memory.ring_budget),
         figures::bytes(memory.buffers),
+        status.tls.as_ref().map(tls).unwrap_or_default(),
     )
+}
+
+/// How much of TLS can be decrypted, and why the rest cannot.
+fn tls(tls: &TlsReport) -> String {
+    let mut line = format!(
+        "tls       {} connections, {} with secrets",
+        figures::count(tls.handshakes),
+        figures::count(tls.covered),
+    );
+    let libraries: BTreeMap<&str, usize> =
+        tls.libraries.iter().fold(BTreeMap::new(), |mut all, found| {
+            *all.entry(found.library.as_str()).or_default() += found.processes;
+            all
+        });
+    let seen: Vec<_> = libraries.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    if !seen.is_empty() {
+        let _ = write!(line, "; processes: {}", seen.join(", "));
+    }
+    let unseen = tls.unsupported.iter().filter(|found| found.processes > 0);
+    let unseen: BTreeSet<_> = unseen.map(|found| found.reason.as_str()).collect();
+    if !unseen.is_empty() {
+        let _ = write!(line, "; not: {}", unseen.into_iter().collect::<Vec<_>>().join("; "));
+    }
+    line.push('\n');
+    for problem in &tls.problems {
+        let _ = writeln!(line, "          {problem}");
+    }
+    line
 }
 
 /// One line an interface. What a ring lost is known per namespace, not per interface.
