@@ -79,9 +79,9 @@ fn decrypts(version: &str) {
     assert_eq!(tshark(&twins, &checked), Vec::<String>::new());
 
     let (plain, _) = export("plain.pcap", &["--tls", "none"]);
-    let recorded = ["-Y", "!(eth.src[0:4]==02:54:4c:53)", "-T", "fields", "-e", "frame.time_epoch"];
+    let without = ["-Y", "!(eth.src[0:4]==02:54:4c:53)", "-T", "fields", "-e", "frame.time_epoch"];
     let all = ["-T", "fields", "-e", "frame.time_epoch"];
-    let (before, after) = (tshark(&plain, &all), tshark(&twins, &recorded));
+    let (before, after) = (tshark(&plain, &all), tshark(&twins, &without));
     // Curl's last packets may have come in between.
     assert_eq!(before[..after.len().min(before.len())], after[..after.len().min(before.len())]);
 }
