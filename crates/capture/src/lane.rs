@@ -126,6 +126,7 @@ impl LaneHandle {
             forbidden: Arc::default(),
             ready: BTreeSet::new(),
             refused: false,
+            first: RingId(RecordId(0), 0),
             settles: Vec::new(),
             next_tick: Instant::now() + IDLE_TICK,
             busy_until: Instant::now(),
@@ -198,7 +199,9 @@ impl Source {
 /// A wait for everything that is in the rings now.
 #[derive(Debug)]
 struct Settle {
-    unread: BTreeSet<RingId>,
+    /// Of each ring that may still hold some of it, how many blocks are to be read: as many as it has,
+    /// unless it turns out to be empty before.
+    unread: BTreeMap<RingId, u32>,
     done: Sender<()>,
 }
 
@@ -215,6 +218,9 @@ struct Lane<S, R> {
     ready: BTreeSet<RingId>,
     /// The sink had no room at the last try.
     refused: bool,
+    /// The ring of which nothing could be read for that is the first to be read once there is room:
+    /// however little it is, all rings get their turn.
+    first: RingId,
     settles: Vec<Settle>,
     next_tick: Instant,
     busy_until: Instant,
@@ -297,8 +303,8 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
                     }
                 }
                 Command::Settle(done) => {
-                    let unread = self.all_rings();
-                    self.ready.extend(&unread);
+                    let unread = self.blocks();
+                    self.ready.extend(unread.keys());
                     self.settles.push(Settle { unread, done });
                 }
                 Command::Count(answer) => {
@@ -362,10 +368,13 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
     /// Reads the rings that may hold packets, each once around at most: none starves the others.
     fn drain(&mut self) {
         self.refused = false;
-        for ring in std::mem::take(&mut self.ready) {
+        let mut before = std::mem::take(&mut self.ready);
+        let mut starved = false;
+        let from_first = before.split_off(&self.first);
+        for ring in from_first.into_iter().chain(before) {
             let RingId(id, place) = ring;
             let Some(recorded) = self.records.get_mut(&id) else { continue };
-            let drained = recorded.drain(place, &mut self.sink);
+            let (blocks, drained) = recorded.drain(place, &mut self.sink);
             if recorded.is_urgent() {
                 self.next_tick = Instant::now();
             }
@@ -373,13 +382,17 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
                 self.wake_up();
             }
             match drained {
-                Drained::Empty => self.note_read(ring),
+                Drained::Empty => self.note_read(ring, u32::MAX),
                 Drained::Around => {
-                    self.note_read(ring);
+                    self.note_read(ring, blocks);
                     self.ready.insert(ring);
                 }
                 Drained::Refused => {
+                    self.note_read(ring, blocks);
                     self.refused = true;
+                    if blocks == 0 && !std::mem::replace(&mut starved, true) {
+                        self.first = ring;
+                    }
                     self.ready.insert(ring);
                 }
             }
@@ -396,9 +409,12 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         self.next_tick = self.next_tick.min(now + TICK);
     }
 
-    fn note_read(&mut self, ring: RingId) {
+    fn note_read(&mut self, ring: RingId, blocks: u32) {
         for settle in &mut self.settles {
-            settle.unread.remove(&ring);
+            if let Some(left) = settle.unread.get_mut(&ring) {
+                *left = left.saturating_sub(blocks);
+            }
+            settle.unread.retain(|_, left| *left > 0);
         }
     }
 
@@ -434,7 +450,7 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         let Some(recorded) = self.records.get_mut(&id) else { return true };
         let mut refused = false;
         for place in 0..recorded.rings().count() {
-            refused |= recorded.drain(place, &mut self.sink) == Drained::Refused;
+            refused |= recorded.drain(place, &mut self.sink).1 == Drained::Refused;
             self.ready.insert(RingId(id, place));
         }
         let waited = recorded.leaving.is_some_and(|due| due.elapsed() > LAST_WAIT);
@@ -446,7 +462,7 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         let Some(mut recorded) = self.records.remove(&id) else { return };
         for place in 0..recorded.rings().count() {
             self.ready.remove(&RingId(id, place));
-            self.note_read(RingId(id, place));
+            self.note_read(RingId(id, place), u32::MAX);
         }
         let sockets: Vec<_> = recorded.rings().map(|ring| Arc::clone(ring.socket())).collect();
         for socket in &sockets {
@@ -476,15 +492,17 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
             recorded.close_seam(time);
             recorded.interfaces().forget_gone(&mut self.sink);
         }
-        self.ready.extend(self.all_rings());
+        self.ready.extend(self.blocks().keys());
         self.sink.tick();
     }
 
-    fn all_rings(&self) -> BTreeSet<RingId> {
+    /// All rings, and how many blocks each has.
+    fn blocks(&self) -> BTreeMap<RingId, u32> {
         self.records
             .iter()
             .flat_map(|(id, recorded)| {
-                (0..recorded.rings().count()).map(|place| RingId(*id, place))
+                let rings = recorded.rings().enumerate();
+                rings.map(|(place, ring)| (RingId(*id, place), ring.layout().blocks))
             })
             .collect()
     }

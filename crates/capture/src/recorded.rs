@@ -112,8 +112,9 @@ impl Recorded {
     }
 
     /// Takes packets from one of its rings for as long as there are some and the sink has room.
-    pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> Drained {
-        let Some(feed) = self.feeds.get_mut(place) else { return Drained::Empty };
+    /// Also says how many blocks that were.
+    pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> (u32, Drained) {
+        let Some(feed) = self.feeds.get_mut(place) else { return (0, Drained::Empty) };
         let layout = feed.ring.layout();
         self.interfaces.skip_ends();
         let forbidden = self.forbidden.as_deref();
@@ -122,11 +123,11 @@ impl Recorded {
                 if self.feeds.len() > 1 {
                     self.relieve(place);
                 }
-                return Drained::Empty;
+                return (taken - 1, Drained::Empty);
             };
             if !sink.reserve(block.used()) {
                 feed.refused = true;
-                return Drained::Refused;
+                return (taken - 1, Drained::Refused);
             }
             self.load.bytes += block.used() as u64;
             if taken * self.load.blocks.max(1) > self.load.waiting * layout.blocks {
@@ -144,7 +145,7 @@ impl Recorded {
             feed.read += u64::from(block.count());
             feed.ring.release();
         }
-        Drained::Around
+        (layout.blocks, Drained::Around)
     }
 
     /// A ring of a group that was nearly full gets packets again only once somebody has polled it.

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
-    CaptureConfig, CaptureError, CaptureStatus, NamespaceStatus, NetnsSpec, NetnsWatch, replay,
+    Capture, CaptureConfig, CaptureError, CaptureStatus, NamespaceStatus, NetnsSpec, NetnsWatch,
+    replay,
 };
 use kuberewind_filter::CaptureFilter;
-use kuberewind_packet::{ByteSize, LossCause, Owner, Timestamp};
+use kuberewind_packet::{
+    ByteSize, Frame, Interface, Loss, LossCause, Owner, PacketSink, Slot, Timestamp,
+};
 
 use support::{Keeper, Netns, SOON, config, datagrams, frames, record, until};
 
@@ -417,6 +420,73 @@ fn settling_waits_for_room_in_the_sink() {
         settled.join().unwrap().unwrap();
     });
     assert_eq!(keeper.holding(b"patience").len(), 1);
+    capture.stop();
+}
+
+/// A sink that has room for one block now and then, less than comes.
+#[derive(Clone, Default)]
+struct Stingy(Arc<Mutex<Given>>);
+
+#[derive(Default)]
+struct Given {
+    owners: Vec<Owner>,
+    packets: Vec<u64>,
+    next: Option<Instant>,
+}
+
+impl PacketSink for Stingy {
+    fn open_interface(&mut self, interface: Interface) -> Slot {
+        let mut given = self.0.lock().unwrap();
+        given.owners.push(interface.owner);
+        given.packets.push(0);
+        Slot(u32::try_from(given.owners.len() - 1).unwrap())
+    }
+
+    fn close_interface(&mut self, _: Slot) {}
+
+    fn reserve(&mut self, _: usize) -> bool {
+        let mut given = self.0.lock().unwrap();
+        let now = Instant::now();
+        let room = given.next.is_none_or(|next| next <= now);
+        if room {
+            given.next = Some(now + Duration::from_millis(20));
+        }
+        room
+    }
+
+    fn packet(&mut self, slot: Slot, _: &Frame<'_>) {
+        self.0.lock().unwrap().packets[slot.0 as usize] += 1;
+    }
+
+    fn loss(&mut self, _: Slot, _: Loss) {}
+
+    fn tick(&mut self) {}
+
+    fn flush(&mut self) {}
+}
+
+#[test]
+fn with_less_room_than_packets_every_namespace_gets_its_turn_and_settling_ends() {
+    let namespaces = [Netns::new(), Netns::new(), Netns::new()];
+    let stingy = Stingy::default();
+    let capture = Capture::start(config(), vec![stingy.clone()]).unwrap();
+    capture.set_targets(namespaces.iter().map(Netns::target).collect());
+    capture.settled_targets();
+    let flood = datagrams("127.0.0.1", "flood", 100_000_000, 8_000);
+    let floods: Vec<_> = namespaces.iter().map(|n| n.spawn("python3", &["-c", &flood])).collect();
+    let packets_of = |netns: &Netns| -> u64 {
+        let given = stingy.0.lock().unwrap();
+        let owner = Owner::Netns(netns.name.clone());
+        let of = given.owners.iter().zip(&given.packets).filter(|(of, _)| **of == owner);
+        of.map(|(_, packets)| packets).sum()
+    };
+    until("all of them are recorded", SOON, || namespaces.iter().all(|n| packets_of(n) > 100));
+    capture.settle(Timestamp::now()).unwrap();
+    let packets: Vec<u64> = namespaces.iter().map(packets_of).collect();
+    drop(floods);
+    let all: u64 = packets.iter().sum();
+    assert!(packets.iter().all(|packets| packets * 6 > all), "{packets:?}");
+    assert!(capture.status().threads.stuck_for < Duration::from_secs(5));
     capture.stop();
 }
 
