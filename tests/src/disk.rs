@@ -173,7 +173,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        output(Command::new("umount").arg(self.dir.path()));
+        // Lazily: a loop device lets go of its file only a moment after it was unmounted.
+        output(Command::new("umount").arg("-l").arg(self.dir.path()));
     }
 }
 
