@@ -388,6 +388,36 @@ fn a_library_that_a_process_loads_late_is_found() {
 }
 
 #[test]
+fn a_library_that_was_replaced_is_another_and_the_old_one_stays_while_it_is_used() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let libraries = own_openssl(&lab, "upgraded");
+    let script = format!(
+        "{IN_MEMORY}\nfor line in sys.stdin:\n    handshake()\n    print('done', flush=True)\n"
+    );
+    let mut old = python(&netns, &lab, &libraries, &script);
+    seen.attached("upgraded/libcrypto.so.3");
+    // As a package manager does it.
+    let fresh = own_openssl(&lab, "fresh");
+    for library in ["libssl.so.3", "libcrypto.so.3"] {
+        fs::rename(Path::new(&fresh).join(library), Path::new(&libraries).join(library)).unwrap();
+    }
+    let mut new = python(&netns, &lab, &libraries, &script);
+    until("probes in both", SOON, || {
+        let status = seen.status();
+        let watched =
+            status.libraries.iter().filter(|found| found.path.contains("/upgraded/libcrypto"));
+        watched.map(|found| found.processes).collect::<Vec<_>>() == [1, 1]
+    });
+    for python in [&mut old, &mut new] {
+        python.ask();
+        seen.cover(&lab.key_log(), 1);
+        fs::remove_file(lab.key_log()).unwrap();
+    }
+    seen.probes.stop();
+}
+
+#[test]
 fn nginx_shows_its_secrets() {
     let (lab, netns) = (Lab::new(), Netns::new());
     let seen = Seen::of(&[&netns]);
@@ -423,6 +453,35 @@ impl Drop for Nginx {
         let _ = Command::new("kill").arg(self.0.0.id().to_string()).status();
         let _ = self.0.0.wait();
     }
+}
+
+#[test]
+fn node_shows_its_secrets() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let server = format!(
+        "const fs = require('fs');\n\
+         require('https').createServer({{ key: fs.readFileSync('{}'), cert: fs.readFileSync('{}') }},\n\
+         (request, response) => response.end('hello')).listen(4433);\n",
+        lab.path("key.pem"),
+        lab.path("cert.pem"),
+    );
+    let node = netns.spawn("node", &["-e", &server]);
+    listens(&node, 4433);
+    seen.attached("/node");
+    // A library that nobody used yet is probed some milliseconds after it is loaded: curl's next run.
+    lab.curl(&netns, &TLS_1_3);
+    until("probes in curl's library", SOON, || {
+        seen.status().libraries.iter().any(|found| found.path.ends_with("libcrypto.so.3"))
+    });
+    fs::remove_file(lab.key_log()).unwrap();
+    lab.curl(&netns, &TLS_1_3);
+    seen.cover(&lab.key_log(), 2);
+    assert!(seen.events().iter().any(|event| event.pid == node.0.id()));
+    fs::remove_file(lab.key_log()).unwrap();
+    lab.curl(&netns, &TLS_1_2);
+    seen.cover(&lab.key_log(), 2);
+    seen.probes.stop();
 }
 
 #[test]

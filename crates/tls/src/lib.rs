@@ -50,6 +50,8 @@ pub use join::Joined;
 pub use join::Joiner;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
+pub use segment::NoSegment;
+pub use segment::Segment;
 pub use suite::Version;
 pub use twin::PortsTaken;
 pub use twin::TwinCounts;

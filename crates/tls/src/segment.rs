@@ -19,24 +19,30 @@ const AUTHENTICATION: u8 = 51;
 
 /// One TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment<'a> {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) sequence: u32,
+pub struct Segment<'a> {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// Where the payload stands in the sender's bytes.
+    pub sequence: u32,
     /// What the sender has of the other direction; only with the ACK flag.
-    pub(crate) acknowledged: Option<u32>,
-    pub(crate) syn: bool,
-    pub(crate) fin: bool,
-    pub(crate) reset: bool,
+    pub acknowledged: Option<u32>,
+    /// The SYN flag.
+    pub syn: bool,
+    /// The FIN flag.
+    pub fin: bool,
+    /// The RST flag.
+    pub reset: bool,
     /// The payload's captured bytes.
-    pub(crate) payload: &'a [u8],
+    pub payload: &'a [u8],
     /// The payload's length on the wire.
-    pub(crate) wire_len: usize,
+    pub wire_len: usize,
 }
 
 /// Why a frame gives no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoSegment {
+pub enum NoSegment {
     /// Other protocols, or headers that do not parse.
     NotTcp,
     /// A part of an IP packet.
@@ -45,7 +51,7 @@ pub(crate) enum NoSegment {
 
 impl<'a> Segment<'a> {
     /// Reads an Ethernet frame of which `bytes` were captured.
-    pub(crate) fn read(bytes: &'a [u8], original_len: u32) -> Result<Self, NoSegment> {
+    pub fn read(bytes: &'a [u8], original_len: u32) -> Result<Self, NoSegment> {
         let cut = (original_len as usize).saturating_sub(bytes.len());
         let (ethertype, packet) = network(bytes).ok_or(NoSegment::NotTcp)?;
         match ethertype {

@@ -37,13 +37,14 @@ pub(crate) struct Mapping {
 }
 
 /// Which file: two mounts of an overlay show one file with two devices, but with the same number and
-/// times; elsewhere two devices are two files, even if one is a snapshot of the other.
+/// times; elsewhere two devices are two files, even if one is a snapshot of the other. The time is that
+/// of the content: a file that loses its name, or gets another, stays the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     device: Option<u64>,
     inode: u64,
     len: u64,
-    changed: (i64, i64),
+    modified: (i64, i64),
 }
 
 impl FileId {
@@ -54,7 +55,7 @@ impl FileId {
             device: (!overlay).then(|| metadata.dev()),
             inode: metadata.ino(),
             len: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }
 
@@ -191,5 +192,16 @@ mod tests {
         let file = processes.open(pid, own).unwrap();
         let id = FileId::of(&file).unwrap();
         assert_eq!(id, FileId::of(&File::open(&exe).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_loses_its_name_stays_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("library");
+        fs::write(&path, "code").unwrap();
+        let file = File::open(&path).unwrap();
+        let named = FileId::of(&file).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(FileId::of(&file).unwrap(), named);
     }
 }

@@ -69,6 +69,19 @@ fn register(registry: &mut Registry, status: &Status) {
             gauge(registry, name, help, None, count as u64);
         }
     }
+    if let Some(tls) = &status.tls {
+        let counts = [
+            ("tls_connections", "TLS handshakes recorded", tls.handshakes),
+            ("tls_connections_with_secrets", "Of these, those that can be decrypted", tls.covered),
+            ("tls_secrets_lost", "TLS secrets lost on the way from the kernel", tls.lost),
+            ("tls_secrets_unwritten", "TLS secrets that could not be written", tls.unwritten),
+            ("tls_secrets_unmatched", "TLS secrets without a recorded handshake", tls.unmatched),
+            ("tls_secrets_discarded", "TLS secrets of the control plane, not kept", tls.discarded),
+        ];
+        for (name, help, value) in counts {
+            count(registry, name, help, value);
+        }
+    }
     gauge(registry, "problems", "What status names as wrong", None, status.problems.len() as u64);
 }
 

@@ -4,11 +4,13 @@
 //! handshake are copied.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError};
 use kuberewind_packet::{Frame, Interface, Loss, NetnsId, PacketSink, Slot, Timestamp};
+use kuberewind_tls::Segment;
 
 /// Of each packet so many bytes are looked at and copied: the longest record and the headers.
 const LONGEST: usize = 20 << 10;
@@ -39,9 +41,9 @@ pub(crate) struct Tap<S> {
     left_out: Arc<AtomicU64>,
 }
 
-/// One direction of a connection: slot, addresses and ports in one hash.
+/// One direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Direction(Slot, u64);
+struct Direction(Slot, SocketAddr, SocketAddr);
 
 /// A record of which more is to come.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +67,8 @@ impl<S> Tap<S> {
             joined.extend_from_slice(body);
             &joined
         };
-        let Some(segment) = Segment::find(bytes) else { return };
-        if self.belongs(slot, &segment) {
+        let Ok(segment) = Segment::read(bytes, frame.original_len) else { return };
+        if !segment.payload.is_empty() && self.belongs(slot, &segment) {
             self.pass_on(slot, frame.timestamp, bytes);
         }
     }
@@ -77,7 +79,7 @@ impl<S> Tap<S> {
         if begins.is_none() && self.unfinished.is_empty() {
             return false;
         }
-        let direction = Direction(slot, segment.direction);
+        let direction = Direction(slot, segment.source, segment.destination);
         let left = match (begins, self.unfinished.get(&direction)) {
             (Some(len), _) => Unfinished { bytes: len, packets: MOST_PACKETS },
             (None, Some(unfinished)) => *unfinished,
@@ -120,7 +122,7 @@ impl<S: PacketSink> PacketSink for Tap<S> {
     }
 
     fn close_interface(&mut self, slot: Slot) {
-        self.unfinished.retain(|Direction(of, _), _| *of != slot);
+        self.unfinished.retain(|Direction(of, ..), _| *of != slot);
         self.inner.close_interface(slot);
     }
 
@@ -144,65 +146,6 @@ impl<S: PacketSink> PacketSink for Tap<S> {
     fn flush(&mut self) {
         self.inner.flush();
     }
-}
-
-/// A TCP segment that carries something.
-struct Segment<'a> {
-    direction: u64,
-    /// What was captured of its payload.
-    payload: &'a [u8],
-    /// How long it is by the IP header; what a snapshot cut off counts too.
-    wire_len: usize,
-}
-
-impl<'a> Segment<'a> {
-    /// In an Ethernet frame, tagged or not. IPv6 with extension headers is let pass: no TCP stack
-    /// sends a handshake so.
-    fn find(frame: &'a [u8]) -> Option<Self> {
-        let mut at = 12;
-        let mut ethertype = word(frame, at)?;
-        while matches!(ethertype, 0x8100 | 0x88a8) {
-            at += 4;
-            ethertype = word(frame, at)?;
-        }
-        let ip = frame.get(at + 2..)?;
-        let (header, addresses, total) = match ethertype {
-            0x0800 => {
-                let fragment = word(ip, 6)? & 0x3fff != 0;
-                if ip[9] != 6 || fragment {
-                    return None;
-                }
-                (usize::from(ip[0] & 15) * 4, ip.get(12..20)?, usize::from(word(ip, 2)?))
-            }
-            0x86dd if *ip.get(6)? == 6 => (40, ip.get(8..40)?, 40 + usize::from(word(ip, 4)?)),
-            _ => return None,
-        };
-        let tcp = ip.get(header..)?;
-        let offset = usize::from(*tcp.get(12)? >> 4) * 4;
-        // A super-packet may say nothing of its length, and Ethernet pads short ones.
-        let wire_len = match total.checked_sub(header + offset) {
-            Some(len) if total > 0 => len,
-            _ => tcp.len().checked_sub(offset)?,
-        };
-        let payload = tcp.get(offset..)?;
-        let payload = &payload[..payload.len().min(wire_len)];
-        if payload.is_empty() {
-            return None;
-        }
-        Some(Self { direction: hash(addresses, &tcp[..4]), payload, wire_len })
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn hash(addresses: &[u8], ports: &[u8]) -> u64 {
-    use std::hash::{DefaultHasher, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(addresses);
-    hasher.write(ports);
-    hasher.finish()
 }
 
 /// The length of the handshake record that begins here, its header included (RFC 8446 section 5.1).

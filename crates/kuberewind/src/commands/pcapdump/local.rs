@@ -96,9 +96,9 @@ fn from_disk(
     let node = window.account().node.clone();
     let mut export = job(&node, span, tls);
     if tls != TlsParts::default() && !recording.notes(span)?.is_empty() {
-        let note =
+        let left_out =
             "the recorder, which does not run, has the key to the TLS secrets: they are left out";
-        export.notes.push(note.to_owned());
+        export.notes.push(left_out.to_owned());
     }
     deliver_one(&export, window, &node, destination)
 }

@@ -100,6 +100,15 @@ fn tls(tls: &TlsReport) -> String {
     if !unseen.is_empty() {
         let _ = write!(line, "; not: {}", unseen.into_iter().collect::<Vec<_>>().join("; "));
     }
+    let losses = [
+        ("lost in the kernel", tls.lost),
+        ("not written", tls.unwritten),
+        ("without a recorded handshake", tls.unmatched),
+        ("of the control plane, not kept", tls.discarded),
+    ];
+    for (what, count) in losses.into_iter().filter(|(_, count)| *count > 0) {
+        let _ = write!(line, "; secrets {what}: {}", figures::count(count));
+    }
     line.push('\n');
     for problem in &tls.problems {
         let _ = writeln!(line, "          {problem}");
