@@ -90,7 +90,7 @@ fn pcapng_records(bytes: &[u8]) -> Result<(Vec<Record>, Vec<String>), String> {
                     data: start..start + packet.data.len(),
                 });
             }
-            Block::Section(_) | Block::Statistics(_) | Block::Other(_) => {}
+            Block::Section(_) | Block::Statistics(_) | Block::Other(..) => {}
         }
     }
     Ok((records, interfaces))

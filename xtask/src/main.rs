@@ -16,8 +16,18 @@ usage: cargo xtask COMMAND
   test            set up, then format, lints, and every test
   demo            set up, build, record real traffic on this machine, and show what was captured
   image           write the agent's image, from the static binary alone
-  bench capture   CPU time per packet beside tcpdump [--rounds N] [--packets N] [--pps N]
+  bench capture   losses, CPU time and memory beside tcpdump and dumpcap [--rounds N] [--seconds N]
+                  [--pps N] [--sizes 64,512,1500,gso] [--rates fixed,maximum]
+                  [--machine quiet,busy] [--recorders limit,tcpdump,tcpdump64,dumpcap,kuberewind]
+  bench overhead  what recording costs the workload [--rounds N] [--seconds N]
+                  [--workloads udp,tcp,http] [--recorders none,kuberewind,tcpdump,heads]
+  bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
 ";
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,11 +37,11 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["demo"] => demo::run(),
         ["image"] => image::run(),
-        ["bench", "capture", ref options @ ..] => bench::run(options),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        ["bench", what, ref options @ ..] => match bench::run(what, options) {
+            Some(done) => done,
+            None => return usage(),
+        },
+        _ => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,7 +20,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 20] = [
+const PACKAGES: [(&str, Sign); 21] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -34,6 +34,7 @@ const PACKAGES: [(&str, Sign); 20] = [
     ("wireshark-common", Sign::Program("mergecap")),
     ("tcpreplay", Sign::Program("tcpreplay")),
     ("iperf3", Sign::Program("iperf3")),
+    ("wrk", Sign::Program("wrk")),
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
     (NGINX, Sign::Program("nginx")),

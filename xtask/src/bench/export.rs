@@ -1,0 +1,4 @@
+use anyhow::Result;
+pub(super) fn run(_arguments: &[&str]) -> Result<()> {
+    Ok(())
+}
