@@ -22,6 +22,7 @@ usage: cargo xtask COMMAND
   bench overhead  what recording costs the workload [--rounds N] [--seconds N]
                   [--workloads udp,tcp,http] [--recorders none,kuberewind,tcpdump,heads]
   bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
+                  each with [--build false]: measure what was built last
 ";
 
 fn usage() -> ExitCode {

@@ -75,11 +75,12 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let sizes = options.choose("--sizes", &SIZES)?;
     let paces = options.choose("--rates", &PACES)?;
     let loads = options.choose("--machine", &LOADS)?;
+    let build = options.take("--build", true)?;
     options.end()?;
     if thread::available_parallelism()?.get() <= RECORDER_CPU {
         bail!("sender and recorder want a CPU each, and here is one");
     }
-    prepare(&[("kuberewind-capture", "drain")])?;
+    prepare(build, &[("kuberewind-capture", "drain")])?;
     pin(process::id(), SENDER_CPU); // what sends inherits it
     let Settings { rounds, seconds, per_second, .. } = &settings;
     println!(

@@ -23,15 +23,18 @@ pub(crate) fn run(what: &str, arguments: &[&str]) -> Option<Result<()>> {
     }
 }
 
-/// Everything that a bench runs, in release builds.
-fn prepare(examples: &[(&str, &str)]) -> Result<()> {
+/// Everything that a bench runs, in release builds; with `build` unset, as it was built last.
+fn prepare(build: bool, examples: &[(&str, &str)]) -> Result<()> {
     step::need_root("bench")?;
     setup::run()?;
+    use_build(target_dir().join("release/kuberewind"));
+    if !build {
+        return Ok(());
+    }
     step::run(&mut step::cargo(&["build", "--release", "--package", "kuberewind"]))?;
     for (package, example) in examples {
         let build = ["build", "--release", "--package", package, "--example", example];
         step::run(&mut step::cargo(&build))?;
     }
-    use_build(target_dir().join("release/kuberewind"));
     Ok(())
 }

@@ -73,8 +73,9 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let seconds: u32 = options.take("--seconds", 3)?;
     let workloads = options.choose("--workloads", &WORKLOADS)?;
     let recorders = options.choose("--recorders", &RECORDERS)?;
+    let build = options.take("--build", true)?;
     options.end()?;
-    prepare(&[])?;
+    prepare(build, &[])?;
     println!(
         "\n{rounds} rounds by turns of {seconds} s; medians, and their ratio to the first row"
     );
