@@ -205,7 +205,8 @@ fn export<S: PacketStream>(
     };
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
-    let inputs = streams.into_iter().map(|stream| Input { node: String::new(), stream });
+    let inputs = streams.into_iter().enumerate();
+    let inputs = inputs.map(|(at, stream)| Input { node: format!("n{at}"), stream });
     Ok(write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?)
 }
 
