@@ -243,6 +243,8 @@ impl Source {
 }
 
 fn measure(peer: Peer, pair: &VethPair, source: &Source, busy: bool) -> Run {
+    // What the last one left to the kernel to write is not to stall this one's disk.
+    succeed(&mut Command::new("sync"));
     let before = crossed(pair);
     let recording = peer.start(&pair.receiver);
     pin(recording.program().id(), RECORDER_CPU);
@@ -259,7 +261,7 @@ fn measure(peer: Peer, pair: &VethPair, source: &Source, busy: bool) -> Run {
     drop(spinner);
     let peak = recording.program().peak_resident();
     let sent = crossed(pair) - before;
-    Run { cpu, seconds, sent, taken: recording.finish(), peak }
+    Run { cpu, seconds, sent, taken: recording.finish(sent), peak }
 }
 
 /// Packets in and out of the receiving end so far.

@@ -99,7 +99,7 @@ fn compare(
             let recording = peer.map(|peer| peer.start(&pair.receiver));
             runs.push(workload.run(&pair, seconds)?);
             if let Some(recording) = recording {
-                *lost += recording.finish().lost.values().sum::<u64>();
+                *lost += recording.finish(0).lost.values().sum::<u64>();
             }
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kuberewind_tests::judges::capinfos;
 use kuberewind_tests::{Netns, Program, Recorder, Tcpdump, VethPair, data_dir, target_dir};
@@ -75,6 +76,8 @@ impl Peer {
 }
 
 const START: Duration = Duration::from_secs(10);
+/// A disk that stalls longer than this is no disk to measure on.
+const DISK: Duration = Duration::from_secs(30);
 
 impl Recording {
     fn limit(netns: &Netns) -> Self {
@@ -102,8 +105,8 @@ impl Recording {
         }
     }
 
-    /// Stops it, once it is idle, and says what it has.
-    pub(super) fn finish(self) -> Taken {
+    /// Stops it, once it is idle, and says what it has of the `sent` packets.
+    pub(super) fn finish(self, sent: u64) -> Taken {
         match self {
             Self::Limit(program) => drained(&program.said()),
             Self::Tcpdump(mut tcpdump) => {
@@ -117,7 +120,15 @@ impl Recording {
                 Taken { stored: capinfos(&file).packets, lost }
             }
             Self::Kuberewind(recorder, _data) => {
-                let status = recorder.status();
+                // Idle is also who waits for the disk.
+                let end = Instant::now() + DISK;
+                let status = loop {
+                    let status = recorder.status();
+                    if status.packets + status.lost() >= sent || Instant::now() > end {
+                        break status;
+                    }
+                    thread::sleep(Duration::from_millis(100));
+                };
                 Taken { stored: status.packets, lost: status.losses }
             }
         }
