@@ -95,6 +95,13 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
+    fn who_is_alone_gets_half_of_the_budget_and_leaves_room_for_a_second() {
+        assert_eq!(first(1, 65_536, default_budget(1)), FOR_ONE);
+        assert_eq!(first(2, 65_536, default_budget(2) - FOR_ONE.bytes() as u64), LARGEST);
+        assert_eq!(first(1, 65_536, 48 * MIB - 1), LARGEST, "it could not grow");
+    }
+
+    #[test]
     fn the_first_ring_is_1_mib_larger_where_there_are_few_and_smaller_where_there_are_many() {
         assert_eq!(first(2, 65_536, 64 * MIB), LARGEST);
         assert_eq!(first(2, 65_536, 16 * MIB - 1).bytes() as u64, MIB);

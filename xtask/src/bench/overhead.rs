@@ -112,7 +112,7 @@ fn compare(
     for ((peer, runs), lost) in recorders.iter().zip(&runs).zip(lost) {
         let figures = medians(runs).into_iter().zip(&base);
         let figures = figures.map(|(figure, base)| {
-            let digits = if figure < 100.0 { 1 } else { 0 };
+            let digits = usize::from(figure < 100.0);
             format!("{figure:.digits$} ({:.2})", figure / base)
         });
         let name = peer.map_or("none", Peer::name).to_owned();
