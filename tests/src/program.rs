@@ -128,11 +128,20 @@ impl Program {
 
     /// Its main memory in bytes: `VmRSS`.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most main memory that it has had, in bytes: `VmHWM`.
+    pub fn peak_resident(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let path = format!("/proc/{}/status", self.id());
         let status = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kibibytes.expect("VmRSS in kB") * 1024
+        kibibytes.expect("kilobytes of memory") * 1024
     }
 
     /// CPU time of all its threads by the scheduler's own clock (`sum_exec_runtime`, to the

@@ -26,18 +26,19 @@ impl Tcpdump {
     /// Starts it and waits until it listens. Its kernel ring is 64 MiB, large enough for half a
     /// second at full load; `-U` writes each packet at once, so that the file shows how far it is.
     pub fn start(netns: &Netns, interface: &str) -> Self {
-        Self::spawn(netns.exec("tcpdump").arg("-U"), interface)
+        Self::spawn(netns.exec("tcpdump").args(["-U", "-B", "65536"]), interface)
     }
 
-    /// As [`Self::start`], but writing when its buffer is full, as tcpdump does by itself.
-    pub fn start_buffered(netns: &Netns, interface: &str) -> Self {
-        Self::spawn(&mut netns.exec("tcpdump"), interface)
+    /// As tcpdump does by itself (a ring of 2 MiB, writing when its buffer is full), but with these
+    /// arguments.
+    pub fn start_plain(netns: &Netns, interface: &str, arguments: &[&str]) -> Self {
+        Self::spawn(netns.exec("tcpdump").args(arguments), interface)
     }
 
     fn spawn(command: &mut Command, interface: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("tcpdump.pcap");
-        command.args(["-i", interface, "-n", "-Z", "root", "-B", "65536"]);
+        command.args(["-i", interface, "-n", "-Z", "root"]);
         command.args(["--time-stamp-precision", "nano", "-w"]).arg(&file);
         let mut program = Program::start(command);
         program.wait_to_say("listening on", Duration::from_secs(10));

@@ -20,8 +20,19 @@ usage: cargo xtask COMMAND
   image           write the agent's image, from the static binary alone
   fuzz            hostile input for every parser [TARGET] [--time 1m]
   soak            flood, kills, churn, under the eyes of a watcher [--minutes N]
-  bench capture   CPU time per packet beside tcpdump [--rounds N] [--packets N] [--pps N]
+  bench capture   losses, CPU time and memory beside tcpdump and dumpcap [--rounds N] [--seconds N]
+                  [--pps N] [--sizes 64,512,1500,gso] [--rates fixed,maximum]
+                  [--machine quiet,busy] [--recorders limit,tcpdump,tcpdump64,dumpcap,kuberewind]
+  bench overhead  what recording costs the workload [--rounds N] [--seconds N]
+                  [--workloads udp,tcp,http] [--recorders none,kuberewind,tcpdump,heads]
+  bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
+                  each with [--build false]: measure what was built last
 ";
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,11 +44,11 @@ fn main() -> ExitCode {
         ["image"] => image::run(),
         ["fuzz", ref options @ ..] => fuzz::run(options),
         ["soak", ref options @ ..] => soak::run(options),
-        ["bench", "capture", ref options @ ..] => bench::run(options),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        ["bench", what, ref options @ ..] => match bench::run(what, options) {
+            Some(done) => done,
+            None => return usage(),
+        },
+        _ => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

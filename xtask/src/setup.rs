@@ -24,7 +24,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 26] = [
+const PACKAGES: [(&str, Sign); 27] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -42,6 +42,7 @@ const PACKAGES: [(&str, Sign); 26] = [
     ("wireshark-common", Sign::Program("mergecap")),
     ("tcpreplay", Sign::Program("tcpreplay")),
     ("iperf3", Sign::Program("iperf3")),
+    ("wrk", Sign::Program("wrk")),
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
     ("openssl", Sign::Program("openssl")),

@@ -1,5 +1,6 @@
 //! What it costs to get packets out of the kernel: records one network namespace into a sink that
-//! drops everything, and says how much processor time each packet took.
+//! drops everything, says every tenth of a second how much came, and in the end how much processor
+//! time each packet took.
 //!
 //! `drain NETNS [SECONDS]`
 
@@ -7,7 +8,7 @@ use std::error::Error;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use kuberewind_capture::{Capture, CaptureConfig, Target};
@@ -19,6 +20,18 @@ struct Counts {
     packets: AtomicU64,
     bytes: AtomicU64,
     lost: AtomicU64,
+}
+
+impl Counts {
+    /// Prints them if there are more than `known`; how many there are.
+    fn print_beyond(&self, known: u64) -> u64 {
+        let [packets, bytes, lost] =
+            [&self.packets, &self.bytes, &self.lost].map(|count| count.load(Ordering::Relaxed));
+        if packets + lost > known {
+            println!("{packets} packets, {bytes} bytes, {lost} lost");
+        }
+        packets + lost
+    }
 }
 
 struct Drop(Arc<Counts>);
@@ -65,8 +78,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let capture = Capture::start(config, vec![Drop(Arc::clone(&counts))])?;
     capture.set_targets(vec![Target { owner: Owner::Netns(name), netns, path: path.into() }]);
     capture.settled_targets();
-    let before = cpu_time()?;
-    thread::sleep(Duration::from_secs(seconds));
+    println!("reads");
+    let (before, mut known) = (cpu_time()?, 0);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+        known = counts.print_beyond(known);
+    }
     let spent = cpu_time()?.saturating_sub(before);
     let status = capture.status();
     capture.stop();

@@ -1,5 +1,6 @@
-//! How fast streams become a file, beside `cp` and `mergecap`:
-//! `cargo run --release -p kuberewind-export --example merge_bench [STREAMS] [MB] [DIR]`
+//! How fast streams become a file, beside `cp` and `mergecap`, by turns; and what becomes of it when
+//! one stream in ten is damaged:
+//! `cargo run --release -p kuberewind-export --example merge_bench [STREAMS] [MB] [DIR] [ROUNDS]`
 
 use std::error::Error;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use kuberewind_export::wire::{Received, Sender};
-use kuberewind_export::{Destination, Export, Format, Input, Place, write};
+use kuberewind_export::{Destination, Export, Format, Input, Place, Report, write};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Span, Timestamp, WindowAccount};
 
@@ -80,16 +81,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let streams: usize = args.next().map_or(Ok(20), |arg| arg.parse())?;
     let megabytes: usize = args.next().map_or(Ok(1000), |arg| arg.parse())?;
     let parent = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let rounds: usize = args.next().map_or(Ok(3), |arg| arg.parse())?;
     for size in [64, 1500] {
         let dir = tempfile::tempdir_in(&parent)?;
         let packets = megabytes * 1_000_000 / (size + 32) / streams;
         println!("{streams} streams of {packets} packets of {size} bytes");
-        compare(dir.path(), streams, packets, size)?;
+        compare(dir.path(), streams, packets, size, rounds)?;
     }
     Ok(())
 }
 
-fn compare(dir: &Path, streams: usize, packets: usize, size: usize) -> Result<(), Box<dyn Error>> {
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn compare(
+    dir: &Path,
+    streams: usize,
+    packets: usize,
+    size: usize,
+    rounds: usize,
+) -> Result<(), Box<dyn Error>> {
     let mut wires = Vec::new();
     let mut parts = Vec::new();
     for node in 0..streams {
@@ -103,24 +112,89 @@ fn compare(dir: &Path, streams: usize, packets: usize, size: usize) -> Result<()
         wires.push(wire);
         parts.push(part);
     }
-    let total = streams * packets;
-    let out = dir.join("out.pcapng");
-    measure("kuberewind, from wire files", total, &out, || {
-        let opened = wires.iter().map(|wire| Ok(Received::open(File::open(wire)?)?));
-        export(opened.collect::<Result<Vec<_>, Box<dyn Error>>>()?, &out)
-    })?;
-    let copy = dir.join("copy.pcapng");
-    measure("cp of the result", total, &copy, || run(Command::new("cp").arg(&out).arg(&copy)))?;
-    let merged = dir.join("merged.pcapng");
-    measure("mergecap", total, &merged, || {
-        run(Command::new("mergecap").arg("-w").arg(&merged).args(&parts))
-    })
+    let [out, copy, merged] = ["out", "copy", "merged"].map(|name| dir.join(name));
+    let mut runs = [const { Vec::new() }; 3];
+    for _ in 0..rounds {
+        let _ = std::fs::remove_file(&out); // an export overwrites nothing
+        runs[0].push(measure(|| export(open(&wires)?, &out).map(drop))?);
+        runs[1].push(measure(|| run(Command::new("cp").arg(&out).arg(&copy)))?);
+        let mut mergecap = Command::new("mergecap");
+        mergecap.arg("-w").arg(&merged).args(&parts);
+        runs[2].push(measure(|| run(&mut mergecap))?);
+    }
+    let megabytes = out.metadata()?.len() as f64 / 1e6;
+    let names = ["kuberewind, from wire files", "cp of the result", "mergecap"];
+    let [ours, ..] = runs.each_ref().map(|runs| median(runs, |run| run.wall));
+    let [ours_busy, ..] = runs.each_ref().map(|runs| median(runs, |run| run.busy));
+    for (name, runs) in names.iter().zip(&runs) {
+        let (wall, busy) = (median(runs, |run| run.wall), median(runs, |run| run.busy));
+        println!(
+            "  {name:28} {wall:6.2} s  {:6.0} MB/s  CPU {:5.0} ns/packet; to ours: wall {:.2}, CPU {:.2}",
+            megabytes / wall,
+            busy * 1e9 / (streams * packets) as f64,
+            wall / ours,
+            busy / ours_busy,
+        );
+    }
+    damaged(dir, &wires, &parts, packets)
+}
+
+/// Of every ten streams one is cut in its middle or has a byte changed there: each of them must be
+/// named, and the others be whole.
+fn damaged(
+    dir: &Path,
+    wires: &[PathBuf],
+    parts: &[PathBuf],
+    packets: usize,
+) -> Result<(), Box<dyn Error>> {
+    let chosen: Vec<usize> = (0..wires.len()).step_by(10).collect();
+    for (turn, at) in chosen.iter().enumerate() {
+        for path in [&wires[*at], &parts[*at]] {
+            damage(path, turn % 2 == 0)?;
+        }
+    }
+    let out = dir.join("damaged");
+    let report = export(open(wires)?, &out)?;
+    let named = report.nodes.iter().filter(|node| node.failure.is_some());
+    let named: Vec<_> = named.map(|node| node.account.node.clone()).collect();
+    let expected: Vec<_> = chosen.iter().map(|at| format!("n{at}")).collect();
+    let whole = report.nodes.iter().filter(|node| node.account.packets == packets as u64).count();
+    if named != expected || whole < wires.len() - chosen.len() {
+        return Err(format!("damaged {expected:?}, named {named:?}, {whole} whole").into());
+    }
+    println!(
+        "  {} of {} damaged: named all, {whole} streams whole, {} of {} packets in the file",
+        chosen.len(),
+        wires.len(),
+        report.packets,
+        wires.len() * packets,
+    );
+    let mut mergecap = Command::new("mergecap");
+    let done = mergecap.arg("-w").arg(dir.join("damaged-mergecap")).args(parts).output()?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    println!("  mergecap then: {}, {}", done.status, said.lines().next().unwrap_or("says nothing"));
+    Ok(())
+}
+
+fn damage(path: &Path, cut: bool) -> Result<(), Box<dyn Error>> {
+    let mut bytes = std::fs::read(path)?;
+    let middle = bytes.len() / 2;
+    if cut {
+        bytes.truncate(middle);
+    } else {
+        bytes[middle] ^= 0xff;
+    }
+    Ok(std::fs::write(path, bytes)?)
+}
+
+fn open(wires: &[PathBuf]) -> Result<Vec<Received<File>>, Box<dyn Error>> {
+    wires.iter().map(|wire| Ok(Received::open(File::open(wire)?)?)).collect()
 }
 
 fn export<S: PacketStream>(
     streams: impl IntoIterator<Item = S>,
     path: &Path,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<Report, Box<dyn Error>> {
     let export = Export {
         window: Span::ALL,
         id: String::new(),
@@ -132,31 +206,31 @@ fn export<S: PacketStream>(
     };
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
-    let inputs =
-        streams.into_iter().map(|stream| Input { node: String::new(), stream, fetch: None });
-    write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?;
-    Ok(())
+    let inputs = streams.into_iter().enumerate();
+    let inputs = inputs.map(|(at, stream)| Input { node: format!("n{at}"), stream, fetch: None });
+    Ok(write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?)
 }
 
 fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
     if command.status()?.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn measure(
-    what: &str,
-    packets: usize,
-    file: &Path,
-    work: impl FnOnce() -> Result<(), Box<dyn Error>>,
-) -> Result<(), Box<dyn Error>> {
+/// Seconds that something took.
+struct Run {
+    wall: f64,
+    busy: f64,
+}
+
+fn measure(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<Run, Box<dyn Error>> {
     let (start, before) = (Instant::now(), processor_seconds()?);
     work()?;
-    let (seconds, busy) = (start.elapsed().as_secs_f64(), processor_seconds()? - before);
-    let megabytes = file.metadata()?.len() as f64 / 1e6;
-    let rate = megabytes / seconds;
-    let each = busy * 1e9 / packets as f64;
-    println!("  {what:28} {seconds:6.2} s  {rate:6.0} MB/s  CPU {each:5.0} ns/packet");
-    Ok(())
+    Ok(Run { wall: start.elapsed().as_secs_f64(), busy: processor_seconds()? - before })
+}
+
+fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
+    let mut values: Vec<_> = runs.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Of this process and its children so far, in the kernel or not: the four times in

@@ -290,15 +290,15 @@ mod tests {
         let (mut appender, batches, pool) = appender(2);
         let slots =
             [appender.open_interface(interface("a")), appender.open_interface(interface("b"))];
-        for i in 0..40u64 {
+        for i in 0..75u64 {
             put(&mut appender, slots[usize::from(i % 4 == 0)], i);
         }
-        // Seventeen packets fit a buffer.
+        // 34 packets fit a buffer.
         assert!(!appender.reserve(60_000), "the ring is to hold what comes now");
         let waiting: Vec<Batch> = batches.try_iter().collect();
         let packets =
             |batch: &Batch| batch.recorded.iter().map(|recorded| recorded.packets).sum::<u64>();
-        assert_eq!(waiting.iter().map(packets).sum::<u64>(), 34);
+        assert_eq!(waiting.iter().map(packets).sum::<u64>(), 68);
         for batch in waiting {
             pool.give(batch.buffer.unwrap());
         }
@@ -316,7 +316,7 @@ mod tests {
             from: time(from),
             to: time(to),
         };
-        assert_eq!((lost("a"), lost("b")), (expected(5, 34, 39), expected(1, 36, 36)));
+        assert_eq!((lost("a"), lost("b")), (expected(5, 69, 74), expected(2, 68, 72)));
     }
 
     #[test]

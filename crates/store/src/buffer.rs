@@ -1,15 +1,17 @@
 //! The memory that packets are encoded into: page-aligned, so that it goes to the disk without a
 //! further copy, and of a fixed number, so that a slow disk cannot eat the machine.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use memmap2::{Advice, MmapMut};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What `O_DIRECT` wants addresses, lengths and offsets to be multiples of.
 pub(crate) const PAGE: usize = 4096;
 
-/// Bytes in one buffer.
-pub(crate) const BUFFER_LEN: usize = 1 << 20;
+/// Bytes in one buffer: one huge page of the usual machines.
+pub(crate) const BUFFER_LEN: usize = 2 << 20;
 
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
@@ -41,10 +43,32 @@ impl Pages {
     }
 }
 
+/// [`BUFFER_LEN`] bytes, on a huge page where the kernel gives one: to write them, the kernel then
+/// looks up one page instead of 512, and the disk gets one stretch of memory.
+#[derive(Debug)]
+pub(crate) struct HugePage(MmapMut);
+
+impl HugePage {
+    fn new() -> io::Result<Self> {
+        let map = MmapMut::map_anon(BUFFER_LEN)?;
+        // Fails where the kernel was built without them.
+        let _ = map.advise(Advice::HugePage);
+        Ok(Self(map))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
 /// [`BUFFER_LEN`] bytes, of which the first `len` are blocks.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    pub(crate) pages: Pages,
+    pub(crate) pages: HugePage,
     pub(crate) len: usize,
 }
 
@@ -67,7 +91,7 @@ impl Pool {
         Self { stack: Mutex::default(), most }
     }
 
-    /// An empty buffer, if there is one.
+    /// An empty buffer, if there is one, or memory for one.
     pub(crate) fn take(&self) -> Option<Buffer> {
         let mut stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(buffer) = stack.free.pop() {
@@ -76,9 +100,9 @@ impl Pool {
         if stack.made == self.most {
             return None;
         }
+        let pages = HugePage::new().ok()?;
         stack.made += 1;
-        drop(stack);
-        Some(Buffer { pages: Pages::zeroed(BUFFER_LEN), len: 0 })
+        Some(Buffer { pages, len: 0 })
     }
 
     /// Takes a buffer back.

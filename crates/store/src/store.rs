@@ -32,8 +32,8 @@ use crate::writer::{Command, Pulse, Reply, Writer};
 
 /// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
 /// 1 Gbit/s before packets wait in the kernel's rings.
-const BUFFERS: usize = 32;
-const BUFFERS_PER_LANE: usize = 4;
+const BUFFERS: usize = 16;
+const BUFFERS_PER_LANE: usize = 2;
 
 /// A recorder that was silent for so long has crashed; it gives a sign of life every second.
 const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
