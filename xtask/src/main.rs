@@ -22,9 +22,11 @@ usage: cargo xtask COMMAND
   soak            flood, kills, churn, under the eyes of a watcher [--minutes N]
   bench capture   losses, CPU time and memory beside tcpdump and dumpcap [--rounds N] [--seconds N]
                   [--pps N] [--sizes 64,512,1500,gso] [--rates fixed,maximum]
-                  [--machine quiet,busy] [--recorders limit,tcpdump,tcpdump64,dumpcap,kuberewind]
+                  [--machine quiet,busy]
+                  [--recorders limit,tcpdump,tcpdump64,dumpcap,kuberewind,kuberewind-tls]
   bench overhead  what recording costs the workload [--rounds N] [--seconds N]
-                  [--workloads udp,tcp,http] [--recorders none,kuberewind,tcpdump,heads]
+                  [--workloads udp,tcp,http,https,handshakes]
+                  [--recorders none,kuberewind,kuberewind-tls,tcpdump,heads]
   bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
                   each with [--build false]: measure what was built last
 ";

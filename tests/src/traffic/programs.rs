@@ -1,6 +1,7 @@
 //! Real programs that talk to each other.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,21 @@ pub struct HttpServer {
 impl HttpServer {
     /// Starts it on port 80 of all addresses, and waits until it listens.
     pub fn start(netns: &Netns, file_bytes: usize) -> Self {
+        Self::serve(netns, file_bytes, 80, "listen 80; listen [::]:80;")
+    }
+
+    /// As [`Self::start`], with TLS on port 443, and without an end to a connection's requests.
+    pub fn start_tls(netns: &Netns, file_bytes: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [key, certificate] = self_signed(dir.path());
+        let listen = format!(
+            "listen 443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
+             ssl_session_tickets off; keepalive_requests 1000000000;"
+        );
+        Self::serve(netns, file_bytes, 443, &listen)
+    }
+
+    fn serve(netns: &Netns, file_bytes: usize, port: u16, listen: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path();
         fs::write(root.join("index.html"), "hello from nginx\n").expect("a page");
@@ -30,12 +46,12 @@ impl HttpServer {
              events {{}}\n\
              http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
              fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;\n\
-             server {{ listen 80; listen [::]:80; root {path}; }} }}\n"
+             server {{ {listen} root {path}; }} }}\n"
         );
         let file = root.join("nginx.conf");
         fs::write(&file, configuration).expect("nginx's configuration");
         let program = Program::start(netns.exec("nginx").arg("-c").arg(&file));
-        wait_to_listen(netns, "-t", 80);
+        wait_to_listen(netns, "-t", port);
         Self { _program: program, _dir: dir }
     }
 
@@ -44,6 +60,16 @@ impl HttpServer {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         succeed(from.exec("curl").args(["-sS", "--fail", &format!("http://{host}/{path}")]))
     }
+}
+
+/// The paths of an ECDSA key and of a certificate for it, new in `dir`.
+fn self_signed(dir: &Path) -> [String; 2] {
+    let paths = ["key.pem", "certificate.pem"].map(|name| dir.join(name).display().to_string());
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    succeed(openssl.args(["-keyout", &paths[0], "-out", &paths[1]]));
+    paths
 }
 
 /// dnsmasq that knows one name, `recorder.test`.

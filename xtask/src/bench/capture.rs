@@ -39,12 +39,13 @@ const SIZES: [(&str, Size); 4] = [
 ];
 const PACES: [(&str, bool); 2] = [("fixed", false), ("maximum", true)];
 const LOADS: [(&str, bool); 2] = [("quiet", false), ("busy", true)];
-const PEERS: [(&str, Peer); 5] = [
+const PEERS: [(&str, Peer); 6] = [
     ("limit", Peer::Limit),
     ("tcpdump", Peer::Tcpdump),
     ("tcpdump64", Peer::Tcpdump64),
     ("dumpcap", Peer::Dumpcap),
     ("kuberewind", Peer::Kuberewind),
+    ("kuberewind-tls", Peer::KuberewindTls),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,9 +152,9 @@ impl Case {
         for (peer, runs) in settings.peers.iter().zip(&runs) {
             self.print(*peer, runs, base);
         }
-        let ours = of(Peer::Kuberewind).map_or(&[][..], |at| &runs[at]);
+        let ours = [Peer::Kuberewind, Peer::KuberewindTls].into_iter().filter_map(of);
         let missing = |run: &Run| run.sent.abs_diff(run.taken.stored + run.lost());
-        Ok(ours.iter().map(missing).sum())
+        Ok(ours.flat_map(|at| &runs[at]).map(missing).sum())
     }
 
     fn print(self, peer: Peer, runs: &[Run], base: Option<f64>) {

@@ -20,13 +20,23 @@ enum Workload {
     Tcp,
     /// Sixteen connections that ask for a small page again and again.
     Http,
+    /// The same within TLS.
+    Https,
+    /// Sixteen clients that shake hands anew for each page.
+    Handshakes,
 }
 
-const WORKLOADS: [(&str, Workload); 3] =
-    [("udp", Workload::Udp), ("tcp", Workload::Tcp), ("http", Workload::Http)];
-const RECORDERS: [(&str, Option<Peer>); 4] = [
+const WORKLOADS: [(&str, Workload); 5] = [
+    ("udp", Workload::Udp),
+    ("tcp", Workload::Tcp),
+    ("http", Workload::Http),
+    ("https", Workload::Https),
+    ("handshakes", Workload::Handshakes),
+];
+const RECORDERS: [(&str, Option<Peer>); 5] = [
     ("none", None),
     ("kuberewind", Some(Peer::Kuberewind)),
+    ("kuberewind-tls", Some(Peer::KuberewindTls)),
     ("tcpdump", Some(Peer::Tcpdump64)),
     ("heads", Some(Peer::TcpdumpHeads)),
 ];
@@ -36,7 +46,9 @@ impl Workload {
         match self {
             Self::Udp => &["sent/s", "received/s"],
             Self::Tcp => &["Gbit/s"],
-            Self::Http => &["requests/s", "p50 µs", "p90 µs", "p99 µs"],
+            Self::Http | Self::Https | Self::Handshakes => {
+                &["requests/s", "p50 µs", "p90 µs", "p99 µs"]
+            }
         }
     }
 
@@ -57,13 +69,25 @@ impl Workload {
             }
             Self::Http => {
                 let _server = HttpServer::start(&pair.receiver, 1);
-                let mut wrk: Command = pair.sender.exec("wrk");
-                let duration = format!("-d{seconds}s");
-                wrk.args(["-t1", "-c16", &duration, "--latency", &format!("http://{address}/")]);
-                http(&succeed(&mut wrk))
+                wrk(pair, seconds, &[&format!("http://{address}/")])
+            }
+            Self::Https | Self::Handshakes => {
+                let _server = HttpServer::start_tls(&pair.receiver, 1);
+                let anew = ["--header", "Connection: close"];
+                let more = if self == Self::Handshakes { &anew[..] } else { &[] };
+                let url = format!("https://{address}/");
+                // The first use of a library by a recorded program has its probe attached.
+                wrk(pair, 1, &[more, &[&url]].concat())?;
+                wrk(pair, seconds, &[more, &[&url]].concat())
             }
         }
     }
+}
+
+fn wrk(pair: &VethPair, seconds: u32, more: &[&str]) -> Result<Vec<f64>> {
+    let mut wrk: Command = pair.sender.exec("wrk");
+    wrk.args(["-t1", "-c16", &format!("-d{seconds}s"), "--latency"]);
+    http(&succeed(wrk.args(more)))
 }
 
 /// Measures and prints.

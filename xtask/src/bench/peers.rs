@@ -26,6 +26,8 @@ pub(super) enum Peer {
     Dumpcap,
     /// Ours.
     Kuberewind,
+    /// Ours, TLS secrets included.
+    KuberewindTls,
 }
 
 /// What a recorder has.
@@ -52,6 +54,7 @@ impl Peer {
             Self::TcpdumpHeads => "tcpdump -s 96",
             Self::Dumpcap => "dumpcap",
             Self::Kuberewind => "kuberewind",
+            Self::KuberewindTls => "kuberewind, tap.tls=true",
         }
     }
 
@@ -66,11 +69,8 @@ impl Peer {
             Self::TcpdumpHeads => tcpdump(&["-B", "65536", "-s", "96"]),
             Self::Limit => Recording::limit(netns),
             Self::Dumpcap => Recording::dumpcap(netns),
-            Self::Kuberewind => {
-                let data = data_dir();
-                let size = ["--set", "pcapdump.maxSize=4GB"];
-                Recording::Kuberewind(Recorder::start(data.path(), &[netns], &size), data)
-            }
+            Self::Kuberewind => Recording::kuberewind(netns, "tap.tls=false"),
+            Self::KuberewindTls => Recording::kuberewind(netns, "tap.tls=true"),
         }
     }
 }
@@ -95,6 +95,12 @@ impl Recording {
         let mut program = Program::start(&mut command);
         program.wait_to_say("File:", START);
         Self::Dumpcap(program, file, dir)
+    }
+
+    fn kuberewind(netns: &Netns, tls: &str) -> Self {
+        let data = data_dir();
+        let settings = ["--set", "pcapdump.maxSize=4GB", "--set", tls];
+        Self::Kuberewind(Recorder::start(data.path(), &[netns], &settings), data)
     }
 
     pub(super) fn program(&self) -> &Program {
