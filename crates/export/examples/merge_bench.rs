@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufReader, BufWriter};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -136,6 +136,7 @@ fn compare(
             busy / ours_busy,
         );
     }
+    println!("  at most {} MB of memory, by all so far", peak_memory()?);
     damaged(dir, &wires, &parts, packets)
 }
 
@@ -187,8 +188,20 @@ fn damage(path: &Path, cut: bool) -> Result<(), Box<dyn Error>> {
     Ok(std::fs::write(path, bytes)?)
 }
 
-fn open(wires: &[PathBuf]) -> Result<Vec<Received<File>>, Box<dyn Error>> {
-    wires.iter().map(|wire| Ok(Received::open(File::open(wire)?)?)).collect()
+fn open(wires: &[PathBuf]) -> Result<Vec<Received<BufReader<File>>>, Box<dyn Error>> {
+    let buffered = |wire: &PathBuf| -> std::io::Result<_> {
+        Ok(BufReader::with_capacity(8 << 10, File::open(wire)?))
+    };
+    wires.iter().map(|wire| Ok(Received::open(buffered(wire)?)?)).collect()
+}
+
+/// The most main memory that this process has had, in MB: `VmHWM` (proc(5)).
+fn peak_memory() -> Result<u64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: u64 =
+        line.and_then(|line| line.split_whitespace().next()).unwrap_or("0").parse()?;
+    Ok(kibibytes * 1024 / 1_000_000)
 }
 
 fn export<S: PacketStream>(

@@ -42,7 +42,7 @@ const HASH_LEN: usize = 8;
 const END_LEN: usize = 16;
 
 /// A packets frame leaves once it is this full.
-const PACKETS_TARGET: usize = 256 << 10;
+const PACKETS_TARGET: usize = 64 << 10;
 /// The longest packets frame that is taken, unpacked: a full one and one more packet of any size.
 const MAX_PACKETS: usize = PACKETS_TARGET + pcapng::packet_block_len(MAX_CAPTURED);
 /// The longest description of an interface that is taken.

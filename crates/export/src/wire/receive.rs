@@ -1,5 +1,6 @@
 //! The other end: trusts nothing it is sent.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::ops::Range;
 
@@ -72,14 +73,12 @@ pub enum WireError {
 /// Reads what a [`super::Sender`] wrote. Packets that were handed out before an error are right;
 /// that they are all is sure only once [`PacketStream::advance`] has said `false`.
 ///
-/// Holds one frame, the interfaces and the account: under 1 MiB where the sender is ours and has few
-/// interfaces, and about 128 MiB where somebody tries to exhaust it.
+/// Holds one unpacked frame, the interfaces and the account: about 70 KiB where the sender is ours and
+/// has few interfaces, so that a thousand can be open; and about 128 MiB where somebody tries to exhaust it.
 pub struct Received<R: Read> {
     input: R,
     at: u64,
     hash: Xxh3,
-    decompressor: Decompressor<'static>,
-    stored: Vec<u8>,
     plain: Vec<u8>,
     /// Where in `plain` the next packet starts; its length once all are read.
     next: usize,
@@ -92,6 +91,17 @@ pub struct Received<R: Read> {
     packets: u64,
     bytes: u64,
     state: State,
+}
+
+/// What a frame goes through on its way in. All streams of a thread share it: it is used for one frame
+/// at a time.
+struct Unpacking {
+    decompressor: Decompressor<'static>,
+    stored: Vec<u8>,
+}
+
+thread_local! {
+    static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) };
 }
 
 /// The packet that `advance` went to; its bytes lie in `plain`.
@@ -129,8 +139,6 @@ impl<R: Read> Received<R> {
             input,
             at: PREFACE_LEN as u64,
             hash,
-            decompressor: Decompressor::new()?,
-            stored: Vec::new(),
             plain: Vec::new(),
             next: 0,
             packet: Packet::default(),
@@ -168,32 +176,37 @@ impl<R: Read> Received<R> {
 
     /// Reads a frame's body into `plain`, with `next` at its end.
     fn read_frame(&mut self) -> Result<Kind, WireError> {
+        UNPACKING.with_borrow_mut(|unpacking| {
+            let unpacking = match unpacking {
+                Some(unpacking) => unpacking,
+                None => unpacking.insert(Unpacking::new()?),
+            };
+            self.read_frame_through(unpacking)
+        })
+    }
+
+    fn read_frame_through(&mut self, unpacking: &mut Unpacking) -> Result<Kind, WireError> {
         let start = self.at;
         let mut bytes = [0; HEAD_LEN];
         read_exact(&mut self.input, &mut bytes, start)?;
         let head = Head::parse(bytes).map_err(|reason| damaged(start, reason))?;
-        self.read_body(head.stored)?;
         self.hash.update(&bytes);
-        self.hash.update(&self.stored);
+        self.at += HEAD_LEN as u64;
+        let packed = head.coding == Coding::Zstd;
+        let body = if packed { &mut unpacking.stored } else { &mut self.plain };
+        read_body(&mut self.input, &mut self.at, body, head.stored)?;
+        self.hash.update(body);
         self.check_hash(start)?;
-        self.unpack(head).map_err(|reason| damaged(start, reason))?;
+        if packed {
+            unpacking
+                .unpack(&mut self.plain, head.plain)
+                .map_err(|reason| damaged(start, reason))?;
+        }
+        if self.plain.len() != head.plain {
+            return Err(damaged(start, "it unpacks to another length"));
+        }
         self.next = self.plain.len();
         Ok(head.kind)
-    }
-
-    /// Grows with what arrives, not with what is promised.
-    fn read_body(&mut self, len: usize) -> Result<(), WireError> {
-        self.at += HEAD_LEN as u64;
-        self.stored.truncate(len);
-        let mut read = 0;
-        while read < len {
-            let end = len.min(self.stored.len().max(read + STEP));
-            self.stored.resize(end, 0);
-            read_exact(&mut self.input, &mut self.stored[read..], self.at)?;
-            self.at += (end - read) as u64;
-            read = end;
-        }
-        Ok(())
     }
 
     fn check_hash(&mut self, start: u64) -> Result<(), WireError> {
@@ -205,20 +218,6 @@ impl<R: Read> Received<R> {
         }
         self.hash.update(&hash);
         Ok(())
-    }
-
-    fn unpack(&mut self, head: Head) -> Result<(), &'static str> {
-        self.plain.clear();
-        match head.coding {
-            Coding::Plain => std::mem::swap(&mut self.plain, &mut self.stored),
-            Coding::Zstd => {
-                self.plain.reserve_exact(head.plain);
-                self.decompressor
-                    .decompress_to_buffer(&self.stored, &mut self.plain)
-                    .map_err(|_| "it does not unpack")?;
-            }
-        }
-        if self.plain.len() == head.plain { Ok(()) } else { Err("it unpacks to another length") }
     }
 
     fn add_interface(&mut self, start: u64) -> Result<(), WireError> {
@@ -297,6 +296,38 @@ impl<R: Read> Received<R> {
     }
 }
 
+impl Unpacking {
+    fn new() -> io::Result<Self> {
+        Ok(Self { decompressor: Decompressor::new()?, stored: Vec::new() })
+    }
+
+    fn unpack(&mut self, plain: &mut Vec<u8>, len: usize) -> Result<(), &'static str> {
+        plain.clear();
+        plain.reserve_exact(len);
+        let unpacked = self.decompressor.decompress_to_buffer(&self.stored, plain);
+        unpacked.map(drop).map_err(|_| "it does not unpack")
+    }
+}
+
+/// Makes `body` the next `len` bytes. It grows with what arrives, not with what is promised.
+fn read_body(
+    input: &mut impl Read,
+    at: &mut u64,
+    body: &mut Vec<u8>,
+    len: usize,
+) -> Result<(), WireError> {
+    body.truncate(len);
+    let mut read = 0;
+    while read < len {
+        let end = len.min(body.len().max(read + STEP));
+        body.resize(end, 0);
+        read_exact(input, &mut body[read..], *at)?;
+        *at += (end - read) as u64;
+        read = end;
+    }
+    Ok(())
+}
+
 impl<R: Read> PacketStream for Received<R> {
     type Error = WireError;
 
@@ -356,12 +387,6 @@ fn read_exact(input: &mut impl Read, out: &mut [u8], at: u64) -> Result<(), Wire
 mod tests {
     use super::*;
 
-    impl<R: Read> Received<R> {
-        fn buffered(&self) -> usize {
-            self.stored.capacity() + self.plain.capacity()
-        }
-    }
-
     fn preface() -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
@@ -385,7 +410,7 @@ mod tests {
         );
         let mut received = Received::open(&stream[..]).unwrap();
         assert!(matches!(received.advance(), Err(WireError::Cut { .. })));
-        assert!(received.buffered() <= STEP, "{}", received.buffered());
+        assert!(received.plain.capacity() <= STEP, "{}", received.plain.capacity());
     }
 
     #[test]
@@ -398,7 +423,7 @@ mod tests {
             push_frame(&mut stream, head, &bomb);
             let mut received = Received::open(&stream[..]).unwrap();
             assert!(matches!(received.advance(), Err(WireError::Damaged { .. })));
-            assert!(received.buffered() <= Kind::Packets.limit() + 2 * bomb.len());
+            assert!(received.plain.capacity() <= Kind::Packets.limit());
         }
     }
 

@@ -153,7 +153,7 @@ impl Fetched {
     /// A spool, read from its start; `failure` tells why it is only the first part of the window.
     pub(super) fn from_spool(mut spool: Spool, failure: Option<String>) -> Result<Self, WireError> {
         spool.file.seek(SeekFrom::Start(0))?;
-        let stream = Received::open(BufReader::with_capacity(1 << 16, spool.file))?;
+        let stream = Received::open(BufReader::with_capacity(8 << 10, spool.file))?;
         let account = WindowAccount::new(String::new(), Span::ALL);
         Ok(Self { stream: Some(stream), account, failure: failure.map(Broken) })
     }
