@@ -1,5 +1,10 @@
 //! What TLS said is in the export, for Wireshark without any setting.
 
+mod judge;
+mod lab;
+mod nginx;
+mod programs;
+
 use std::path::Path;
 use std::time::Duration;
 
