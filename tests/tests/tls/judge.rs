@@ -95,6 +95,9 @@ fn alarms(path: &PathBuf) -> Vec<Alarm> {
 /// The conversations over HTTP, by their name.
 pub(crate) fn conversations(path: &Path) -> BTreeMap<String, Vec<Exchange>> {
     let lines = tshark(path, &["-T", "pdml", "-J", "frame tcp http http2"]);
+    if let Ok(to) = std::env::var("KEEP") {
+        std::fs::copy(path, Path::new(&to).join(path.file_name().unwrap())).unwrap();
+    }
     let mut found = Conversations::default();
     for line in &lines {
         found.line(line);
@@ -155,6 +158,8 @@ impl Conversations {
                 self.message().status = show.parse().expect("a number");
             }
             "http.file_data" => self.message().body = unhex(value),
+            // The whole body stands where its last part would.
+            "http2.body.reassembled.length" => self.message().body.clear(),
             "http2.data.data" => self.message().body.extend(unhex(value)),
             _ => {}
         }
@@ -175,8 +180,8 @@ impl Conversations {
         let mut all = BTreeMap::<_, Vec<_>>::new();
         for (place, asked) in self.asked {
             let mut answered = self.answered.get(&place).cloned().unwrap_or_default().into_iter();
-            // HTTP/2 has streams without messages.
-            for asked in asked.into_iter().filter(|message| !message.method.is_empty()) {
+            // HTTP/2 has streams without messages; nginx was asked whether it is there.
+            for asked in asked.into_iter().filter(|message| message.uri.contains('?')) {
                 let answered = answered.next().unwrap_or_default();
                 let exchange = Exchange {
                     method: asked.method,

@@ -138,6 +138,7 @@ impl Drop for Nginx {
     }
 }
 
+/// To answer before it has read all of a request stops some clients: so it asks itself.
 fn nginx_config(dir: &Path, files: &Files) -> String {
     let (dir, root) = (dir.display(), files.dir.path().display());
     let places = ["body", "fastcgi", "proxy", "scgi", "uwsgi"].map(|kind| match kind {
@@ -156,13 +157,14 @@ fn nginx_config(dir: &Path, files: &Files) -> String {
             ssl_protocols TLSv1.2 TLSv1.3; ssl_client_certificate {clients};
             server {{
                 listen 80; listen {NGINX} ssl; listen {NGINX_HTTP2} ssl http2;
-                location /post {{ return 200 posted; }}
+                location /post {{ proxy_pass http://unix:{dir}/reads-bodies; }}
             }}
             server {{
                 listen {NGINX_MUTUAL} ssl;
                 ssl_verify_client on;
-                location /post {{ return 200 posted; }}
+                location /post {{ proxy_pass http://unix:{dir}/reads-bodies; }}
             }}
+            server {{ listen unix:{dir}/reads-bodies; return 200 posted; }}
         }}"
     )
 }
@@ -244,7 +246,13 @@ impl Lab {
     }
 
     /// The series, asked by curl.
-    pub(crate) fn curl(&mut self, (from, port): (End, u16), version: &str, tag: &str, more: &[&str]) {
+    pub(crate) fn curl(
+        &mut self,
+        (from, port): (End, u16),
+        version: &str,
+        tag: &str,
+        more: &[&str],
+    ) {
         let mut command = self.exec(from, "curl");
         for (number, (method, path, _)) in SERIES.iter().enumerate() {
             if number > 0 {

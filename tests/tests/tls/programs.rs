@@ -1,11 +1,9 @@
 //! Python, Node.js and Go, each as server and as client. The other side is not recorded, so that all
 //! secrets come from the program that is named.
 
-use kuberewind_tests::target_dir;
-
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
 
-const PORT: u16 = 5443;
+const PORT: u16 = 10443;
 
 /// Curl asks the program, and the program asks nginx.
 fn speaks(lab: &mut Lab, program: &[&str], library: &str) {
@@ -42,7 +40,6 @@ fn node_js_is_readable() {
 
 #[test]
 fn go_is_readable_plain_stripped_and_position_independent() {
-    let _ = target_dir();
     let builds: [(&str, &[&str]); 3] = [
         ("plain", &[]),
         ("stripped", &["-ldflags=-s -w"]),
