@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use kuberewind_tests::Recorder;
 use kuberewind_tests::judges::tshark;
+use kuberewind_tests::{CaptureFile, Packet, Recorder};
+
+/// The first bytes of the Ethernet source of what was added.
+pub(crate) const MARK: [u8; 4] = [0x02, 0x54, 0x4c, 0x53];
 
 /// What a client asked and what it was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,12 @@ pub(crate) struct Body(Vec<u8>);
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         Self(bytes)
+    }
+}
+
+impl Body {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -72,6 +81,10 @@ pub(crate) fn judge(recorder: &Recorder, dir: &Path, expected: &BTreeMap<String,
     let (made, kept): (Vec<_>, Vec<_>) = alarms(&twins).into_iter().partition(|alarm| alarm.made);
     assert_eq!(made, [], "alarms in what was added");
     assert_eq!(kept, alarms(&real), "alarms in what was recorded");
+    let (before, after) = (CaptureFile::read(&real), CaptureFile::read(&twins));
+    let added = |packet: &Packet<'_>| packet.data[6..].starts_with(&MARK);
+    let after = after.packets().filter(|packet| !added(packet));
+    assert!(before.packets().eq(after), "what was recorded is not as it was");
 }
 
 /// What tshark does not like.

@@ -53,6 +53,8 @@ pub(crate) struct Lab {
     _data: TempDir,
     _peer: Nginx,
     expected: BTreeMap<String, Vec<Exchange>>,
+    /// Connections with TLS.
+    connections: u64,
 }
 
 /// nginx, with a worker of its own.
@@ -189,6 +191,7 @@ impl Lab {
             _data: data,
             _peer: peer,
             expected: BTreeMap::new(),
+            connections: 0,
         }
     }
 
@@ -270,8 +273,14 @@ impl Lab {
         self.expect(tag, series(tag));
     }
 
-    /// This conversation must be in the files.
+    /// This conversation over TLS must be in the files.
     pub(crate) fn expect(&mut self, tag: &str, exchanges: Vec<Exchange>) {
+        self.connections += 1;
+        self.expect_plain(tag, exchanges);
+    }
+
+    /// This conversation must be in the files.
+    pub(crate) fn expect_plain(&mut self, tag: &str, exchanges: Vec<Exchange>) {
         let before = self.expected.insert(tag.to_owned(), exchanges);
         assert!(before.is_none(), "two conversations of one name: {tag}");
     }
@@ -280,12 +289,17 @@ impl Lab {
         &self.recorder
     }
 
-    /// Has tshark look at everything that was said.
-    pub(crate) fn judge(&self) {
-        let all = self.expected.len() as u64;
+    /// Waits until exports can decrypt all connections.
+    pub(crate) fn wait_for_secrets(&self) {
+        let all = self.connections;
         self.recorder.wait_status("the secrets of every connection", WITHIN, |status| {
             status.tls.as_ref().is_some_and(|tls| tls.handshakes == all && tls.covered == all)
         });
+    }
+
+    /// Has tshark look at everything that was said.
+    pub(crate) fn judge(&self) {
+        self.wait_for_secrets();
         judge::judge(&self.recorder, self.files.dir.path(), &self.expected);
     }
 }
