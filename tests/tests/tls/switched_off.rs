@@ -15,7 +15,7 @@ fn secrets_stay_on_the_machine_when_told_so() {
         let done = lab.recorder().pcapdump(&["--dest", &dest.display().to_string()]);
         assert!(done.status.success());
         assert_ne!(tshark(&dest, &["-d", "tcp.port==8443,tls", "-Y", "tls"]), [""; 0]);
-        let hidden = ["-d", "tcp.port==8443,tls", "-Y", "http contains hidden"];
+        let hidden = ["-d", "tcp.port==8443,tls", "-Y", "http contains \"hidden\""];
         assert_eq!(tshark(&dest, &hidden), [""; 0]);
     }
 }
