@@ -157,6 +157,7 @@ fn nginx_config(dir: &Path, files: &Files) -> String {
             access_log off; default_type text/plain; root {root}; {places}
             ssl_certificate {certificate}; ssl_certificate_key {key};
             ssl_protocols TLSv1.2 TLSv1.3; ssl_client_certificate {clients};
+            ssl_early_data on;
             server {{
                 listen 80; listen {NGINX} ssl; listen {NGINX_HTTP2} ssl http2;
                 location /post {{ proxy_pass http://unix:{dir}/reads-bodies; }}

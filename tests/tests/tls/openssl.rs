@@ -2,7 +2,9 @@
 //! again, early data, a `HelloRetryRequest`, new keys.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use kuberewind_tests::{Program, succeed};
 
@@ -105,5 +107,100 @@ fn retries_and_sessions_taken_up_again_are_readable() {
         let said = ask(&mut lab, RESUMES, &format!("again-{version}"), &options);
         assert!(said.contains("Reused, "), "{said}");
     }
+    lab.judge();
+}
+
+/// A program that is talked to.
+struct Talk {
+    child: Child,
+}
+
+impl Talk {
+    fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Self { child: child.expect("a program") }
+    }
+
+    fn say(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        stdin.write_all(text.as_bytes()).expect("a program that listens");
+    }
+
+    /// Reads until it has said this.
+    fn hear(&mut self, text: &str) {
+        let stdout = self.child.stdout.as_mut().expect("a pipe");
+        let (mut heard, mut part) = (Vec::new(), [0; 4096]);
+        while !String::from_utf8_lossy(&heard).contains(text) {
+            let len = stdout.read(&mut part).expect("a program that speaks");
+            assert!(len > 0, "no `{text}` in {}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&part[..len]);
+        }
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One request over HTTP/1.1, as it is sent and as it is expected in the file.
+fn request(uri: &str, last: bool) -> (String, Exchange) {
+    let close = if last { "Connection: close\r\n" } else { "" };
+    let answered = text(10).into();
+    let exchange = Exchange { answered, ..Exchange::new("GET", uri) };
+    (format!("GET {uri} HTTP/1.1\r\nHost: here\r\n{close}\r\n"), exchange)
+}
+
+#[test]
+fn early_data_is_readable() {
+    let mut lab = Lab::new();
+    // So that there are probes in the library before the client uses it.
+    let _nginx = lab.nginx();
+    let file = |name: &str| lab.files.path(name).display().to_string();
+    let (session, early) = (file("session"), file("early"));
+    let (text, exchange) = request("/text/10?early", false);
+    fs::write(&early, text).expect("a file");
+    let closes = lab.files.path("closes");
+    let options = ["-tls1_3", "-ign_eof"];
+
+    let (text, first) = request("/text/10?first", true);
+    fs::write(&closes, text).expect("a file");
+    let to = (End::Recorded, NGINX);
+    send(&lab, to, &closes, &[&options[..], &["-sess_out", &session]].concat());
+    lab.expect("first", vec![first]);
+
+    let (text, second) = request("/text/10?early", true);
+    fs::write(&closes, text).expect("a file");
+    let more = ["-sess_in", &session, "-early_data", &early];
+    let said = send(&lab, to, &closes, &[&options[..], &more].concat());
+    assert!(said.contains("Early data was accepted"), "{said}");
+    lab.expect("early", vec![exchange, second]);
+    lab.judge();
+}
+
+#[test]
+fn new_keys_within_a_connection_are_readable() {
+    let mut lab = Lab::new();
+    let _nginx = lab.nginx();
+    let mut shell = lab.exec(End::Recorded, "sh");
+    shell.args(["-c", "exec openssl s_client \"$@\" 2>&1", "sh", "-tls1_3", "-connect"]);
+    shell.arg(format!("{}:{NGINX}", other_end(End::Recorded)));
+    let mut client = Talk::start(&mut shell);
+    let mut exchanges = Vec::new();
+    // `k`: a new key of its own; `K`: it asks the server for one, too.
+    for order in ["k\n", "K\n", ""] {
+        let (text, exchange) = request("/text/10?keys", order.is_empty());
+        exchanges.push(exchange);
+        client.say(&text);
+        client.hear("0000000.00");
+        if !order.is_empty() {
+            client.say(order);
+            client.hear("KEYUPDATE");
+        }
+    }
+    drop(client);
+    lab.expect("keys", exchanges);
     lab.judge();
 }
