@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kuberewind_tests::judges::tshark;
 use kuberewind_tests::{CaptureFile, Recorder};
@@ -98,7 +98,7 @@ struct Alarm {
 }
 
 /// Retransmissions, holes and such, and wrong checksums.
-fn alarms(path: &PathBuf) -> Vec<Alarm> {
+fn alarms(path: &Path) -> Vec<Alarm> {
     let what = "tcp.analysis.flags or tcp.checksum.status==Bad or ip.checksum.status==Bad \
         or ipv6.plen_exceeds_framing or _ws.malformed";
     let checked = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-Y", what];
@@ -157,7 +157,7 @@ impl Conversations {
         let Some((name, _)) = rest.split_once('"') else { return };
         let (show, value) = (attribute(line, "show"), attribute(line, "value"));
         match name {
-            "tcp.srcport" => self.source = show.to_owned(),
+            "tcp.srcport" => show.clone_into(&mut self.source),
             "tcp.stream" => {
                 self.stream = show.parse().expect("a number");
                 self.clients.entry(self.stream).or_insert_with(|| self.source.clone());
