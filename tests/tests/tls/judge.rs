@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kuberewind_tests::judges::tshark;
-use kuberewind_tests::{CaptureFile, Recorder};
+use kuberewind_tests::{CaptureFile, Packet, Recorder};
 
 /// The first bytes of the Ethernet source of what was added.
 pub(crate) const MARK: [u8; 4] = [0x02, 0x54, 0x4c, 0x53];
@@ -57,37 +57,51 @@ impl Exchange {
     }
 }
 
-/// Asserts that an export in either format holds these conversations and no others.
-pub(crate) fn judge(recorder: &Recorder, dir: &Path, expected: &BTreeMap<String, Vec<Exchange>>) {
-    let export = |name: &str, arguments: &[&str]| {
-        let path = dir.join(name);
-        let dest = path.display().to_string();
-        let done = recorder.pcapdump(&[&["--dest", &dest], arguments].concat());
-        let said = String::from_utf8_lossy(&done.stdout);
-        assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
-        (path, said.into_owned())
-    };
-    let (real, _) = export("real.pcap", &["--tls", "none"]);
-    let (twins, said) = export("twins.pcap", &[]);
-    let (secrets, _) = export("secrets.pcapng", &[]);
-    for (path, what) in [(&secrets, "the .pcapng"), (&twins, "the .pcap")] {
-        let found = conversations(path);
-        for (tag, exchanges) in expected {
-            let found = found.get(tag).unwrap_or_else(|| panic!("no {tag} in {what}\n{said}"));
-            assert_eq!(found, exchanges, "{tag} in {what}\n{said}");
+/// Conversations by their names.
+pub(crate) type Named = BTreeMap<String, Vec<Exchange>>;
+
+/// Asserts that exports of these names hold these conversations and no others, that what was recorded
+/// is in them as it was, and that tshark takes no more offence at them than at the recorded packets
+/// alone.
+pub(crate) fn judge(recorder: &Recorder, dir: &Path, expected: &Named, names: &[&str]) {
+    let (real, _) = export(recorder, dir, "real.pcap", &["--tls", "none"]);
+    let known = alarms(&real);
+    let real = CaptureFile::read(&real);
+    for name in names {
+        let (path, said) = export(recorder, dir, name, &[]);
+        holds(&path, expected, &said);
+        let (made, kept): (Vec<_>, Vec<_>) =
+            alarms(&path).into_iter().partition(|alarm| alarm.made);
+        assert_eq!(made, [], "alarms in what was added to {name}");
+        let new: Vec<_> = kept.iter().filter(|alarm| !known.contains(alarm)).collect();
+        assert_eq!(new, Vec::<&Alarm>::new(), "alarms in what was recorded, in {name}");
+        let file = CaptureFile::read(&path);
+        let mut kept = file.packets().filter(|packet| !packet.data[6..].starts_with(&MARK));
+        for (number, packet) in real.packets().enumerate() {
+            // A `.pcap` does not tell the interface.
+            let same = kept.next().map(|kept| Packet { interface: None, ..kept });
+            assert_eq!(same, Some(packet), "packet {number} is not as it was, in {name}");
         }
-        assert_eq!(found.len(), expected.len(), "{:?} in {what}", found.keys());
     }
-    let (made, kept): (Vec<_>, Vec<_>) = alarms(&twins).into_iter().partition(|alarm| alarm.made);
-    assert_eq!(made, [], "alarms in what was added");
-    let before = alarms(&real);
-    let new: Vec<_> = kept.iter().filter(|alarm| !before.contains(alarm)).collect();
-    assert_eq!(new, Vec::<&Alarm>::new(), "alarms in what was recorded");
-    let (before, after) = (CaptureFile::read(&real), CaptureFile::read(&twins));
-    let mut after = after.packets().filter(|packet| !packet.data[6..].starts_with(&MARK));
-    for (number, before) in before.packets().enumerate() {
-        assert_eq!(Some(before), after.next(), "packet {number} is not as it was");
+}
+
+/// Everything that is recorded, in a file; and what the command line said.
+fn export(recorder: &Recorder, dir: &Path, name: &str, arguments: &[&str]) -> (PathBuf, String) {
+    let path = dir.join(name);
+    let dest = path.display().to_string();
+    let done = recorder.pcapdump(&[&["--dest", &dest], arguments].concat());
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    (path, said.into_owned())
+}
+
+fn holds(path: &Path, expected: &Named, said: &str) {
+    let (found, file) = (conversations(path), path.display());
+    for (tag, exchanges) in expected {
+        let found = found.get(tag).unwrap_or_else(|| panic!("no {tag} in {file}\n{said}"));
+        assert_eq!(found, exchanges, "{tag} in {file}\n{said}");
     }
+    assert_eq!(found.len(), expected.len(), "{:?} in {file}", found.keys());
 }
 
 /// What tshark does not like.
@@ -97,23 +111,37 @@ struct Alarm {
     frame: String,
 }
 
-/// Retransmissions, holes and such, and wrong checksums.
+/// What [`alarms`] shows; each is empty, or says what is wrong.
+const SIGNS: [&str; 12] = [
+    "tcp.analysis.retransmission",
+    "tcp.analysis.fast_retransmission",
+    "tcp.analysis.spurious_retransmission",
+    "tcp.analysis.out_of_order",
+    "tcp.analysis.lost_segment",
+    "tcp.analysis.ack_lost_segment",
+    "tcp.analysis.duplicate_ack",
+    "tcp.analysis.reused_ports",
+    "tcp.analysis.window_full",
+    "tcp.checksum.status",
+    "ip.checksum.status",
+    "_ws.malformed",
+];
+
+/// Retransmissions, holes and such, wrong checksums, and what is no valid packet.
 fn alarms(path: &Path) -> Vec<Alarm> {
     let what = "tcp.analysis.flags or tcp.checksum.status==Bad or ip.checksum.status==Bad \
-        or ipv6.plen_exceeds_framing or _ws.malformed";
+        or _ws.malformed";
     let checked = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-Y", what];
-    let shown = ["-T", "fields", "-e", "eth.src", "-e", "frame.time_epoch", "-e", "_ws.expert"];
-    let lines = tshark(path, &[&checked[..], &shown].concat());
+    let shown = ["eth.src", "frame.time_epoch"].into_iter().chain(SIGNS);
+    let shown = shown.flat_map(|field| ["-e", field]);
+    let arguments: Vec<_> = checked.into_iter().chain(["-T", "fields"]).chain(shown).collect();
     let alarm = |line: String| Alarm { made: line.starts_with("02:54:4c:53"), frame: line };
-    lines.into_iter().map(alarm).collect()
+    tshark(path, &arguments).into_iter().map(alarm).collect()
 }
 
 /// The conversations over HTTP, by their name.
-pub(crate) fn conversations(path: &Path) -> BTreeMap<String, Vec<Exchange>> {
+fn conversations(path: &Path) -> Named {
     let lines = tshark(path, &["-T", "pdml", "-J", "frame tcp http http2"]);
-    if let Ok(to) = std::env::var("KEEP") {
-        std::fs::copy(path, Path::new(&to).join(path.file_name().unwrap())).unwrap();
-    }
     let mut found = Conversations::default();
     for line in &lines {
         found.line(line);
@@ -192,7 +220,7 @@ impl Conversations {
         self.side().last_mut().expect("a message before its fields")
     }
 
-    fn by_tag(self) -> BTreeMap<String, Vec<Exchange>> {
+    fn by_tag(self) -> Named {
         let mut all = BTreeMap::<_, Vec<_>>::new();
         for (place, asked) in self.asked {
             let mut answered = self.answered.get(&place).cloned().unwrap_or_default().into_iter();

@@ -83,6 +83,23 @@ fn s_server_and_s_client_are_readable() {
     lab.judge();
 }
 
+/// In the `.pcapng` it is not: Wireshark 4.0 does not take the end of TLS for the end of an answer.
+#[test]
+fn an_answer_that_ends_with_its_connection_is_whole_in_the_pcap() {
+    let mut lab = Lab::new();
+    serve(&mut lab, PORT, &["-WWW"]);
+    for version in VERSIONS {
+        let uri = format!("/text/10?{version}");
+        fs::write(lab.files.path(&uri[1..]), text(10)).expect("a file");
+        let mut curl = lab.exec(End::Peer, "curl");
+        let url = format!("https://{}:{PORT}{uri}", other_end(End::Peer));
+        succeed(curl.args(curl_arguments(version)).arg(url));
+        let answered = text(10).into();
+        lab.expect(version, vec![Exchange { answered, ..Exchange::new("GET", &uri) }]);
+    }
+    lab.judge_files(&["twins.pcap"]);
+}
+
 #[test]
 fn retries_and_sessions_taken_up_again_are_readable() {
     const RETRIES: u16 = PORT;
