@@ -156,6 +156,10 @@ pub struct Tls {
     pub handshakes: u64,
     /// Of these, those whose secrets are known.
     pub covered: u64,
+    /// Secrets that were seen.
+    pub secrets: u64,
+    /// Secrets that were lost on the way from the kernel.
+    pub lost: u64,
     /// Where secrets come from.
     pub libraries: Vec<Library>,
 }

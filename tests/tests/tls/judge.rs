@@ -69,7 +69,7 @@ pub(crate) fn judge(recorder: &Recorder, dir: &Path, expected: &Named, names: &[
     let real = CaptureFile::read(&real);
     for name in names {
         let (path, said) = export(recorder, dir, name, &[]);
-        holds(&path, expected, &said);
+        holds(&path, expected, &format!("{said}\n{:?}", recorder.status().tls));
         let (made, kept): (Vec<_>, Vec<_>) =
             alarms(&path).into_iter().partition(|alarm| alarm.made);
         assert_eq!(made, [], "alarms in what was added to {name}");

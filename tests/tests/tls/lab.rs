@@ -20,6 +20,10 @@ pub(crate) const NGINX: u16 = 8443;
 pub(crate) const NGINX_HTTP2: u16 = 9443;
 pub(crate) const NGINX_MUTUAL: u16 = 7443;
 
+/// Clients' ports. Between them Wireshark knows no protocol: where it does, at either end, it does not
+/// look for TLS, be the secrets in the file or not (`tshark -G decodes`).
+const CLIENTS: &str = "50100 56999";
+
 /// What every client asks for, in one connection.
 const SERIES: [(&str, &str, usize); 4] = [
     ("GET", "/text/10", 0),
@@ -181,6 +185,10 @@ impl Lab {
     /// The same with more settings.
     pub(crate) fn with(settings: &[&str]) -> Self {
         let (pair, data, files) = (VethPair::new(1500), data_dir(), Files::new());
+        for netns in [&pair.sender, &pair.receiver] {
+            let range = format!("net.ipv4.ip_local_port_range={CLIENTS}");
+            succeed(netns.exec("sysctl").args(["-q", "-w", &range]));
+        }
         let peer = Nginx::start(&pair.sender, &files);
         let arguments = [&["--set", "tap.tls=true"], settings].concat();
         let recorder = Recorder::start(data.path(), &[&pair.receiver], &arguments);
