@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "these tests need namespaces, but no packets")]
 mod support;
+#[expect(unreachable_pub, reason = "the tests of the whole system have it in a library")]
 #[path = "../../../tests/src/toolchain.rs"]
 mod toolchain;
 
