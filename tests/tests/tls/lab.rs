@@ -190,7 +190,9 @@ impl Lab {
             succeed(netns.exec("sysctl").args(["-q", "-w", &range]));
         }
         let peer = Nginx::start(&pair.sender, &files);
-        let arguments = [&["--set", "tap.tls=true"], settings].concat();
+        // They record little: a disk that is rather full will do.
+        let always = ["--set", "tap.tls=true,pcapdump.minFree=1GB"];
+        let arguments = [&always, settings].concat();
         let recorder = Recorder::start(data.path(), &[&pair.receiver], &arguments);
         Self {
             pair,
