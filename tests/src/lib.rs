@@ -17,6 +17,7 @@ mod program;
 mod recorder;
 mod side_by_side;
 mod tcpdump;
+pub mod toolchain;
 pub mod traffic;
 mod wait;
 
@@ -44,6 +45,7 @@ pub use recorder::Interface;
 pub use recorder::Namespace;
 pub use recorder::Recorder;
 pub use recorder::Status;
+pub use recorder::Tls;
 pub use recorder::data_dir;
 pub use recorder::pcapdump;
 pub use recorder::status;

@@ -145,6 +145,32 @@ pub struct Status {
     pub namespaces: Vec<Namespace>,
     /// What is not as it should be.
     pub problems: Vec<String>,
+    /// TLS, where it is looked at.
+    pub tls: Option<Tls>,
+}
+
+/// What is seen of TLS.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tls {
+    /// Connections that began since the recorder started.
+    pub handshakes: u64,
+    /// Of these, those whose secrets are known.
+    pub covered: u64,
+    /// Secrets that were seen.
+    pub secrets: u64,
+    /// Secrets that were lost on the way from the kernel.
+    pub lost: u64,
+    /// Where secrets come from.
+    pub libraries: Vec<Library>,
+}
+
+/// A file with probes in it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Library {
+    /// As a process that uses it sees it.
+    pub path: String,
+    /// How many recorded processes use it.
+    pub processes: usize,
 }
 
 impl Status {
@@ -154,6 +180,12 @@ impl Status {
             Owner::Netns(owner) => owner == name,
             Owner::Host | Owner::Pod(_) => false,
         })
+    }
+
+    /// Whether secrets are read from a file that recorded processes use.
+    pub fn has_probes_in(&self, path: &str) -> bool {
+        let libraries = self.tls.iter().flat_map(|tls| &tls.libraries);
+        libraries.into_iter().any(|library| library.path.ends_with(path) && library.processes > 0)
     }
 
     /// All packets that were lost.

@@ -3,6 +3,9 @@
 
 #[allow(dead_code, reason = "these tests need namespaces, but no packets")]
 mod support;
+#[expect(unreachable_pub, reason = "the tests of the whole system have it in a library")]
+#[path = "../../../tests/src/toolchain.rs"]
+mod toolchain;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +19,7 @@ use kuberewind_packet::Timestamp;
 use kuberewind_tls::{Derived, KeyLogLabel, Secret, SecretEvent};
 use ring::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 use support::{Background, Netns, SOON, run, until};
+use toolchain::{go, go_build};
 
 /// Probes whose secrets are kept.
 struct Seen {
@@ -540,19 +544,14 @@ func main() {
 }
 "#;
 
-/// Where the Go toolchain is: in the tests' Python environment, or installed.
-fn go() -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-    let own = target.join("venv/bin/go");
-    if own.exists() { own } else { "go".into() }
+/// Cargo's target directory.
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
 }
 
 fn build_go(lab: &Lab, name: &str, flags: &[&str]) -> String {
     let (source, program) = (lab.file("main.go", GO), lab.path(name));
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
-    let mut command = Command::new(go());
-    command.arg("build").args(flags).args(["-o", &program, &source]);
-    command.env("GOCACHE", cache).env("GO111MODULE", "off").env("CGO_ENABLED", "0");
+    let mut command = go_build(&target(), flags, source.as_ref(), program.as_ref());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
@@ -577,7 +576,7 @@ fn go_shows_its_secrets(flags: &[&str]) {
         assert!(seen.events().iter().all(|event| event.library == "Go"));
     }
     let library = seen.status().libraries.remove(0);
-    let toolchain = run(go().to_str().unwrap(), &["env", "GOVERSION"]);
+    let toolchain = run(go(&target()).to_str().unwrap(), &["env", "GOVERSION"]);
     assert_eq!(
         (&library.library[..], library.version),
         ("Go", toolchain.trim().strip_prefix("go").map(str::to_owned))

@@ -1,9 +1,10 @@
 //! What stands in a file: the real packets, and the twins that they gave rise to.
 //!
 //! A twin's ports must be no real flow's, but a stream is read once, and of what comes later nothing is
-//! known. So a twin avoids the ports of all packets before it. A real connection that begins later
-//! between the same ends would need the client's port again, to the server's plain port, within the
-//! window; the frames' Ethernet source still tells the two apart.
+//! known. So a twin avoids the ports of all packets before it; if a later one needs them, the twin is
+//! given others in the file that was written: see [`Contents::moves`]. A pipe cannot be mended: there a
+//! real connection between the same ends, from the same port to the server's plain port, looks to
+//! readers as if ports were used twice.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,7 +13,7 @@ use std::ops::Range;
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Event, KeyLog, KeyLogLine, Limits, Outcome, Place, PortsTaken, Twins,
+    Decryptor, Event, KeyLog, KeyLogLine, Limits, Moves, Outcome, Place, PortsTaken, Twins,
 };
 
 use crate::report::{PlaintextReport, TlsReport};
@@ -135,6 +136,11 @@ impl<S: PacketStream> Contents<S> {
         let next = self.next_made();
         let made = self.plaintext.as_ref().map_or(0, |plaintext| plaintext.made.frames.len());
         next < made || self.merge.has_next_at_hand()
+    }
+
+    /// Which twins must move, once there are no more packets.
+    pub(crate) fn moves(&mut self) -> Moves {
+        self.plaintext.as_mut().map(|plaintext| plaintext.twins.moves()).unwrap_or_default()
     }
 
     /// What each stream had to say, and what became of TLS.

@@ -8,6 +8,7 @@ use kuberewind_packet::{PacketStream, Span};
 use crate::contents::Contents;
 use crate::destination::names;
 use crate::encode::{Encoder, Room};
+use crate::moves::move_twins;
 use crate::output::Output;
 use crate::report::printable;
 use crate::stream::{Liveness, write_stream};
@@ -127,10 +128,14 @@ fn write_file<S: PacketStream>(
     }
 
     let interfaces = contents.interfaces().to_vec();
+    let moves = contents.moves();
     let mut report = export.report(contents, *format);
     check_worth(&report)?;
     encoder.end(&mut chunk, &interfaces, &report, room);
     output.append(&chunk)?;
+    if !moves.is_empty() {
+        output.mend(|file| move_twins(file, *format, &moves))?;
+    }
     if let Some(Err(error)) = export.owner.map(|owner| output.give_to(owner)) {
         report.notes.push(format!("the file stays root's: change its owner: {error}"));
     }

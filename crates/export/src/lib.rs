@@ -9,6 +9,7 @@ mod export;
 pub mod figures;
 mod format;
 mod merge;
+mod moves;
 mod output;
 mod report;
 mod stream;

@@ -52,14 +52,14 @@ impl Output {
         if !Path::new("/proc/self/fd").is_dir() {
             return None;
         }
-        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR).ok()?;
         Some(Self::new(dir, file.into(), Link::Nameless))
     }
 
     fn named(dir: &Path) -> Result<Self, ExportError> {
         let mut options = File::options();
-        options.write(true).create_new(true).mode(0o600);
+        options.read(true).write(true).create_new(true).mode(0o600);
         for nth in 0.. {
             let path = dir.join(format!(".kuberewind-{}-{nth}.partial", std::process::id()));
             match options.open(&path) {
@@ -99,6 +99,17 @@ impl Output {
         }
         let written = self.file.write_all_at(bytes, 0);
         self.mind_full(written)
+    }
+
+    /// Lets `mend` change what was written, not its length.
+    pub(crate) fn mend(
+        &mut self,
+        mend: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), ExportError> {
+        if self.full.is_some() {
+            return Ok(());
+        }
+        mend(&self.file).map_err(|source| self.write_error(source))
     }
 
     fn mind_full(&mut self, written: io::Result<()>) -> Result<(), ExportError> {

@@ -53,6 +53,7 @@ pub use keylog::KeyLogLine;
 pub use segment::NoSegment;
 pub use segment::Segment;
 pub use suite::Version;
+pub use twin::Moves;
 pub use twin::PortsTaken;
 pub use twin::TwinCounts;
 pub use twin::Twins;

@@ -128,3 +128,31 @@ fn a_pipe_carries_the_same_as_a_file() {
     write_stream(&export, inputs, Format::Pcap, Liveness::Live, &mut out, go_on).unwrap();
     assert!(std::fs::read(file).unwrap() == out);
 }
+
+/// A connection that begins where the twin of an earlier one is: the client's port, to port 80.
+#[test]
+fn a_twin_makes_way_for_a_real_connection_that_comes_later() {
+    for format in [Format::Pcap, Format::Pcapng] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = recorded(true);
+        let (first, last) = (made.packets[0].clone(), made.packets.last().unwrap().time);
+        let mut later = Packet { time: last + 1, ..first };
+        // Ethernet, IPv4, the source's port.
+        later.data[14 + 20 + 2..][..2].copy_from_slice(&80_u16.to_be_bytes());
+        made.packets.push(later);
+        let (file, _) = write_to(dir.path(), format, PLAINTEXT, made);
+        let client = ["-Y", "tcp.flags.syn==1 and tcp.flags.ack==0", "-T", "fields", "-e"];
+        let ports = run("tshark", &[&client[..], &["tcp.srcport", "-r"]].concat(), &file);
+        let ports: Vec<_> = ports.lines().collect();
+        let [real, twin, later] = ports[..] else { panic!("{ports:?}") };
+        assert!(real == later && real != twin, "{ports:?}");
+        assert_eq!(
+            requests(&file, &["-Y", "eth.src[0:4]==02:54:4c:53"]),
+            ["/cart/0", "/cart/1", "/cart/2"]
+        );
+        let alarm = "eth.src[0:4]==02:54:4c:53 and tcp.checksum.status!=Good \
+                     or tcp.analysis.reused_ports";
+        let checks = ["-o", "tcp.check_checksum:TRUE", "-Y", alarm, "-r"];
+        assert_eq!(run("tshark", &checks, &file), "");
+    }
+}

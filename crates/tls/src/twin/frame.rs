@@ -87,6 +87,19 @@ fn tcp(out: &mut Vec<u8>, header: &Header, payload: &[u8], pseudo: u64) {
     out[at + 16..at + 18].copy_from_slice(&checksum);
 }
 
+/// Changes the source's (0) or the destination's (1) port of a made-up frame, and its checksum along
+/// (RFC 1624); `false` if the headers are not all there.
+pub(super) fn set_port(frame: &mut [u8], which: usize, port: u16) -> bool {
+    let tcp_at = if frame.get(12..14) == Some(&[0x08, 0x00]) { 34 } else { 54 };
+    let Some(tcp) = frame.get_mut(tcp_at..tcp_at + TCP_LEN) else { return false };
+    let at = which * 2;
+    let not = |at: usize, tcp: &[u8]| u64::from(!u16::from_be_bytes([tcp[at], tcp[at + 1]]));
+    let sum = not(16, tcp) + not(at, tcp) + u64::from(port);
+    tcp[at..at + 2].copy_from_slice(&port.to_be_bytes());
+    tcp[16..18].copy_from_slice(&fold(sum));
+    true
+}
+
 fn octets6(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),

@@ -6,7 +6,10 @@
 //! dissects what is said; every frame's Ethernet source begins with 02:54:4c:53.
 
 mod frame;
+mod moves;
 mod protocol;
+
+pub use moves::Moves;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -36,30 +39,40 @@ const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
 pub struct PortsTaken {
     /// Hashes of both ends in order: with 2⁶⁴ of them, a false match costs only a port number.
     pairs: HashSet<u64>,
+    /// Of twins; none that real packets turned out to need, too.
+    made: HashMap<u64, [SocketAddr; 2]>,
+    /// Those.
+    in_the_way: Vec<[SocketAddr; 2]>,
 }
 
 impl PortsTaken {
     /// Takes note of a packet: an Ethernet frame of which `bytes` will be in the file.
     pub fn see(&mut self, original_len: u32, bytes: &[u8]) {
         if let Ok(segment) = Segment::read(bytes, original_len) {
-            self.take(segment.source, segment.destination);
+            let pair = pair(segment.source, segment.destination);
+            if !self.pairs.insert(pair)
+                && let Some(ends) = self.made.remove(&pair)
+            {
+                self.in_the_way.push(ends);
+            }
         }
     }
 
-    /// `false` when it was taken already.
-    fn take(&mut self, one: SocketAddr, other: SocketAddr) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (one.min(other), one.max(other)).hash(&mut hasher);
-        self.pairs.insert(hasher.finish())
-    }
-
-    /// The client's end if it is free, else the same address with another port.
+    /// The client's end if it is free, else the same address with another port. It is taken then.
     fn free(&mut self, client: SocketAddr, server: SocketAddr) -> Option<SocketAddr> {
         let others = DYNAMIC_PORTS.cycle().skip(usize::from(client.port() % 16384));
         let ports = std::iter::once(client.port()).chain(others.take(DYNAMIC_PORTS.len()));
         let mut ends = ports.map(|port| SocketAddr::new(client.ip(), port));
-        ends.find(|end| self.take(*end, server))
+        let end = ends.find(|end| self.pairs.insert(pair(*end, server)))?;
+        self.made.insert(pair(end, server), [end, server]);
+        Some(end)
     }
+}
+
+fn pair(one: SocketAddr, other: SocketAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (one.min(other), one.max(other)).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What was made.
@@ -127,6 +140,17 @@ impl Twins {
     /// Takes note of a packet whose ports no twin may use from now on.
     pub fn avoid(&mut self, original_len: u32, bytes: &[u8]) {
         self.taken.see(original_len, bytes);
+    }
+
+    /// Which twins must move, once all packets were seen: real ones need their ports.
+    pub fn moves(&mut self) -> Moves {
+        let mut moves = Moves::default();
+        for [client, server] in std::mem::take(&mut self.taken.in_the_way) {
+            if let Some(free) = self.taken.free(client, server) {
+                moves.add(client, server, free.port());
+            }
+        }
+        moves
     }
 
     /// Takes an event, in the order in which the decryptor tells them; `sink` gets the frames that

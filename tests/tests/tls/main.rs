@@ -1,0 +1,12 @@
+//! What TLS said is in the export, for Wireshark without any setting: programs of every kind, each
+//! recorded by the whole recorder, each export read by tshark.
+
+mod body;
+mod judge;
+mod lab;
+mod mutual;
+mod nginx;
+mod openssl;
+mod ports;
+mod programs;
+mod switched_off;

@@ -1,0 +1,63 @@
+//! Python, Node.js and Go, each as server and as client. The other side is not recorded, so that all
+//! secrets come from the program that is named.
+
+use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
+
+const PORT: u16 = 10443;
+
+/// Curl asks the program, and the program asks nginx.
+fn speaks(lab: &mut Lab, program: &[&str], library: &str) {
+    lab.serve(program, library, PORT, &[]);
+    for version in VERSIONS {
+        lab.curl((End::Peer, PORT), version, &format!("server-{version}"), &["--http1.1"]);
+        lab.ask(program, (End::Recorded, NGINX), version, &format!("client-{version}"), &[]);
+    }
+}
+
+#[test]
+fn python_is_readable_on_blocking_sockets() {
+    let mut lab = Lab::new();
+    let source = source("blocking.py").display().to_string();
+    speaks(&mut lab, &["python3", &source], "/libcrypto.so.3");
+    lab.judge();
+}
+
+#[test]
+fn python_is_readable_in_asyncio() {
+    let mut lab = Lab::new();
+    let source = source("memory.py").display().to_string();
+    speaks(&mut lab, &["python3", &source], "/libcrypto.so.3");
+    lab.judge();
+}
+
+#[test]
+fn node_js_is_readable() {
+    let mut lab = Lab::new();
+    let source = source("node.js").display().to_string();
+    speaks(&mut lab, &["node", &source], "/node");
+    lab.judge();
+}
+
+#[test]
+fn go_is_readable_plain_stripped_and_position_independent() {
+    let builds: [(&str, &[&str]); 3] = [
+        ("plain", &[]),
+        ("stripped", &["-ldflags=-s -w"]),
+        ("pie", &["-buildmode=pie", "-ldflags=-s -w"]),
+    ];
+    let programs = builds.map(|(name, flags)| (name, go_program(name, flags)));
+    let mut lab = Lab::new();
+    for ((name, program), port) in programs.iter().zip(PORT..) {
+        lab.serve(&[program], &format!("/{name}"), port, &[]);
+        for version in VERSIONS {
+            for (protocol, http, nginx) in
+                [("h1", "--http1.1", NGINX), ("h2", "--http2", NGINX_HTTP2)]
+            {
+                let tag = |side: &str| format!("{name}-{side}-{protocol}-{version}");
+                lab.curl((End::Peer, port), version, &tag("server"), &[http]);
+                lab.ask(&[program], (End::Recorded, nginx), version, &tag("client"), &[protocol]);
+            }
+        }
+    }
+    lab.judge();
+}
