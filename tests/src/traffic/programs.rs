@@ -42,7 +42,7 @@ impl HttpServer {
         fs::write(root.join("large"), vec![b'k'; file_bytes]).expect("a large file");
         let path = root.display();
         let configuration = format!(
-            "daemon off; worker_processes 1; user root; pid {path}/pid; error_log stderr;\n\
+            "daemon off; master_process off; pid {path}/pid; error_log stderr;\n\
              events {{}}\n\
              http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
              fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;\n\
