@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::{
-    Amounts, CaptureConfig, Config, DockerConfig, LogLevel, MinFree, Names, Namespaces, Objects,
+    Amounts, CaptureConfig, Config, DockerConfig, LogFormat, LogLevel, MinFree, Names, Namespaces, Objects,
     PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig, Snaplen, TapConfig, Texts,
 };
 
@@ -259,6 +259,13 @@ pub(crate) const KEYS: &[Key] = &[
         live: false,
         place: |config| &mut config.log_level,
     },
+    Key {
+        name: "logFormat",
+        form: "text or json",
+        about: "How it is logged; json is an object a line.",
+        live: false,
+        place: |config| &mut config.log_format,
+    },
 ];
 
 impl Key {
@@ -351,6 +358,7 @@ impl Default for Config {
             },
             headless: false,
             log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
         }
     }
 }
