@@ -160,6 +160,9 @@ mod tests {
     #[test]
     fn text_is_for_people() {
         let text = logged(LogFormat::Text, event);
-        assert!(text.contains(" WARN ") && text.contains("exported 1 bytes=7 whole=true"), "{text}");
+        assert!(
+            text.contains(" WARN ") && text.contains("exported 1 bytes=7 whole=true"),
+            "{text}"
+        );
     }
 }

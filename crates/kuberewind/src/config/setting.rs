@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::duration::{DurationError, format_duration, parse_duration};
 use super::values::{
-    LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry, Snaplen, Texts,
+    LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry,
+    Snaplen, Texts,
 };
 
 /// A value of [`super::Config`], as a place in the tree.

@@ -27,7 +27,7 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let settings = settings::load(&args.settings)?;
     settings::refuse_cluster_keys(&settings)?;
     let Config { log_format, log_level, .. } = settings.config();
-    logging::start(*log_format, (*log_level).into());
+    let _ = logging::start(*log_format, (*log_level).into());
     let namespaces = namespaces(args);
     check_rights(&namespaces)?;
     let stop = shutdown::requests()?;
