@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use kuberewind_capture::NetnsSpec;
 use kuberewind_export::{Format, TlsParts};
 
+use crate::config::LogFormat;
 use crate::exit::Usage;
 
 /// A flight recorder for Kubernetes network traffic.
@@ -404,6 +405,13 @@ pub(crate) struct AgentArgs {
     /// Where the pod's address answers probes: tap.metrics.port
     #[arg(long, value_name = "PORT", env = "METRICS_PORT", default_value_t = 49_100)]
     pub(crate) metrics_port: u16,
+    /// How it logs, from its first line on: logFormat
+    #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", default_value = "text", value_parser = log_format)]
+    pub(crate) log_format: LogFormat,
+}
+
+fn log_format(name: &str) -> Result<LogFormat, &'static str> {
+    LogFormat::from_name(name).ok_or("expected text or json")
 }
 
 #[cfg(test)]

@@ -15,16 +15,24 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::agent::{ApiFailure, Clock, HandoverRequest, SOCKET_NAME, Status, WindowQuery};
+use crate::VERSION;
+use crate::agent::{ApiFailure, Clock, HandoverRequest, SOCKET_NAME, Status, Unknown, WindowQuery};
 use crate::exit::Usage;
 
 /// How long an agent may take to answer anything but a window.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection that is gone may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A connection to an agent, over whatever carries bytes.
 pub(crate) struct Session {
     requests: SendRequest<Full<Bytes>>,
+    /// Ends with the stream, and knows why. None once it was asked.
+    connection: Option<JoinHandle<hyper::Result<()>>>,
 }
 
 impl Session {
@@ -35,9 +43,7 @@ impl Session {
     {
         let greeted = http1::handshake(TokioIo::new(stream)).await;
         let (requests, connection) = greeted.context("greet the recorder")?;
-        // The connection ends with the stream; whoever waits for an answer is told then.
-        tokio::spawn(connection);
-        Ok(Self { requests })
+        Ok(Self { requests, connection: Some(tokio::spawn(connection)) })
     }
 
     /// The agent's clock.
@@ -63,7 +69,7 @@ impl Session {
     /// The window as the agent sends it (see `kuberewind_export::wire`). The session carries nothing
     /// else from then on.
     pub(crate) async fn window(mut self, query: &WindowQuery) -> anyhow::Result<Incoming> {
-        let query = serde_urlencoded::to_string(query).context("write the window query")?;
+        let query = query.encode().context("write the window query")?;
         let response =
             self.request(Method::GET, &format!("/v1/window?{query}"), Bytes::new()).await?;
         Ok(response.into_body())
@@ -91,8 +97,12 @@ impl Session {
     ) -> anyhow::Result<T> {
         let response = self.request(method, path, body).await?;
         let bytes = collect(response).await?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("the recorder's answer to {path} is not one of this version"))
+        serde_json::from_slice(&bytes).with_context(|| match version(&bytes) {
+            Some(theirs) if theirs != VERSION => {
+                format!("it runs kuberewind {theirs}, whose answer to {path} {VERSION} cannot read")
+            }
+            _ => format!("the recorder's answer to {path} is not one of this version"),
+        })
     }
 
     /// Sends a request; an answer that is not a success is an error with the agent's own words.
@@ -114,21 +124,69 @@ impl Session {
             self.requests.ready().await?;
             self.requests.send_request(request).await
         };
-        let response = answer.await.context("the recorder did not answer")?;
+        let response = match answer.await {
+            Ok(response) => response,
+            Err(error) => {
+                return Err(self.cause_of(error).await).context("the recorder did not answer");
+            }
+        };
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let bytes = collect(response).await?;
         match serde_json::from_slice::<ApiFailure>(&bytes) {
-            Ok(ApiFailure { error }) if status == StatusCode::BAD_REQUEST => bail!(Usage(error)),
-            Ok(ApiFailure { error }) if status == StatusCode::NOT_FOUND => {
-                bail!(NothingRecorded(error))
+            Ok(ApiFailure { unknown: Some(unknown), .. }) => bail!(Outdated(unknown)),
+            Ok(ApiFailure { error, .. }) => match status {
+                StatusCode::BAD_REQUEST => bail!(Usage(error)),
+                StatusCode::NOT_FOUND => bail!(NothingRecorded(error)),
+                _ => bail!(error),
+            },
+            Err(_) => {
+                let words = String::from_utf8_lossy(&bytes);
+                bail!("the recorder answered {status} to {path}: {}", words.trim())
             }
-            Ok(ApiFailure { error }) => bail!(error),
-            Err(_) => bail!("the recorder answered {status} to {path}"),
         }
     }
+
+    /// Whoever asks is only told that the connection is gone; why, the connection knows.
+    async fn cause_of(&mut self, error: hyper::Error) -> anyhow::Error {
+        let is_gone = error.is_canceled() || error.is_closed();
+        let Some(connection) = self.connection.take().filter(|_| is_gone) else {
+            return error.into();
+        };
+        match timeout(LAST_WORDS, connection).await {
+            Ok(Ok(Err(cause))) => cause.into(),
+            Ok(Ok(Ok(()))) => {
+                let kind = io::ErrorKind::UnexpectedEof;
+                io::Error::new(kind, "it closed the connection").into()
+            }
+            Ok(Err(_)) | Err(_) => error.into(),
+        }
+    }
+}
+
+/// What an answer says of who wrote it.
+fn version(answer: &[u8]) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    answer["version"].as_str().map(str::to_owned)
+}
+
+/// An agent of another version, which does not know what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("it runs kuberewind {}, which does not know {}", .0.version, options(&.0.parameters))]
+pub(crate) struct Outdated(Unknown);
+
+/// As the user gave them.
+fn options(parameters: &[String]) -> String {
+    let option = |parameter: &String| match parameter.as_str() {
+        "pods" => "`--pod`".to_owned(),
+        "from" => "`--time` and `--since`".to_owned(),
+        "to" => "`--until`".to_owned(),
+        option @ ("namespaces" | "filter" | "tls" | "follow") => format!("`--{option}`"),
+        other => format!("`{other}`"),
+    };
+    parameters.iter().map(option).collect::<Vec<_>>().join(" and ")
 }
 
 /// All that an agent holds was asked for, and it holds nothing yet.
@@ -219,7 +277,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
-    let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
+    let body = timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
     let body = body.context("the recorder stopped in mid-answer")?;
     Ok(body.context("read the recorder's answer")?.to_bytes())
 }
@@ -245,5 +303,98 @@ impl Read for Body {
         let len = out.len().min(self.chunk.len());
         out[..len].copy_from_slice(&self.chunk.split_to(len));
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf, duplex};
+
+    use crate::exit::one_line;
+
+    use super::*;
+
+    /// Takes whatever is written, and answers with an error.
+    struct Burning;
+
+    impl AsyncRead for Burning {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other("the cable burns")))
+        }
+    }
+
+    impl AsyncWrite for Burning {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A session whose agent gives this answer to the first request, whatever it is, and goes away.
+    async fn answered(status: &str, body: &str) -> Session {
+        let (ours, mut theirs) = duplex(4096);
+        let len = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {len}\r\n\r\n{body}");
+        tokio::spawn(async move {
+            let _ = theirs.read(&mut [0; 4096]).await;
+            let _ = theirs.write_all(answer.as_bytes()).await;
+        });
+        Session::over(ours).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn why_a_connection_broke_is_told() {
+        let mut session = Session::over(Burning).await.unwrap();
+        // However far the connection has come when it breaks.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        let error = one_line(&session.clock().await.unwrap_err());
+        assert!(error.contains("did not answer") && error.contains("the cable burns"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_went_away_between_two_requests_is_told_as_that() {
+        let mut session = answered("200 OK", r#"{"now":"2026-11-22T21:30:00Z"}"#).await;
+        session.clock().await.unwrap();
+        let error = one_line(&session.clock().await.unwrap_err());
+        assert!(error.contains("did not answer"), "{error}");
+        assert!(error.contains("closed"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_older_agent_is_named_with_the_option_that_it_lacks() {
+        let lacks = r#"{"error":"no","unknown":{"version":"0.0.9","parameters":["pods","vlan"]}}"#;
+        let session = answered("400 Bad Request", lacks).await;
+        let query = WindowQuery { pods: Some("a".to_owned()), ..WindowQuery::default() };
+        let error = session.window(&query).await.unwrap_err();
+        assert!(error.is::<Outdated>());
+        let told = "it runs kuberewind 0.0.9, which does not know `--pod` and `vlan`";
+        assert_eq!(error.to_string(), told);
+    }
+
+    #[tokio::test]
+    async fn a_status_of_another_version_says_so() {
+        let mut session = answered("200 OK", r#"{"version":"0.0.9"}"#).await;
+        let error = one_line(&session.status().await.unwrap_err());
+        assert!(error.starts_with("it runs kuberewind 0.0.9, whose answer"), "{error}");
     }
 }

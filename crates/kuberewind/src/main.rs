@@ -12,6 +12,7 @@ mod config;
 mod exit;
 #[cfg(test)]
 mod fuzz;
+mod logging;
 
 use cli::{Cli, Command};
 use exit::Exit;

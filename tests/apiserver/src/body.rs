@@ -47,6 +47,16 @@ pub(crate) fn json(code: u16, value: &Value) -> Answer {
     answer
 }
 
+/// Discovery: clients know the aggregated kind by the type that it is sent as.
+pub(crate) fn discovery(document: &Value) -> Answer {
+    let mut answer = json(200, document);
+    if document["kind"] == "APIGroupDiscoveryList" {
+        let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(aggregated));
+    }
+    answer
+}
+
 pub(crate) fn empty(code: u16) -> Answer {
     let mut answer = Response::new(full(Bytes::new()));
     *answer.status_mut() = code.try_into().unwrap_or_default();

@@ -24,6 +24,10 @@ pub(crate) struct Resource {
 }
 
 impl Resource {
+    pub(crate) fn may(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|known| known == verb)
+    }
+
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {
             self.version.clone()

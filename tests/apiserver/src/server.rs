@@ -15,7 +15,7 @@ use crate::{
     body::{self, Answer},
     catalog::{self, Resource},
     control::{Command, Wrong},
-    portforward,
+    openapi, portforward, protobuf,
     rights::{Ask, User},
     schema,
     select::Selector,
@@ -125,7 +125,10 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         return Err(Failure::text(200, "ok"));
     }
     if let Some(found) = catalog::discovery(&path, &asked.accept) {
-        return found.map(|document| body::json(200, &document));
+        return found.map(|document| body::discovery(&document));
+    }
+    if let Some(document) = openapi::document(&path) {
+        return Ok(body::json(200, &document));
     }
     let place = place(&path).ok_or_else(|| Failure::text(404, "404 page not found\n"))?;
     authorize(&asked, &place)?;
@@ -334,10 +337,10 @@ fn write(shared: &Shared, asked: &Asked, place: &Place, bytes: &[u8]) -> Result<
         (place.resource, place.namespace.as_str(), place.name.as_str());
     let write = asked.write(status);
     let (code, object) = match asked.method {
-        Method::POST => (201, create(shared, place, parse_json(bytes)?, &write)?),
+        Method::POST => (201, create(shared, place, object(asked, bytes)?, &write)?),
         Method::DELETE => (200, shared.state().delete(resource, namespace, name, write.dry_run)?),
         Method::PUT => {
-            let wanted = parse_json(bytes)?;
+            let wanted = object(asked, bytes)?;
             let replaced = shared.state().update(resource, namespace, name, &write, |object| {
                 replace(object, &wanted, status);
             })?;
@@ -364,6 +367,14 @@ fn write(shared: &Shared, asked: &Asked, place: &Place, bytes: &[u8]) -> Result<
         warn(shared, &mut answer, &object);
     }
     Ok(answer)
+}
+
+/// A whole object, in the language that the client says.
+fn object(asked: &Asked, bytes: &[u8]) -> Result<Value, Failure> {
+    match asked.content_type.as_str() {
+        "application/vnd.kubernetes.protobuf" => protobuf::secret(bytes),
+        _ => parse_json(bytes),
+    }
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, Failure> {

@@ -2,14 +2,16 @@
 
 Reads {"chart": path, "cases": [{"values", "name", "namespace", "kubeVersion"}]} and writes for each case
 {"refused": text or null, "lint": [text], "objects": [object], "notes": text}. Given {"yaml": text} it
-writes the text's documents.
+writes the text's documents. Given {"do": "install" | "upgrade" | "uninstall", "kubeconfig", "namespace",
+"name", "chart", "values"} it does that to a cluster, as the `helm` command does, and writes {"said"} or
+{"failed": text}.
 """
 
 import json
 import re
 import sys
 
-from helm_python import Chart, HelmError, _native, lint, values_from_yaml
+from helm_python import Chart, Config, HelmError, _native, lint, values_from_yaml
 
 
 def render(chart, case):
@@ -55,9 +57,33 @@ def judge(path, chart, case):
     }
 
 
+def act(asked):
+    with Config(kubeconfig_path=asked["kubeconfig"], namespace=asked["namespace"]) as cluster:
+        if asked["do"] == "install":
+            return cluster.install(
+                asked["chart"], asked["name"], asked["values"], timeout=60, wait="watcher"
+            )
+        if asked["do"] == "upgrade":
+            return cluster.upgrade(
+                asked["chart"],
+                asked["name"],
+                asked["values"],
+                reuse_values=True,
+                timeout=60,
+                wait="watcher",
+            )
+        return cluster.uninstall(asked["name"], timeout=60, wait="watcher")
+
+
 asked = json.load(sys.stdin)
 if "yaml" in asked:
     json.dump(list(documents(asked["yaml"])), sys.stdout)
+elif "do" in asked:
+    try:
+        said = {"said": act(asked)}
+    except HelmError as error:
+        said = {"failed": str(error)}
+    json.dump(said, sys.stdout)
 else:
     with Chart.load(asked["chart"]) as chart:
         json.dump([judge(asked["chart"], chart, case) for case in asked["cases"]], sys.stdout)

@@ -34,15 +34,57 @@ pub(crate) fn judge(cases: &[Case]) -> Vec<Judged> {
             "kubeVersion": case.kube_version,
         })
     });
-    let asked = json!({ "chart": here().join("../../chart"), "cases": cases.collect::<Vec<_>>() });
+    let asked = json!({ "chart": chart(), "cases": cases.collect::<Vec<_>>() });
     let answers = ask(&asked);
     answers.as_array().expect("a list").iter().map(judged).collect()
+}
+
+/// A release on a cluster, which need not be there yet.
+#[allow(dead_code, reason = "the chart's own tests have no cluster")]
+pub(crate) struct Release {
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+#[allow(dead_code, reason = "the chart's own tests have no cluster")]
+impl Release {
+    /// `helm install --wait`; what Helm says of it, or why it did not.
+    pub(crate) fn install(&self, values: &Value) -> Result<Value, String> {
+        self.act("install", values)
+    }
+
+    /// `helm upgrade --wait --reuse-values`
+    pub(crate) fn upgrade(&self, values: &Value) -> Result<Value, String> {
+        self.act("upgrade", values)
+    }
+
+    /// `helm uninstall --wait`
+    pub(crate) fn uninstall(&self) -> Result<Value, String> {
+        self.act("uninstall", &Value::Null)
+    }
+
+    fn act(&self, what: &str, values: &Value) -> Result<Value, String> {
+        let Self { kubeconfig, namespace, name } = self;
+        let mut answer = ask(&json!({
+            "do": what, "kubeconfig": kubeconfig, "namespace": namespace, "name": name,
+            "chart": chart(), "values": values,
+        }));
+        match answer["failed"].as_str() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(answer["said"].take()),
+        }
+    }
 }
 
 /// The documents of a YAML text, as Go reads them.
 #[allow(dead_code, reason = "not every test that asks Helm reads manifests")]
 pub(crate) fn documents(yaml: &str) -> Vec<Value> {
     serde_json::from_value(ask(&json!({ "yaml": yaml }))).expect("a list")
+}
+
+fn chart() -> PathBuf {
+    here().join("../../chart")
 }
 
 /// The crate of these files, also when another one includes them.

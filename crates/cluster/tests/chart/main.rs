@@ -58,6 +58,7 @@ fn everything() -> Value {
         "pcapdump": { "enabled": false, "timeInterval": "30s", "maxTime": "24h", "maxSize": "50GB", "minFree": "10GB" },
         "headless": true,
         "logLevel": "debug",
+        "logFormat": "json",
         "global": { "of": "another chart" },
     })
 }
@@ -141,6 +142,7 @@ fn what_cannot_be_is_refused_before_it_is_installed() {
         json!({ "pcapdump": { "minFree": "95%" } }),
         json!({ "pcapdump": { "recording": true } }),
         json!({ "logLevel": "loud" }),
+        json!({ "logFormat": "xml" }),
     ];
     let cases: Vec<Case> = bad.into_iter().map(case).collect();
     for (case, judged) in cases.iter().zip(helm::judge(&cases)) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::duty::{Answer, Duty, Orders, Wish};
 use super::handover::Request;
+use super::query::QueryError;
 use super::recorder::{Recorder, RecorderError};
 use super::{Health, Status, Wanted, WindowQuery, metrics};
 
@@ -46,6 +47,18 @@ pub(crate) struct Recording {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ApiFailure {
     pub(crate) error: String,
+    /// Set where the question was of another version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unknown: Option<Unknown>,
+}
+
+/// What an agent was asked for and does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unknown {
+    /// The agent's version.
+    pub(crate) version: String,
+    /// By the names of the request.
+    pub(crate) parameters: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -217,8 +230,9 @@ async fn pass_on(wishes: &mpsc::Sender<(Wish, Answer)>, wish: Wish) -> Result<()
 /// it is.
 async fn window(
     State(agent): State<Agent>,
-    Query(query): Query<WindowQuery>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
+    let query = WindowQuery::parse(&query.unwrap_or_default())?;
     let wanted = Wanted::compile(&query).map_err(RecorderError::from)?;
     let recorder = agent.recorder()?;
     let Ok(permit) = agent.windows.clone().acquire_owned().await else {
@@ -324,6 +338,7 @@ async fn blocking<T: Send + 'static>(
 struct Failure {
     status: StatusCode,
     message: String,
+    unknown: Option<Unknown>,
 }
 
 impl Failure {
@@ -331,12 +346,16 @@ impl Failure {
         Self::unavailable("the recorder is stopping".to_owned())
     }
 
+    fn of(status: StatusCode, message: String) -> Self {
+        Self { status, message, unknown: None }
+    }
+
     fn unavailable(message: String) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, message }
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
     fn refused(message: String) -> Self {
-        Self { status: StatusCode::CONFLICT, message }
+        Self::of(StatusCode::CONFLICT, message)
     }
 
     fn not_here() -> Self {
@@ -355,12 +374,23 @@ impl From<RecorderError> for Failure {
             RecorderError::Empty(_) => StatusCode::NOT_FOUND,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, message: error.to_string() }
+        Self::of(status, error.to_string())
+    }
+}
+
+impl From<QueryError> for Failure {
+    fn from(error: QueryError) -> Self {
+        let failure = Self::of(StatusCode::BAD_REQUEST, error.to_string());
+        match error {
+            QueryError::Unknown(unknown) => Self { unknown: Some(unknown), ..failure },
+            QueryError::Malformed(_) => failure,
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(ApiFailure { error: self.message })).into_response()
+        let Self { status, message, unknown } = self;
+        (status, Json(ApiFailure { error: message, unknown })).into_response()
     }
 }

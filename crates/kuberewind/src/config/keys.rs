@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::{
-    Amounts, CaptureConfig, Config, DockerConfig, LogLevel, MinFree, Names, Namespaces, Objects,
-    PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig, Snaplen, TapConfig, Texts,
+    Amounts, CaptureConfig, Config, DockerConfig, LogFormat, LogLevel, MinFree, Names, Namespaces,
+    Objects, PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig, Snaplen, TapConfig,
+    Texts,
 };
 
 /// One key of the tree.
@@ -259,6 +260,13 @@ pub(crate) const KEYS: &[Key] = &[
         live: false,
         place: |config| &mut config.log_level,
     },
+    Key {
+        name: "logFormat",
+        form: "text or json",
+        about: "How it is logged; json is an object a line.",
+        live: false,
+        place: |config| &mut config.log_format,
+    },
 ];
 
 impl Key {
@@ -351,6 +359,7 @@ impl Default for Config {
             },
             headless: false,
             log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
         }
     }
 }

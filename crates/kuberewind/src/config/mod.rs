@@ -38,6 +38,7 @@ pub(crate) use error::ConfigError;
 pub(crate) use keys::KEYS;
 pub(crate) use keys::Key;
 pub(crate) use origin::Origin;
+pub(crate) use values::LogFormat;
 pub(crate) use values::LogLevel;
 pub(crate) use values::MinFree;
 pub(crate) use values::Names;
@@ -60,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) headless: bool,
     /// How much is logged.
     pub(crate) log_level: LogLevel,
+    /// How it is logged.
+    pub(crate) log_format: LogFormat,
 }
 
 /// `tap.*`

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::duration::{DurationError, format_duration, parse_duration};
 use super::values::{
-    LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry, Snaplen, Texts,
+    LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry,
+    Snaplen, Texts,
 };
 
 /// A value of [`super::Config`], as a place in the tree.
@@ -64,6 +65,9 @@ pub(crate) enum Reason {
     /// Another word.
     #[error("expected error, warn, info, debug or trace")]
     LogLevel,
+    /// Another word.
+    #[error("expected text or json")]
+    LogFormat,
     /// See [`Quantity`].
     #[error("expected an amount as Kubernetes writes it, like 100m, 2 or 512Mi")]
     Quantity,
@@ -221,6 +225,17 @@ impl Setting for Namespaces {
 impl Setting for LogLevel {
     fn read(&mut self, value: &Value) -> Result<(), Reason> {
         *self = Self::from_name(&text(value)?).ok_or(Reason::LogLevel)?;
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        Value::from(self.name())
+    }
+}
+
+impl Setting for LogFormat {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        *self = Self::from_name(&text(value)?).ok_or(Reason::LogFormat)?;
         Ok(())
     }
 

@@ -107,6 +107,7 @@ fn all_different() -> Config {
         },
         headless: true,
         log_level: LogLevel::Debug,
+        log_format: LogFormat::Json,
     }
 }
 
@@ -483,6 +484,7 @@ mod listings {
           minFree: 12% # default
         headless: false # default
         logLevel: info # default
+        logFormat: text # default
         "#);
     }
 

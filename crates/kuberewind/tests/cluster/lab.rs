@@ -150,6 +150,11 @@ impl Lab {
         Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
+    /// What leads to the cluster.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("config")
+    }
+
     pub(crate) fn config_map(&self) -> Value {
         self.double.object("v1", "ConfigMap", NS, "kuberewind").expect("a ConfigMap")
     }

@@ -8,6 +8,7 @@ mod clean;
 mod helm;
 mod lab;
 mod preview;
+mod release;
 mod status;
 mod switch;
 mod tap;

@@ -75,11 +75,17 @@ struct Way {
     passed: Arc<AtomicU64>,
     /// No more than so many pass.
     limit: watch::Sender<u64>,
+    /// What the agent does not know.
+    lacks: watch::Sender<Option<&'static str>>,
 }
 
 impl Way {
     fn free() -> Self {
-        Self { passed: Arc::default(), limit: watch::Sender::new(u64::MAX) }
+        Self {
+            passed: Arc::default(),
+            limit: watch::Sender::new(u64::MAX),
+            lacks: watch::Sender::new(None),
+        }
     }
 
     async fn pass(&self, bytes: u64) {
@@ -208,7 +214,8 @@ impl TestNode {
         node
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Its recorder's.
+    pub(crate) fn socket(&self) -> PathBuf {
         self.data.path().join("agent.sock")
     }
 
@@ -247,6 +254,11 @@ impl TestNode {
         });
     }
 
+    /// From now on the agent is of version 0.0.9, which does not know a parameter of windows.
+    pub(crate) fn lack(&self, parameter: &'static str) {
+        self.way.lacks.send_replace(Some(parameter));
+    }
+
     /// Everything may leave again.
     pub(crate) fn release(&self) {
         self.way.limit.send_replace(u64::MAX);
@@ -273,12 +285,7 @@ fn fill(dir: &Path, node: &str, number: u32, of: u32, start: Timestamp, traffic:
     let pods = [("shop", "web"), ("pay", "db")];
     let slots =
         pods.map(|(namespace, app)| appender.open_interface(interface(node, namespace, app)));
-    let mut noise = Noise(u64::from(number) + 1);
-    for (k, slot) in (0..traffic.packets).zip(slots.into_iter().cycle()) {
-        let global = k * of + number;
-        let mut frame = numbered(global, traffic.len);
-        let number_ends = frame.len() - traffic.len + 8;
-        noise.fill(&mut frame[number_ends..]);
+    for ((global, frame), slot) in frames(number, of, traffic).zip(slots.into_iter().cycle()) {
         let time = start.saturating_add(Duration::from_millis(global.into()));
         let len = u32::try_from(frame.len()).expect("a short frame");
         while !appender.reserve(frame.len() + 64) {
@@ -288,6 +295,22 @@ fn fill(dir: &Path, node: &str, number: u32, of: u32, start: Timestamp, traffic:
     }
     drop(appenders);
     store.close().expect("closed");
+}
+
+/// The packets of node `number` of so many, with their numbers.
+pub(crate) fn frames(
+    number: u32,
+    of: u32,
+    traffic: Traffic,
+) -> impl Iterator<Item = (u32, Vec<u8>)> {
+    let mut noise = Noise(u64::from(number) + 1);
+    (0..traffic.packets).map(move |k| {
+        let global = k * of + number;
+        let mut frame = numbered(global, traffic.len);
+        let number_ends = frame.len() - traffic.len + 8;
+        noise.fill(&mut frame[number_ends..]);
+        (global, frame)
+    })
 }
 
 pub(crate) fn interface(node: &str, namespace: &str, app: &str) -> Interface {
@@ -332,6 +355,19 @@ fn daemonset() -> Value {
     })
 }
 
+/// What an agent answers to a question that is not of its version.
+fn refusal(parameter: &str) -> String {
+    let body = json!({
+        "error": format!("kuberewind 0.0.9 does not know the parameter {parameter}"),
+        "unknown": {"version": "0.0.9", "parameters": [parameter]},
+    });
+    let body = body.to_string();
+    let len = body.len();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len}\r\n\r\n{body}"
+    )
+}
+
 /// Leads connections to a Unix socket; the port. The other end closes when the socket's does.
 async fn proxy(socket: PathBuf, way: Way) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -348,6 +384,16 @@ async fn lead(stream: TcpStream, socket: PathBuf, way: Way) {
     let Ok(agent) = UnixStream::connect(socket).await else { return };
     let (mut agent_out, mut agent_in) = agent.into_split();
     let (mut client_out, mut client_in) = stream.into_split();
+    let lacks = *way.lacks.borrow();
+    if let Some(lacks) = lacks {
+        let mut question = vec![0; PIECE];
+        let len = client_out.read(&mut question).await.unwrap_or_default();
+        if String::from_utf8_lossy(&question[..len]).contains(&format!("&{lacks}=")) {
+            let _ = client_in.write_all(refusal(lacks).as_bytes()).await;
+            return;
+        }
+        let _ = agent_in.write_all(&question[..len]).await;
+    }
     let questions = tokio::spawn(async move { copy(&mut client_out, &mut agent_in).await });
     let mut buffer = vec![0; PIECE];
     while let Ok(len @ 1..) = agent_out.read(&mut buffer).await {

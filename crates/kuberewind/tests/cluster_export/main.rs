@@ -12,7 +12,7 @@ use kuberewind_tests::{CaptureFile, Program, SmallDisk};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use lab::{ID, LITTLE, Lab, MUCH, NS, Traffic, told};
+use lab::{ID, LITTLE, Lab, MUCH, NS, Traffic, frames, told};
 
 /// The numbers of a file's packets, in its order.
 fn numbers(file: &CaptureFile) -> Vec<u32> {
@@ -182,16 +182,23 @@ fn the_exporters_rights_are_enough_and_a_missing_one_is_named() {
 }
 
 #[test]
-fn a_slow_way_delivers_everything() {
-    // 12 MB at 3 MB/s.
-    let lab = Lab::new(1, Traffic { packets: 12_000, len: 1_000 });
+fn a_slow_way_delivers_every_byte() {
+    // 40 MB at 3 MB/s.
+    let traffic = Traffic { packets: 40_000, len: 1_000 };
+    let lab = Lab::new(1, traffic);
     lab.reach(0, |reach| reach.bytes_per_second = Some(3_000_000));
     let began = Instant::now();
     // Shorter than the whole takes: only silence counts.
     let report = lab.export("slow.pcap", 0, &["--timeout", "2s"]);
-    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
-    assert_eq!((&report["packets"], &report["complete"]), (&12_000.into(), &true.into()));
-    assert_eq!(numbers(&read(&lab, "slow.pcap")), (0..12_000).collect::<Vec<_>>());
+    assert!(began.elapsed() > Duration::from_secs(12), "{:?}", began.elapsed());
+    assert_eq!((&report["packets"], &report["complete"]), (&40_000.into(), &true.into()));
+    assert_eq!(node(&report, "n1")["fetch"]["retries"], 0);
+    let file = read(&lab, "slow.pcap");
+    let mut got = file.packets().map(|packet| packet.data);
+    for (number, frame) in frames(0, 1, traffic) {
+        assert!(got.next() == Some(&*frame), "packet {number} is another");
+    }
+    assert_eq!(got.next(), None);
 }
 
 /// Streams that end in each way, once: the session that asks for clocks is the first, the window's
@@ -263,6 +270,72 @@ fn an_agent_that_dies_in_mid_stream_and_comes_back_gives_all() {
     assert_eq!(numbers(&read(&lab, "all.pcap")), (0..6_000).collect::<Vec<_>>());
     let said = export.said();
     assert!(said.contains("n2 note: its stream broke"), "{said}");
+}
+
+/// As a cluster tells it: the session closes as after a normal end, and nobody listens from then on.
+#[test]
+fn an_agent_that_dies_in_mid_stream_for_good_never_gives_a_short_file_as_if_it_were_whole() {
+    let mut lab = Lab::new(2, MUCH);
+    lab.nodes[1].hold_at(1_000_000);
+    let dest = lab.path("all.pcap").display().to_string();
+    let report = lab.path("report.json");
+    let arguments = ["--dest", &dest, "--report", &report.display().to_string()];
+    let mut export = Program::start(&mut lab.command(&arguments));
+    lab.nodes[1].wait_to_be_held();
+    lab.nodes[1].kill();
+    assert_eq!(export.ended(Duration::from_mins(1)).code(), Some(3), "{}", export.said());
+    let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
+    assert_eq!(
+        (&report["complete"], &node(&report, "n1")["packets"]),
+        (&false.into(), &3_000.into())
+    );
+    let part = node(&report, "n2")["packets"].as_u64().expect("a count");
+    assert!((500..1_100).contains(&part), "{part}");
+    assert_eq!(numbers(&read(&lab, "all.pcap")).len() as u64, 3_000 + part);
+    assert!(failure(&report, "n2").contains("asked 4 times"), "{}", failure(&report, "n2"));
+
+    let (code, said) = lab.run(&["--node", "n2", "--dest", "none.pcap"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(!lab.path("none.pcap").exists());
+}
+
+#[test]
+fn an_older_agent_gives_its_packets_unless_it_is_asked_for_what_it_does_not_know() {
+    let lab = Lab::new(2, LITTLE);
+    lab.nodes[1].lack("pods");
+    let report = lab.export("all.pcap", 0, &[]);
+    assert_eq!(report["packets"], 600);
+
+    let report = lab.export("web.pcap", 3, &["--pod", "^web-"]);
+    assert_eq!((&report["packets"], &report["complete"]), (&150.into(), &false.into()));
+    assert_eq!(
+        failure(&report, "n2"),
+        "it runs kuberewind 0.0.9, which does not know `--pod`; upgrade it with `kuberewind tap`"
+    );
+    assert_eq!(node(&report, "n2")["fetch"]["retries"], 0);
+
+    let (code, said) = lab.run(&["--pod", "^web-", "--node", "n2", "--dest", "none.pcap"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("n2: it runs kuberewind 0.0.9, which does not know `--pod`"), "{said}");
+    assert!(!lab.path("none.pcap").exists());
+}
+
+/// Another version's question, to an agent of this one.
+#[test]
+fn an_agent_refuses_a_parameter_that_it_does_not_know_by_name() {
+    let lab = Lab::new(1, LITTLE);
+    let socket = lab.nodes[0].socket().display().to_string();
+    let url = "http://kuberewind/v1/window?compress=true&hosts=10.0.0.1";
+    let mut curl = std::process::Command::new("curl");
+    let answer = curl.args(["-s", "-w", "\n%{http_code}", "--unix-socket", &socket, url]).output();
+    let answer = String::from_utf8(answer.expect("curl runs").stdout).expect("text");
+    let (body, code) = answer.rsplit_once('\n').expect("a code");
+    assert_eq!(code, "400", "{body}");
+    let body: Value = serde_json::from_str(body).expect("JSON");
+    let version = env!("CARGO_PKG_VERSION");
+    let unknown = serde_json::json!({"version": version, "parameters": ["hosts"]});
+    assert_eq!(body["unknown"], unknown);
+    assert_eq!(body["error"], format!("kuberewind {version} does not know the parameter hosts"));
 }
 
 #[test]

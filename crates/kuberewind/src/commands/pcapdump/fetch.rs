@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::agent::WindowQuery;
-use crate::client::{NothingRecorded, Session};
+use crate::client::{NothingRecorded, Outdated, Session};
 use crate::exit::{Usage, one_line};
 
 use super::plan::Part;
@@ -73,9 +73,6 @@ pub(super) enum FetchError {
     Spool { node: String, dir: String, temporary: bool, source: std::io::Error },
     #[error("stopped before it was finished; nothing was written")]
     Stopped,
-    /// The agent understands less than the command line.
-    #[error("{node}: {source}")]
-    Asked { node: String, source: Usage },
 }
 
 /// How an attempt ended that did not bring all.
@@ -194,7 +191,7 @@ impl Fetcher {
         let body = match session {
             Ok(body) => body,
             Err(error) if error.is::<NothingRecorded>() => return (None, Ok(())),
-            Err(error) => return (None, Err(weigh(&part.node, error))),
+            Err(error) => return (None, Err(weigh(error))),
         };
         arrived.bytes.store(0, Ordering::Relaxed);
         let (dir, arrived, runtime) = (self.dir.clone(), Arc::clone(arrived), Handle::current());
@@ -235,17 +232,24 @@ fn is_silence(error: &anyhow::Error) -> bool {
 }
 
 /// Whether asking again may help.
-fn weigh(node: &str, error: anyhow::Error) -> Failure {
-    match error.downcast::<Usage>() {
-        Ok(source) => Failure::Fatal(FetchError::Asked { node: node.to_owned(), source }),
-        Err(error) => match error.downcast_ref::<ClusterError>() {
-            Some(
-                ClusterError::Forbidden { .. }
-                | ClusterError::Unauthorized { .. }
-                | ClusterError::Policy { .. },
-            ) => Failure::Final(error),
-            _ => Failure::Passing(error),
-        },
+fn weigh(error: anyhow::Error) -> Failure {
+    if let Some(outdated) = error.downcast_ref::<Outdated>() {
+        return Failure::Final(anyhow!("{outdated}; upgrade it with `kuberewind tap`"));
+    }
+    // The command line has found it to be right before anybody was asked.
+    if let Some(usage) = error.downcast_ref::<Usage>() {
+        return Failure::Final(anyhow!(
+            "its agent, of another version, does not understand what it is asked for: {usage}; \
+             upgrade it with `kuberewind tap`"
+        ));
+    }
+    match error.downcast_ref::<ClusterError>() {
+        Some(
+            ClusterError::Forbidden { .. }
+            | ClusterError::Unauthorized { .. }
+            | ClusterError::Policy { .. },
+        ) => Failure::Final(error),
+        _ => Failure::Passing(error),
     }
 }
 

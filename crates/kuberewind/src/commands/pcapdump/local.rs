@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use kuberewind_export::wire::Received;
 use kuberewind_export::{
     Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
@@ -17,7 +17,7 @@ use kuberewind_store::Recording;
 
 use crate::agent::{Wanted, WindowQuery};
 use crate::cli::ExportArgs;
-use crate::client::{Client, NotRunning};
+use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
 
 use super::super::{advice, shutdown};
@@ -65,13 +65,21 @@ fn from_recorder(
     if args.follow {
         return follow(&export, query, client, dir, destination);
     }
-    let body = client.window(&query)?;
+    let body = client.window(&query).map_err(outdated)?;
     let mut report = match destination.place {
         Place::Stdout => deliver_one(&export, spooled(body)?, &status.node, destination)?,
         _ => deliver_one(&export, Received::open(body)?, &status.node, destination)?,
     };
     report.notes.extend(advice::window(&status, span));
     Ok(report)
+}
+
+/// A recorder that has been running since before this program was replaced.
+fn outdated(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Outdated>() {
+        Ok(outdated) => anyhow!("the recorder is not of this version: {outdated}; start it again"),
+        Err(error) => error,
+    }
 }
 
 /// Reads what is on disk: nobody records now.
@@ -152,7 +160,7 @@ fn follow(
             }
         }
     });
-    let stream = Received::open(client.window(&query)?)?;
+    let stream = Received::open(client.window(&query).map_err(outdated)?)?;
     let input = [input(&export.id, stream)];
     let on = |_: Progress| ControlFlow::Continue(());
     let format = destination.format;

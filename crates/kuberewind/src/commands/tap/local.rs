@@ -13,8 +13,9 @@ use crate::agent::{
     ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource,
 };
 use crate::cli::TapArgs;
-use crate::config::{Effective, Origin};
+use crate::config::{Config, Effective, Origin};
 use crate::exit::Exit;
+use crate::logging;
 
 use super::super::{settings, shutdown};
 
@@ -25,7 +26,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let settings = settings::load(&args.settings)?;
     settings::refuse_cluster_keys(&settings)?;
-    log_to_stderr(settings.config().log_level.into());
+    let Config { log_format, log_level, .. } = settings.config();
+    let _ = logging::start(*log_format, (*log_level).into());
     let namespaces = namespaces(args);
     check_rights(&namespaces)?;
     let stop = shutdown::requests()?;
@@ -75,14 +77,6 @@ fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {
         "recording needs rights that this process does not have (run it with sudo):\n  {}",
         missing.join("\n  ")
     )
-}
-
-fn log_to_stderr(level: tracing::Level) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// Draws the live line until somebody asks to stop.
