@@ -24,7 +24,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 26] = [
+const PACKAGES: [(&str, Sign); 27] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -45,6 +45,7 @@ const PACKAGES: [(&str, Sign); 26] = [
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
     ("openssl", Sign::Program("openssl")),
+    ("gnutls-bin", Sign::Program("gnutls-serv")),
     ("nodejs", Sign::Program("node")),
     (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),

@@ -20,7 +20,7 @@ use crate::cli::ExportArgs;
 use crate::client::{Client, NotRunning};
 use crate::exit::Exit;
 
-use super::super::{advice, shutdown};
+use super::super::{advice, coverage, shutdown};
 use super::deliver::{deliver, finish, job, user};
 use super::window::Asked;
 
@@ -61,7 +61,10 @@ fn from_recorder(
     let status = client.status()?;
     let span = bounds.span(status.held());
     let query = WindowQuery { from: bounds.from, to: Some(bounds.to), ..query };
-    let export = job(&status.node, span, tls);
+    let mut export = job(&status.node, span, tls);
+    if query.tls {
+        export.notes.extend(coverage::notes(&status.tls, |_| true));
+    }
     if args.follow {
         return follow(&export, query, client, dir, destination);
     }
