@@ -7,6 +7,7 @@
 //! ```
 
 mod keep;
+pub(crate) mod leave;
 mod status;
 mod tap;
 mod vault;
@@ -16,7 +17,8 @@ pub(crate) use status::TlsReport;
 pub(crate) use tap::Tap;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -42,7 +44,7 @@ const QUEUE: usize = 4096;
 const MOST_OWNERS: usize = 10_000;
 
 /// A secret may be written so long after its connection's first packet.
-pub(crate) const LATE: Duration = Duration::from_secs(40);
+const LATE: Duration = Duration::from_secs(40);
 
 /// Where TLS secrets come from, and which are not kept.
 #[derive(Debug, Clone)]
@@ -162,10 +164,7 @@ impl Tls {
         span: Span,
         wanted: impl Fn(&str) -> bool,
     ) -> Vec<u8> {
-        let opened = notes.iter().filter_map(|note| self.vault.unseal(&note.bytes));
-        let kept = opened.flat_map(|bytes| keep::read(&bytes));
-        let chosen = kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner));
-        chosen.flat_map(|kept| [kept.line.to_string(), "\n".to_owned()]).collect::<String>().into()
+        key_log(std::slice::from_ref(&self.vault), notes, span, wanted).0
     }
 
     pub(crate) fn report(&self) -> TlsReport {
@@ -179,6 +178,62 @@ impl Tls {
         let _ = self.stop.send(());
         let rest = self.thread.join().unwrap_or_default();
         if rest.is_empty() { None } else { self.vault.seal(&keep::write(&rest)).ok() }
+    }
+}
+
+/// The lines of a key log, and how many of the notes none of the keys opens.
+fn key_log(
+    vaults: &[Arc<Vault>],
+    notes: &[Note],
+    span: Span,
+    wanted: impl Fn(&str) -> bool,
+) -> (Vec<u8>, usize) {
+    let (mut lines, mut closed) = (String::new(), 0);
+    for note in notes {
+        let Some(bytes) = vaults.iter().find_map(|vault| vault.unseal(&note.bytes)) else {
+            closed += 1;
+            continue;
+        };
+        let kept = keep::read(&bytes).into_iter();
+        for kept in kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner)) {
+            let _ = writeln!(lines, "{}", kept.line);
+        }
+    }
+    (lines.into_bytes(), closed)
+}
+
+/// When a recorder may have noted secrets of connections that began within `span`; their notes may
+/// have waited for the disk.
+pub(crate) fn noted(span: Span) -> Span {
+    const WAITED: Duration = Duration::from_secs(5);
+    Span::new(span.from.saturating_sub(WAITED), span.to.saturating_add(LATE))
+}
+
+/// The lines of a key log from what a recorder left in `dir`, for whoever may read its key; why it is
+/// not all of them.
+pub(crate) fn left_behind(
+    dir: &Path,
+    notes: &[Note],
+    span: Span,
+    wanted: impl Fn(&str) -> bool,
+) -> (Vec<u8>, Option<String>) {
+    const GONE: &str = "the key to the TLS secrets is gone, as after each start of the machine";
+    let out = |why: String| (Vec::new(), Some(format!("{why}: they are left out")));
+    match leave::is_allowed(dir) {
+        Ok(true) => {}
+        Ok(false) => return out("the TLS secrets stay here (tap.tlsExport=false)".to_owned()),
+        Err(error) => return out(format!("look into {}: {error}; TLS secrets", dir.display())),
+    }
+    let vaults: Vec<_> = match Vault::left_behind() {
+        Ok(vaults) => vaults.into_iter().map(Arc::new).collect(),
+        Err(error) => return out(format!("{error}; it is the key to the TLS secrets")),
+    };
+    match key_log(&vaults, notes, span, wanted) {
+        (log, 0) => (log, None),
+        (log, closed) if closed < notes.len() => {
+            (log, Some(format!("{GONE}: those of before it are left out")))
+        }
+        _ => out(GONE.to_owned()),
     }
 }
 
