@@ -30,7 +30,7 @@ impl Shop {
         let cluster = Cluster::start(3);
         let mut cart = cluster.pod("n1", "shop", "cart-1");
         let mut till = cluster.pod("n2", "pay", "till-1");
-        cluster.expect(0, &["tap", "--set", "headless=true"]);
+        cluster.expect(0, &["tap", "--set", "headless=true,pcapdump.minFree=0B"]);
         let (key, certificate) = cluster.certificate();
         let mut serve = Command::new("gnutls-serv");
         serve.args(["--http", "--quiet", "--port", "443", "--x509keyfile"]).arg(key);
@@ -174,7 +174,8 @@ fn the_token_of_a_pod_leaves_its_node_only_if_that_is_asked_for() {
     assert_ne!(shop.tls("n1")["discarded"], 0);
 
     // What was thrown away stays so; from now on it is kept.
-    shop.cluster.expect(0, &["tap", "--set", "headless=true", "--set", "tap.tlsControlPlane=true"]);
+    shop.cluster
+        .expect(0, &["tap", "--set", "headless=true,pcapdump.minFree=0B,tap.tlsControlPlane=true"]);
     let answer =
         shop.get(&api.to_string(), "api/v1/namespaces/shop/pods?second", &["--header", &bearer]);
     assert!(answer.contains("\"PodList\""), "{answer}");

@@ -1,7 +1,7 @@
 //! TLS for who looks later than usual, or all the time: without a recorder, and following one.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Lab {
         let mut server = netns.exec("openssl");
         server.args(["s_server", "-www", "-tls1_3", "-accept", PORT]);
         let server = Program::start(server.args(["-key", &key, "-cert", &certificate]));
-        let settings = format!("tap.tls=true{settings}");
+        let settings = format!("tap.tls=true,pcapdump.minFree=0B{settings}");
         let recorder = Recorder::start(data.path(), &[&netns], &["--set", &settings]);
         let lab = Self { recorder, _server: server, netns, dir, data };
         // The probes find OpenSSL as soon as the server runs; packets tell that they have.

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Place, PortsTaken,
-    Secret, SecretBytes, SecretEvent, Segment, Twins,
+    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Place, Secret,
+    SecretBytes, SecretEvent, Segment, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -81,7 +81,7 @@ fn steps(mut bytes: &[u8]) -> Vec<Step<'_>> {
     {
         let len = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (payload, rest) = rest.split_at(len);
-        let [offset] = [offset.cast_signed()];
+        let offset = offset.cast_signed();
         steps.push(Step { flags: *flags, port: *port, offset, later: *later, payload });
         bytes = rest;
     }
@@ -353,8 +353,9 @@ fn derivation(line: &str) -> Option<Secret> {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<_> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|two| two.iter().fold(0, |all, digit| all << 4 | *digit as u8)).collect()
+    let digit = |c: char| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digits: Vec<u8> = text.chars().filter_map(digit).collect();
+    digits.chunks(2).map(|two| two.iter().fold(0, |all, digit| all << 4 | digit)).collect()
 }
 
 /// Any text is a key log or is not; what is one is written and read again.
@@ -370,16 +371,16 @@ pub(super) fn key_log(input: &[u8]) -> String {
     }
 }
 
-/// Records of both directions: the same is read of them whether they come in large segments or in
-/// small ones.
+/// Records of both directions: the same handshake is read of them whether they come in large segments
+/// or in small ones. Only why nothing more is read depends on what came first.
 pub(super) fn records(input: &[u8]) -> String {
     let (large, small) = (read_records(input, 1_400), read_records(input, 97));
-    assert_eq!(large, small, "segments make a difference");
-    large
+    assert_eq!(large.0, small.0, "segments make a difference");
+    format!("{} {}", large.0, large.1)
 }
 
-fn read_records(input: &[u8], size: usize) -> String {
-    let Some((len, rest)) = input.split_first_chunk::<2>() else { return String::new() };
+fn read_records(input: &[u8], size: usize) -> (String, String) {
+    let Some((len, rest)) = input.split_first_chunk::<2>() else { return Default::default() };
     let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
     let (client, server) = rest.split_at(len);
     let step = |flags, payload| Step { flags, port: 0, offset: 0, later: 0, payload };
@@ -389,10 +390,11 @@ fn read_records(input: &[u8], size: usize) -> String {
     let steps: Vec<_> = opening.into_iter().chain(client).chain(server).collect();
     let (mut joiner, mut decryptor) =
         (Joiner::default(), Decryptor::new(KeyLog::default(), Limits::default()));
-    let mut reports = Vec::new();
+    let (mut versions, mut outcomes) = (Vec::new(), Vec::new());
     let mut hear = |event: Event<'_>| {
         if let Event::Report { report, .. } = event {
-            reports.push(format!("{:?} {:?}", report.version, report.outcome));
+            versions.push(report.version);
+            outcomes.push(report.outcome);
         }
     };
     for (time, frame) in frames(&steps) {
@@ -400,5 +402,5 @@ fn read_records(input: &[u8], size: usize) -> String {
         decryptor.see(Place(1), time, u32::try_from(frame.len()).unwrap_or(0), &frame, &mut hear);
     }
     decryptor.finish(&mut hear);
-    format!("{} {reports:?}", joiner.counts().handshakes)
+    (format!("{} {versions:?}", joiner.counts().handshakes), format!("{outcomes:?}"))
 }
