@@ -40,6 +40,9 @@ const WRITE: Duration = Duration::from_millis(200);
 /// Packets of handshakes, and secrets, that may wait for the joiner.
 const QUEUE: usize = 4096;
 
+/// Secrets that wait to be written while that fails: some 20,000 connections.
+const MOST_UNWRITTEN: usize = 100_000;
+
 /// Namespaces that are remembered for secrets that come late.
 const MOST_OWNERS: usize = 10_000;
 
@@ -130,6 +133,7 @@ impl Tls {
             joiner: Joiner::default(),
             vault: Arc::clone(&vault),
             write,
+            unwritten: Vec::new(),
             control_plane: source.control_plane,
             keeps_control_plane: Arc::clone(&keeps_control_plane),
             shown: Arc::clone(&shown),
@@ -242,6 +246,8 @@ struct Work {
     joiner: Joiner,
     vault: Arc<Vault>,
     write: Write,
+    /// What could not be written so far: the store is busy, or its recorder is stopping.
+    unwritten: Vec<Kept>,
     control_plane: ControlPlane,
     keeps_control_plane: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
@@ -268,7 +274,7 @@ impl Work {
                 }
                 recv(ticks) -> _ => {
                     let kept = self.take();
-                    self.write_down(&kept);
+                    self.write_down(kept);
                 }
                 recv(stop) -> _ => break,
             }
@@ -278,7 +284,7 @@ impl Work {
         self.take()
     }
 
-    /// What was joined and may be kept.
+    /// What was joined and may be kept, and is not written yet.
     fn take(&mut self) -> Vec<Kept> {
         let joined = self.joiner.take(Timestamp::now());
         let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
@@ -292,11 +298,14 @@ impl Work {
         }
         let owner = |netns| shown.owners.get(&netns).cloned().unwrap_or_default();
         let kept = kept.into_iter();
-        kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line })
-            .collect()
+        let kept =
+            kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line });
+        let mut all = std::mem::take(&mut self.unwritten);
+        all.extend(kept);
+        all
     }
 
-    fn write_down(&mut self, kept: &[Kept]) {
+    fn write_down(&mut self, kept: Vec<Kept>) {
         for part in kept.chunks(keep::MOST_IN_A_NOTE) {
             let written = match self.vault.seal(&keep::write(part)) {
                 Ok(sealed) => (self.write)(sealed),
@@ -306,9 +315,56 @@ impl Work {
                 }
             };
             if !written {
-                let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-                shown.unwritten += part.len() as u64;
+                self.unwritten.extend_from_slice(part);
             }
         }
+        let lost = self.unwritten.len().saturating_sub(MOST_UNWRITTEN);
+        if lost > 0 {
+            self.unwritten.drain(..lost);
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.unwritten += lost as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kuberewind_tls::{KeyLogLabel, KeyLogLine, SecretBytes};
+
+    use super::*;
+
+    fn kept(number: u64) -> Kept {
+        let mut client_random = [0; 32];
+        client_random[..8].copy_from_slice(&number.to_le_bytes());
+        let secret = SecretBytes(vec![1; 48]);
+        let line = KeyLogLine { label: KeyLogLabel::ClientRandom, client_random, secret };
+        Kept { hello: Timestamp::from_nanos(number), owner: "host".to_owned(), line }
+    }
+
+    /// A recorder that stops takes no notes from the moment on in which it empties its rings.
+    #[test]
+    fn what_cannot_be_written_is_kept_until_it_can_be_and_then_handed_over() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let works = Arc::new(AtomicBool::new(false));
+        let does = Arc::clone(&works);
+        let shown = Arc::<Mutex<Shown>>::default();
+        let mut work = Work {
+            joiner: Joiner::default(),
+            vault: Arc::new(Vault::open(&dir.path().join("key")).unwrap()),
+            write: Box::new(move |_| does.load(Ordering::Relaxed)),
+            unwritten: Vec::new(),
+            control_plane: ControlPlane::default(),
+            keeps_control_plane: Arc::default(),
+            shown: Arc::clone(&shown),
+        };
+        work.write_down(vec![kept(1)]);
+        assert_eq!(work.take(), [kept(1)]);
+        work.write_down((0..MOST_UNWRITTEN as u64 + 7).map(kept).collect());
+        assert_eq!(shown.lock().unwrap().unwritten, 7);
+        works.store(true, Ordering::Relaxed);
+        let rest = work.take();
+        assert_eq!((rest.len(), &rest[0]), (MOST_UNWRITTEN, &kept(7)));
+        work.write_down(rest);
+        assert_eq!(work.take(), []);
     }
 }
