@@ -46,6 +46,7 @@ const PACKAGES: [(&str, Sign); 27] = [
     ("iputils-ping", Sign::Program("ping")),
     ("curl", Sign::Program("curl")),
     ("openssl", Sign::Program("openssl")),
+    ("gnutls-bin", Sign::Program("gnutls-serv")),
     ("nodejs", Sign::Program("node")),
     (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),

@@ -45,3 +45,9 @@ pub use tls::TlsProbes;
 pub use tls::TlsStatus;
 pub use tls::UnsupportedStatus;
 pub use watch::NetnsWatch;
+
+/// What only the fuzzer needs.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::tls::look_into;
+}

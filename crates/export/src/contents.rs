@@ -6,7 +6,7 @@
 //! real connection between the same ends, from the same port to the server's plain port, looks to
 //! readers as if ports were used twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
@@ -26,9 +26,10 @@ pub(crate) const TWINS: &str = "tls-plaintext";
 pub(crate) struct Contents<S> {
     merge: Merge<S>,
     tls: TlsParts,
-    started: bool,
-    key_log: Option<Vec<u8>>,
-    secrets: u64,
+    /// What the file shall have of the secrets that came.
+    key_log: Vec<u8>,
+    /// The clients' randoms of the connections of which secrets came.
+    connections: HashSet<[u8; 32]>,
     plaintext: Option<Plaintext>,
     /// Of the real packets and of twins, in the order in which they came.
     interfaces: Vec<Interface>,
@@ -51,6 +52,7 @@ enum Now {
 
 /// Decryption as far as it is.
 struct Plaintext {
+    /// None after the end.
     decryptor: Option<Decryptor>,
     twins: Twins,
     made: Made,
@@ -69,10 +71,9 @@ impl<S: PacketStream> Contents<S> {
         Self {
             merge,
             tls,
-            started: false,
-            key_log: None,
-            secrets: 0,
-            plaintext: None,
+            key_log: Vec::new(),
+            connections: HashSet::new(),
+            plaintext: tls.plaintext.then(Plaintext::new),
             interfaces: Vec::new(),
             real: Vec::new(),
             twins: BTreeMap::new(),
@@ -87,9 +88,7 @@ impl<S: PacketStream> Contents<S> {
             return true;
         }
         let more = self.merge.advance();
-        if !std::mem::replace(&mut self.started, true) {
-            self.learn_secrets();
-        }
+        self.learn_secrets();
         if more {
             self.now = Now::Real;
             self.number_interface();
@@ -126,9 +125,9 @@ impl<S: PacketStream> Contents<S> {
         &self.interfaces
     }
 
-    /// The key log that shall stand in the file, once.
-    pub(crate) fn take_key_log(&mut self) -> Option<Vec<u8>> {
-        self.key_log.take()
+    /// The key log that shall stand in the file before the packet, as far as it is not there yet.
+    pub(crate) fn take_key_log(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.key_log)
     }
 
     /// Whether the next [`Self::advance`] will not wait.
@@ -146,7 +145,7 @@ impl<S: PacketStream> Contents<S> {
     /// What each stream had to say, and what became of TLS.
     pub(crate) fn finish(self) -> (Vec<NodeReport>, Option<TlsReport>) {
         let tls = (self.tls != TlsParts::default()).then(|| TlsReport {
-            connections_with_secrets: self.secrets,
+            connections_with_secrets: self.connections.len() as u64,
             plaintext: self.plaintext.map(Plaintext::report),
         });
         (self.merge.finish(), tls)
@@ -174,16 +173,20 @@ impl<S: PacketStream> Contents<S> {
     }
 
     fn learn_secrets(&mut self) {
-        if self.tls == TlsParts::default() {
+        let text = self.merge.take_key_log();
+        if text.is_empty() || self.tls == TlsParts::default() {
             return;
         }
-        let text = self.merge.key_log();
-        let mut log = KeyLog::default();
-        let lines = String::from_utf8_lossy(&text);
-        log.extend(lines.lines().filter_map(|line| line.parse::<KeyLogLine>().ok()));
-        self.secrets = log.handshakes() as u64;
-        self.key_log = self.tls.secrets.then_some(text);
-        self.plaintext = self.tls.plaintext.then(|| Plaintext::new(log));
+        let words = String::from_utf8_lossy(&text);
+        let lines = words.lines().filter_map(|line| line.parse::<KeyLogLine>().ok());
+        let lines: Vec<_> = lines.collect();
+        self.connections.extend(lines.iter().map(|line| line.client_random));
+        if let Some(plaintext) = &mut self.plaintext {
+            plaintext.learn(lines);
+        }
+        if self.tls.secrets {
+            self.key_log.extend(text);
+        }
     }
 
     fn number_interface(&mut self) {
@@ -228,12 +231,18 @@ fn place(interface: &Interface) -> Place {
 }
 
 impl Plaintext {
-    fn new(log: KeyLog) -> Self {
+    fn new() -> Self {
         Self {
-            decryptor: Some(Decryptor::new(log, Limits::default())),
+            decryptor: Some(Decryptor::new(KeyLog::default(), Limits::default())),
             twins: Twins::new(PortsTaken::default()),
             made: Made::default(),
             report: PlaintextReport::default(),
+        }
+    }
+
+    fn learn(&mut self, lines: Vec<KeyLogLine>) {
+        if let Some(decryptor) = &mut self.decryptor {
+            decryptor.learn(lines);
         }
     }
 

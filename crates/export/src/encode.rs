@@ -47,8 +47,10 @@ impl Encoder {
     }
 
     /// TLS secrets, which stand before the next packet where the format has a place for them.
-    pub(crate) fn secrets(&mut self, key_log: Vec<u8>) {
-        self.key_log = key_log;
+    pub(crate) fn secrets(&mut self, key_log: &[u8]) {
+        if self.format == Format::Pcapng {
+            self.key_log.extend_from_slice(key_log);
+        }
     }
 
     /// One packet, after the descriptions of interfaces that the file does not have yet.

@@ -114,7 +114,7 @@ fn write_file<S: PacketStream>(
 
     encoder.begin(&mut chunk, room);
     while contents.advance() {
-        contents.take_key_log().into_iter().for_each(|log| encoder.secrets(log));
+        encoder.secrets(&contents.take_key_log());
         encoder.packet(&mut chunk, contents.interfaces(), &contents.packet());
         done.packets += u64::from(contents.is_real());
         if chunk.len() >= CHUNK {

@@ -30,6 +30,8 @@ pub struct Merge<S> {
     /// The next packet's time of each stream that has one; the top is the packet we are at.
     heap: BinaryHeap<Reverse<(Timestamp, usize)>>,
     started: bool,
+    /// Secrets that nobody has taken yet.
+    key_log: Vec<u8>,
     /// The packet's interface in `table`.
     interface: u32,
     table: Table,
@@ -53,7 +55,8 @@ impl<S: PacketStream> Merge<S> {
     pub fn new(asked: Span, inputs: impl IntoIterator<Item = Input<S>>) -> Self {
         let lanes: Vec<_> = inputs.into_iter().map(Lane::new).collect();
         let heap = BinaryHeap::with_capacity(lanes.len());
-        Self { asked, lanes, heap, started: false, interface: 0, table: Table::default() }
+        let (key_log, table) = (Vec::new(), Table::default());
+        Self { asked, lanes, heap, started: false, key_log, interface: 0, table }
     }
 
     /// Goes to the next packet; `false` when no stream has one.
@@ -72,12 +75,16 @@ impl<S: PacketStream> Merge<S> {
         self.started = true;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             self.heap.extend(lane.pull().map(|time| Reverse((time, index))));
+            self.key_log.append(&mut lane.stream.take_key_log());
         }
     }
 
     fn replace_top(&mut self) {
         let Some(mut top) = self.heap.peek_mut() else { return };
-        match self.lanes[top.0.1].pull() {
+        let lane = &mut self.lanes[top.0.1];
+        let pulled = lane.pull();
+        self.key_log.append(&mut lane.stream.take_key_log());
+        match pulled {
             Some(time) => top.0.0 = time,
             None => drop(PeekMut::pop(top)),
         }
@@ -101,9 +108,11 @@ impl<S: PacketStream> Merge<S> {
         &self.table.interfaces
     }
 
-    /// The TLS secrets that came with the streams so far, each once: lines of a key log.
-    pub fn key_log(&self) -> Vec<u8> {
-        let lines = self.lanes.iter().flat_map(|lane| lane.stream.key_log().split(|b| *b == b'\n'));
+    /// The TLS secrets that came with the streams since this was asked last, each once: lines of a key
+    /// log.
+    pub fn take_key_log(&mut self) -> Vec<u8> {
+        let text = std::mem::take(&mut self.key_log);
+        let lines = text.split(|byte| *byte == b'\n');
         let mut lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
         lines.sort_unstable();
         lines.dedup();

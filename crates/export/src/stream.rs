@@ -72,7 +72,7 @@ fn copy<S: PacketStream, W: Write, P: FnMut(Progress) -> ControlFlow<()>>(
         pipe.push()?;
     }
     while contents.advance() {
-        contents.take_key_log().into_iter().for_each(|log| encoder.secrets(log));
+        encoder.secrets(&contents.take_key_log());
         encoder.packet(&mut pipe.chunk, contents.interfaces(), &contents.packet());
         pipe.done.packets += u64::from(contents.is_real());
         if pipe.chunk.len() >= CHUNK || (live && !contents.has_next_at_hand()) {

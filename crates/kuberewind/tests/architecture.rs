@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("cluster", &["filter", "packet"]),
     ("tests", &["apiserver-double", "packet"]),
     ("apiserver-double", &[]),
-    ("fuzz", &["capture", "export", "filter", "packet", "store"]),
+    ("fuzz", &["capture", "export", "filter", "packet", "store", "tls"]),
     ("xtask", &["tests"]),
 ];
 

@@ -26,10 +26,11 @@ pub trait PacketStream {
     /// The interfaces of the packets so far; only ever grows.
     fn interfaces(&self) -> &[Interface];
 
-    /// TLS secrets of flows in it, as a key log (draft-ietf-tls-keylogfile): a line each. Those of a
-    /// window are all there after the first [`Self::advance`].
-    fn key_log(&self) -> &[u8] {
-        &[]
+    /// TLS secrets of flows in it that came since this was asked last, as a key log
+    /// (draft-ietf-tls-keylogfile): a line each. Those of a window are all there after the first
+    /// [`Self::advance`]; where packets go on to come, so do secrets, as a rule before what they open.
+    fn take_key_log(&mut self) -> Vec<u8> {
+        Vec::new()
     }
 
     /// After the end: what was in it and what was missing.

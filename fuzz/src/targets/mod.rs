@@ -2,14 +2,16 @@
 
 mod capture_file;
 mod expression;
+mod program;
 mod recording;
 mod text;
+mod tls;
 mod wire;
 
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 16] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -55,4 +57,20 @@ pub const TARGETS: [Target; 10] = [
         read: expression::matched,
     },
     Target { name: "text", seeds: text::some, words: text::WORDS, read: text::parse },
+    Target {
+        name: "tls-records",
+        seeds: tls::conversations,
+        words: tls::WORDS,
+        read: tls::records,
+    },
+    Target { name: "tls-join", seeds: tls::derived, words: tls::WORDS, read: tls::join },
+    Target { name: "tls-decrypt", seeds: tls::opened, words: tls::WORDS, read: tls::decrypt },
+    Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
+    Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },
+    Target {
+        name: "pclntab",
+        seeds: program::go_programs,
+        words: program::WORDS,
+        read: program::read,
+    },
 ];

@@ -8,28 +8,32 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::network;
 use super::node::Node;
 
 /// How long a probe waits; the kubelet's default is a second.
 const PROBE: Duration = Duration::from_secs(1);
 
 /// What the container does, in a mount namespace of its own: the node's `/proc` and everything else
-/// read-only, but the data directory. Its own `/proc` is the node's as well: it has no process numbers
-/// of its own.
+/// read-only, but the data directory and the node's memory for the key of TLS secrets. Its own `/proc`
+/// is the node's as well: it has no process numbers of its own.
 const CONTAINER: &str = "mount -t proc -o ro proc \"$1\"\n\
     mount -t proc proc /proc\n\
     mount --bind \"$2\" \"$2\"\n\
+    mkdir -p /run/kuberewind\n\
+    mount --bind \"$3\" /run/kuberewind\n\
     mount -o remount,bind,ro /\n\
-    shift 2\n\
+    shift 3\n\
     exec \"$@\"";
 
 /// The command of a pod's one container, with the rights that its spec gives, its environment and
 /// arguments, and what only a laboratory says: where things are.
 pub(super) fn command(pod: &Value, node: &Node, binary: &Path, kubeconfig: &Path) -> Command {
     let container = &pod["spec"]["containers"][0];
-    let (proc, data) = (node.proc(), node.data());
+    let (proc, data, memory) = (node.proc(), node.data(), node.memory());
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--cgroup", "sh", "-ec", CONTAINER, "agent"]).args([&proc, &data]);
+    command.args(["--mount", "--cgroup", "sh", "-ec", CONTAINER, "agent"]);
+    command.args([proc.as_path(), &data, memory]);
     let capabilities = &container["securityContext"]["capabilities"];
     assert_eq!(capabilities["drop"][0], "ALL", "the agent gives up no rights: {container}");
     let rights = words(&capabilities["add"]).map(|right| format!(",+{}", right.to_lowercase()));
@@ -38,6 +42,10 @@ pub(super) fn command(pod: &Value, node: &Node, binary: &Path, kubeconfig: &Path
     command.arg(bounding).arg(binary).args(words(&container["args"]));
     command.arg("--proc").arg(proc).arg("--kubeconfig").arg(kubeconfig);
     command.arg("--data-dir").arg(data);
+    // Kubelets tell every container where the API server is.
+    let api = network::API_SERVICE;
+    command.env("KUBERNETES_SERVICE_HOST", api.ip().to_string());
+    command.env("KUBERNETES_SERVICE_PORT", api.port().to_string());
     for variable in container["env"].as_array().into_iter().flatten() {
         let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap_or_default();
         let pointer = format!("/{}", field.replace('.', "/"));

@@ -18,6 +18,8 @@ mod objects;
 mod pod;
 mod sandbox;
 
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
 use std::sync::Arc;
@@ -36,7 +38,7 @@ pub use beside::Seen;
 pub use beside::mark;
 pub use pod::Pod;
 
-use crate::{Netns, kuberewind, output, wait_until};
+use crate::{Netns, Program, kuberewind, output, succeed, wait_until};
 
 /// Nodes, joined by a network, and an API server. Everything of it ends when it is dropped.
 #[derive(Debug)]
@@ -127,6 +129,44 @@ impl Cluster {
             (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         assert_eq!(done.status.code(), Some(code), "kuberewind {arguments:?}\n{errors}\n{said}");
         format!("{said}{errors}")
+    }
+
+    /// Has nginx speak TLS for the API server, where pods find it: at
+    /// [`Self::api_service`]. The certificate is anybody's.
+    pub fn serve_api_over_tls(&self) -> Program {
+        let (key, certificate) = self.certificate();
+        let (path, api) = (self.dir().display(), network::API_SERVER);
+        let configuration = format!(
+            "daemon off; worker_processes 1; user root; pid {path}/nginx.pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
+             fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;\n\
+             server {{ listen {} ssl; ssl_certificate {}; ssl_certificate_key {};\n\
+             location / {{ proxy_pass http://{api}; proxy_http_version 1.1; }} }} }}\n",
+            network::API_SERVICE,
+            certificate.display(),
+            key.display(),
+        );
+        let file = self.dir().join("nginx.conf");
+        fs::write(&file, configuration).expect("nginx's configuration");
+        Program::start(self.switch.exec("nginx").arg("-c").arg(&file))
+    }
+
+    /// `KUBERNETES_SERVICE_HOST` and `_PORT`, as every pod has them.
+    pub const fn api_service(&self) -> SocketAddr {
+        network::API_SERVICE
+    }
+
+    /// A key, and a certificate of its own making.
+    pub fn certificate(&self) -> (PathBuf, PathBuf) {
+        let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| self.dir().join(name));
+        if !certificate.exists() {
+            let mut openssl = process::Command::new("openssl");
+            openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+            openssl.args(["-subj", "/CN=localhost", "-keyout"]).arg(&key);
+            succeed(openssl.arg("-out").arg(&certificate));
+        }
+        (key, certificate)
     }
 
     /// Where commands run, and exports go.

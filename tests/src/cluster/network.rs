@@ -22,6 +22,10 @@ const BRIDGE: &str = "cni0";
 pub(super) const API_SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), 6443);
 
+/// Where pods reach it, once something speaks TLS for it: see
+/// [`Cluster::serve_api_over_tls`](super::Cluster::serve_api_over_tls).
+pub(super) const API_SERVICE: SocketAddr = SocketAddr::new(API_SERVER.ip(), 443);
+
 /// A node's address.
 pub(super) const fn node_address(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, 10 + node)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use super::groups::Groups;
 use super::inside::Inside;
@@ -24,6 +25,8 @@ pub(super) struct Node {
     pub(super) groups: Groups,
     /// What survives its pods.
     dir: PathBuf,
+    /// What a reboot would clear.
+    memory: TempDir,
     /// The first process.
     holder: Program,
     dead: AtomicBool,
@@ -42,10 +45,12 @@ impl Node {
             let path = dir.join(below);
             fs::create_dir_all(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         }
+        let memory = tempfile::Builder::new().prefix("kr-").tempdir_in("/dev/shm");
+        let memory = memory.expect("a directory in /dev/shm");
         let holder = hold(&netns);
         let groups = Groups::new(&name, number.into());
         let (dead, addresses) = (AtomicBool::new(false), AtomicU16::new(2));
-        Self { name, number, netns, groups, dir, holder, dead, addresses }
+        Self { name, number, netns, groups, dir, memory, holder, dead, addresses }
     }
 
     /// The directory on the node's disk that recordings lie in.
@@ -56,6 +61,11 @@ impl Node {
     /// Where whoever wants to see the node's processes mounts its `/proc`, privately.
     pub(super) fn proc(&self) -> PathBuf {
         self.dir.join("proc")
+    }
+
+    /// A directory of its own in memory, where a node has `/run/kuberewind`.
+    pub(super) fn memory(&self) -> &Path {
+        self.memory.path()
     }
 
     /// Its address.

@@ -234,9 +234,10 @@ impl Elf {
         place(self.loaded(), address)
     }
 
-    /// The same for an instruction.
+    /// The same for an instruction; none where the file has already ended.
     pub(crate) fn code_offset_of(&self, address: u64) -> Option<u64> {
-        place(self.loaded().filter(|segment| segment.flags & PF_X != 0), address)
+        let code = self.loaded().filter(|segment| segment.flags & PF_X != 0);
+        place(code, address).filter(|offset| *offset < self.source.len)
     }
 
     /// Where what stands here in the file is when it runs.
@@ -565,6 +566,17 @@ mod tests {
         let len = u64::try_from(bytes.len()).unwrap();
         bytes[64 + 32..64 + 40].copy_from_slice(&len.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn a_function_that_would_be_beyond_the_end_of_the_file_is_not_probed() {
+        let mut bytes = std::fs::read(LIBCRYPTO).unwrap();
+        let headers = (0..usize::from(half(&bytes, 56))).map(|index| 64 + index * 56);
+        let code: Vec<_> =
+            headers.filter(|at| word(&bytes, *at) == PT_LOAD && bytes[at + 4] & 1 == 1).collect();
+        bytes[code[0] + 12] = 0x8b; // its place in the file
+        let finding = inspect(file(&bytes)).unwrap();
+        assert_eq!((finding.places, finding.build_id.is_some()), (vec![], true));
     }
 
     #[test]

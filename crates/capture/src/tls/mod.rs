@@ -22,6 +22,7 @@ pub use status::TlsStatus;
 pub use status::UnsupportedStatus;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,6 +185,16 @@ impl TlsProbes {
             }
         }
     }
+}
+
+/// Looks into a file for what can be probed: where in the file, and what was found, in words.
+#[doc(hidden)]
+pub fn look_into(file: File) -> Result<(Vec<u64>, String), String> {
+    let finding = find::inspect(file).map_err(|malformed| format!("{malformed:?}"))?;
+    let places = finding.places.iter().map(|place| place.offset).collect();
+    let kinds: Vec<_> = finding.places.iter().map(|place| place.hook).collect();
+    let find::Finding { unsupported, version, build_id, .. } = finding;
+    Ok((places, format!("{kinds:?} {unsupported:?} {} {}", version.is_some(), build_id.is_some())))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -56,7 +56,7 @@ const MAX_ACCOUNT: usize = 4 << 20;
 
 /// The longest piece of a key log,
 const MAX_SECRETS: usize = 256 << 10;
-/// and the most bytes of it that one stream may have: some 60,000 connections.
+/// and the most bytes of it that are kept until somebody takes them: some 60,000 connections.
 const MAX_SECRET_BYTES: usize = 64 << 20;
 
 /// What a frame holds.

@@ -99,8 +99,8 @@ impl PacketStream for Made {
         &self.interfaces
     }
 
-    fn key_log(&self) -> &[u8] {
-        &self.key_log
+    fn take_key_log(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.key_log)
     }
 
     fn account(&self) -> &WindowAccount {

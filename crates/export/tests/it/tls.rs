@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kuberewind_export::{
-    Destination, Export, Format, Liveness, Place, Report, TlsParts, write, write_stream,
+    Destination, Export, Format, Input, Liveness, Place, Report, TlsParts, write, write_stream,
 };
 
-use crate::made::{Made, Packet, export};
+use kuberewind_packet::pcapng::PacketBlock;
+use kuberewind_packet::{Interface, PacketStream, WindowAccount};
+
+use crate::made::{Broken, Made, Packet, export};
 
 const NONE: TlsParts = TlsParts { secrets: false, plaintext: false };
 const SECRETS: TlsParts = TlsParts { secrets: true, plaintext: false };
@@ -16,8 +19,12 @@ const PLAINTEXT: TlsParts = TlsParts { secrets: false, plaintext: true };
 
 /// A recording of the decryptor's own tests: three requests to port 8443, and what opens them.
 fn recorded(with_secrets: bool) -> Made {
+    recorded_as("tls13", with_secrets)
+}
+
+fn recorded_as(name: &str, with_secrets: bool) -> Made {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/fixtures");
-    let file = std::fs::read(folder.join("tls13.pcap")).unwrap();
+    let file = std::fs::read(folder.join(format!("{name}.pcap"))).unwrap();
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     let (mut at, mut packets) = (24, Vec::new());
     while at + 16 <= file.len() {
@@ -32,7 +39,7 @@ fn recorded(with_secrets: bool) -> Made {
     }
     let mut made = Made::new("n1", packets);
     if with_secrets {
-        made.key_log = std::fs::read(folder.join("tls13.keys")).unwrap();
+        made.key_log = std::fs::read(folder.join(format!("{name}.keys"))).unwrap();
     }
     made
 }
@@ -154,5 +161,68 @@ fn a_twin_makes_way_for_a_real_connection_that_comes_later() {
                      or tcp.analysis.reused_ports";
         let checks = ["-o", "tcp.check_checksum:TRUE", "-Y", alarm, "-r"];
         assert_eq!(run("tshark", &checks, &file), "");
+    }
+}
+
+/// Two windows of one connection each, as they are followed: the secrets of the second come with it.
+struct Followed {
+    made: Made,
+    later: Vec<u8>,
+    at: u64,
+}
+
+impl PacketStream for Followed {
+    type Error = Broken;
+
+    fn advance(&mut self) -> Result<bool, Broken> {
+        self.made.advance()
+    }
+
+    fn packet(&self) -> PacketBlock<'_> {
+        self.made.packet()
+    }
+
+    fn interfaces(&self) -> &[Interface] {
+        self.made.interfaces()
+    }
+
+    fn take_key_log(&mut self) -> Vec<u8> {
+        let is_due = self.made.packet().timestamp.as_nanos() >= self.at;
+        let later = if is_due { std::mem::take(&mut self.later) } else { Vec::new() };
+        [self.made.take_key_log(), later].concat()
+    }
+
+    fn account(&self) -> &WindowAccount {
+        self.made.account()
+    }
+}
+
+#[test]
+fn secrets_that_come_later_stand_before_what_they_open() {
+    let (first, second) = (recorded_as("tls13", true), recorded_as("tls12-aes128", true));
+    let end = first.packets.last().unwrap().time;
+    let mut packets = first.packets.clone();
+    packets.extend(
+        second
+            .packets
+            .iter()
+            .enumerate()
+            .map(|(number, packet)| Packet { time: end + 1 + number as u64, ..packet.clone() }),
+    );
+    for (format, tls) in [(Format::Pcapng, SECRETS), (Format::Pcap, PLAINTEXT)] {
+        let mut made = Made::new("n1", packets.clone());
+        made.key_log = first.key_log.clone();
+        let stream = Followed { made, later: second.key_log.clone(), at: end + 1 };
+        let input = Input { node: "n1".to_owned(), stream, fetch: None };
+        let (export, mut out) = (Export { tls, ..export() }, Vec::new());
+        let go_on = |_| ControlFlow::Continue(());
+        let report =
+            write_stream(&export, [input], format, Liveness::Live, &mut out, go_on).unwrap();
+        assert_eq!(report.tls.unwrap().connections_with_secrets, 2);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("followed");
+        std::fs::write(&file, out).unwrap();
+        let expected = ["/cart/0", "/cart/1", "/cart/2"].repeat(2);
+        assert_eq!(requests(&file, &["-d", "tcp.port==8443,tls"]), expected, "{format:?}");
     }
 }

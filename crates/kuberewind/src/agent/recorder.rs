@@ -1,8 +1,11 @@
 //! Joins the stages: capture into the store, and the store's windows out.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, NamespaceStatus, NetnsSpec, NetnsWatch, Target,
@@ -10,7 +13,7 @@ use kuberewind_capture::{
 use kuberewind_export::wire::{SendError, Sender};
 use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
-use kuberewind_store::{Limits, MinFree, Store, StoreConfig, StoreError};
+use kuberewind_store::{Limits, MinFree, Note, Store, StoreConfig, StoreError};
 
 use super::status::{Bounds, FilterStatus, Memory};
 use super::switch::{Switch, SwitchError};
@@ -75,6 +78,8 @@ pub(crate) enum RecorderError {
     Switch(#[from] SwitchError),
     #[error("send the window: {0}")]
     Send(#[from] SendError<StoreError>),
+    #[error("keep in {} whether TLS secrets may leave (tap.tlsExport): {source}", dir.display())]
+    Leave { dir: PathBuf, source: std::io::Error },
     #[error("nothing is recorded yet in {}", .0.display())]
     Empty(PathBuf),
     #[error("recording is on: stop it first (`kuberewind pcapdump stop`)")]
@@ -159,6 +164,7 @@ impl Recorder {
             }
             None => Capture::start(capture, appenders)?,
         };
+        allow_tls_to_leave(config)?;
         let since = Timestamp::now();
         if recording {
             store.set_recording(true)?;
@@ -279,6 +285,7 @@ impl Recorder {
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
         self.stop_tls();
+        let _ = tls::leave::allow(&self.data_dir(), true); // nothing is left that could
         Ok(store.erase()?)
     }
 
@@ -336,6 +343,7 @@ impl Recorder {
             Ok(stages.store.set_limits(limits, config.pcapdump.time_interval)?)
         })??;
         self.with_tls(|tls| tls.keep_control_plane(config.tap.tls_control_plane));
+        allow_tls_to_leave(config)?;
         plan.filter = filter;
         plan.settings = settings;
         Ok(())
@@ -381,41 +389,62 @@ impl Recorder {
         out: W,
     ) -> Result<(), RecorderError> {
         let mut asked = query.span(Timestamp::now());
+        let mut last = !follow();
+        if !last && query.tls {
+            asked.to = held_back(asked, asked.to);
+        }
         self.settle(asked.to)?;
         if query.from.is_none() {
             asked.from = self.oldest(asked)?;
         }
         let mut sender = Sender::new(out, query.compress).map_err(SendError::Io)?;
-        if query.tls {
-            sender.secrets(&self.key_log(asked, wanted)?).map_err(SendError::Io)?;
-        }
+        let until = if last { asked.to } else { Timestamp::MAX };
+        let began = Span::new(asked.from, until);
+        let mut secrets = query.tls.then(|| Secrets { began, sent: HashSet::new() });
         let mut account = None;
         loop {
+            if let Some(secrets) = &mut secrets {
+                let log = self.key_log(asked, secrets, wanted)?;
+                sender.secrets(&log).map_err(SendError::Io)?;
+            }
             let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
             sender.send(&mut window)?;
             let so_far = match account.take() {
                 None => window.account().clone(),
                 Some(earlier) => WindowAccount::then(earlier, window.account()),
             };
-            if !follow() {
+            if last {
                 sender.finish(&so_far).map_err(SendError::Io)?;
                 return Ok(());
             }
             account = Some(so_far);
             sender.flush().map_err(SendError::Io)?;
-            asked = Span::new(asked.to, Timestamp::now());
-            self.settle(asked.to)?;
+            last = !follow();
+            let now = Timestamp::now();
+            self.settle(now)?;
+            let rest = Span::new(asked.to, now);
+            asked =
+                if last || !query.tls { rest } else { Span::new(rest.from, held_back(rest, now)) };
         }
     }
 
-    /// TLS secrets of connections that began within `span`, as far as they may leave.
-    fn key_log(&self, span: Span, wanted: &Wanted) -> Result<Vec<u8>, RecorderError> {
+    /// TLS secrets that were written since `span` began and are not sent yet, as far as they may leave.
+    fn key_log(
+        &self,
+        span: Span,
+        secrets: &mut Secrets,
+        wanted: &Wanted,
+    ) -> Result<Vec<u8>, RecorderError> {
         if !self.config(|config| config.tap.tls_export) {
             return Ok(Vec::new());
         }
-        let written = Span::new(span.from, span.to.saturating_add(tls::LATE));
-        let notes = self.with(|stages| stages.store.notes(written))??;
-        let log = self.with_tls(|tls| tls.key_log(&notes, span, |owner| wanted.takes_owner(owner)));
+        let span = tls::noted(span);
+        let mut notes = self.with(|stages| stages.store.notes(span))??;
+        notes.retain(|note| secrets.is_new(note));
+        secrets.forget_before(span.from);
+        let began = secrets.began;
+        let log =
+            self.with_tls(|tls| tls.key_log(&notes, began, |owner| wanted.takes_owner(owner)));
         Ok(log.unwrap_or_default())
     }
 
@@ -549,6 +578,41 @@ impl Plan {
         };
         self.assignment.targets.iter().filter(opening).count()
     }
+}
+
+/// Where to end when packets are followed: a moment before `now`, so that secrets come before what
+/// they open. They are written up to 200 ms after their handshake, and `settle` takes as long.
+fn held_back(rest: Span, now: Timestamp) -> Timestamp {
+    const MOMENT: Duration = Duration::from_millis(300);
+    now.saturating_sub(MOMENT).max(rest.from)
+}
+
+/// What of TLS has been sent.
+struct Secrets {
+    /// When the connections began that are asked for.
+    began: Span,
+    /// Notes that were sent, by time and hash.
+    sent: HashSet<(Timestamp, u64)>,
+}
+
+impl Secrets {
+    fn is_new(&mut self, note: &Note) -> bool {
+        let mut hasher = DefaultHasher::new();
+        note.bytes.hash(&mut hasher);
+        self.sent.insert((note.at, hasher.finish()))
+    }
+
+    /// No more notes of before `time` are asked for.
+    fn forget_before(&mut self, time: Timestamp) {
+        self.sent.retain(|(at, _)| *at >= time);
+    }
+}
+
+/// For those who read the directory without a recorder.
+fn allow_tls_to_leave(config: &Config) -> Result<(), RecorderError> {
+    let dir = &config.tap.data_dir;
+    tls::leave::allow(dir, config.tap.tls_export)
+        .map_err(|source| RecorderError::Leave { dir: dir.clone(), source })
 }
 
 fn limits(config: &Config) -> Limits {

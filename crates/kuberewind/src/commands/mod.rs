@@ -6,6 +6,7 @@ mod clean;
 mod cluster;
 mod completion;
 mod config;
+mod coverage;
 mod fleet;
 mod pcapdump;
 mod settings;

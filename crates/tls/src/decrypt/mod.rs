@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use kuberewind_packet::Timestamp;
 
-use crate::KeyLog;
 use crate::decrypt::connection::{Connection, Context};
 use crate::flow::{FlowKey, Place, Sender};
 use crate::segment::Segment;
 use crate::suite::Version;
+use crate::{KeyLog, KeyLogLine};
 
 /// A TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +204,16 @@ impl Decryptor {
             now: Timestamp::MIN,
             scratch: Vec::new(),
         }
+    }
+
+    /// Learns more secrets, of connections whose first encrypted record is still to come. Once there are
+    /// more handshakes than connections may be, what was known before is forgotten: the secrets of a
+    /// stream without end would fill any memory.
+    pub fn learn(&mut self, lines: impl IntoIterator<Item = KeyLogLine>) {
+        if self.log.handshakes() > self.limits.connections {
+            self.log = KeyLog::default();
+        }
+        self.log.extend(lines);
     }
 
     /// Takes the next packet: an Ethernet frame of which `bytes` were captured. Packets come in the

@@ -7,6 +7,7 @@
 //! ```
 
 mod keep;
+pub(crate) mod leave;
 mod status;
 mod tap;
 mod vault;
@@ -16,7 +17,8 @@ pub(crate) use status::TlsReport;
 pub(crate) use tap::Tap;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -38,11 +40,14 @@ const WRITE: Duration = Duration::from_millis(200);
 /// Packets of handshakes, and secrets, that may wait for the joiner.
 const QUEUE: usize = 4096;
 
+/// Secrets that wait to be written while that fails: some 20,000 connections.
+const MOST_UNWRITTEN: usize = 100_000;
+
 /// Namespaces that are remembered for secrets that come late.
 const MOST_OWNERS: usize = 10_000;
 
 /// A secret may be written so long after its connection's first packet.
-pub(crate) const LATE: Duration = Duration::from_secs(40);
+const LATE: Duration = Duration::from_secs(40);
 
 /// Where TLS secrets come from, and which are not kept.
 #[derive(Debug, Clone)]
@@ -128,6 +133,7 @@ impl Tls {
             joiner: Joiner::default(),
             vault: Arc::clone(&vault),
             write,
+            unwritten: Vec::new(),
             control_plane: source.control_plane,
             keeps_control_plane: Arc::clone(&keeps_control_plane),
             shown: Arc::clone(&shown),
@@ -162,10 +168,7 @@ impl Tls {
         span: Span,
         wanted: impl Fn(&str) -> bool,
     ) -> Vec<u8> {
-        let opened = notes.iter().filter_map(|note| self.vault.unseal(&note.bytes));
-        let kept = opened.flat_map(|bytes| keep::read(&bytes));
-        let chosen = kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner));
-        chosen.flat_map(|kept| [kept.line.to_string(), "\n".to_owned()]).collect::<String>().into()
+        key_log(std::slice::from_ref(&self.vault), notes, span, wanted).0
     }
 
     pub(crate) fn report(&self) -> TlsReport {
@@ -182,11 +185,69 @@ impl Tls {
     }
 }
 
+/// The lines of a key log, and how many of the notes none of the keys opens.
+fn key_log(
+    vaults: &[Arc<Vault>],
+    notes: &[Note],
+    span: Span,
+    wanted: impl Fn(&str) -> bool,
+) -> (Vec<u8>, usize) {
+    let (mut lines, mut closed) = (String::new(), 0);
+    for note in notes {
+        let Some(bytes) = vaults.iter().find_map(|vault| vault.unseal(&note.bytes)) else {
+            closed += 1;
+            continue;
+        };
+        let kept = keep::read(&bytes).into_iter();
+        for kept in kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner)) {
+            let _ = writeln!(lines, "{}", kept.line);
+        }
+    }
+    (lines.into_bytes(), closed)
+}
+
+/// When a recorder may have noted secrets of connections that began within `span`; their notes may
+/// have waited for the disk.
+pub(crate) fn noted(span: Span) -> Span {
+    const WAITED: Duration = Duration::from_secs(5);
+    Span::new(span.from.saturating_sub(WAITED), span.to.saturating_add(LATE))
+}
+
+/// The lines of a key log from what a recorder left in `dir`, for whoever may read its key; why it is
+/// not all of them.
+pub(crate) fn left_behind(
+    dir: &Path,
+    notes: &[Note],
+    span: Span,
+    wanted: impl Fn(&str) -> bool,
+) -> (Vec<u8>, Option<String>) {
+    const GONE: &str = "the key to the TLS secrets is gone, as after each start of the machine";
+    let out = |why: String| (Vec::new(), Some(format!("{why}: they are left out")));
+    match leave::is_allowed(dir) {
+        Ok(true) => {}
+        Ok(false) => return out("the TLS secrets stay here (tap.tlsExport=false)".to_owned()),
+        Err(error) => return out(format!("look into {}: {error}; TLS secrets", dir.display())),
+    }
+    let vaults: Vec<_> = match Vault::left_behind() {
+        Ok(vaults) => vaults.into_iter().map(Arc::new).collect(),
+        Err(error) => return out(format!("{error}; it is the key to the TLS secrets")),
+    };
+    match key_log(&vaults, notes, span, wanted) {
+        (log, 0) => (log, None),
+        (log, closed) if closed < notes.len() => {
+            (log, Some(format!("{GONE}: those of before it are left out")))
+        }
+        _ => out(GONE.to_owned()),
+    }
+}
+
 /// What the joiner's thread works with.
 struct Work {
     joiner: Joiner,
     vault: Arc<Vault>,
     write: Write,
+    /// What could not be written so far: the store is busy, or its recorder is stopping.
+    unwritten: Vec<Kept>,
     control_plane: ControlPlane,
     keeps_control_plane: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
@@ -213,7 +274,7 @@ impl Work {
                 }
                 recv(ticks) -> _ => {
                     let kept = self.take();
-                    self.write_down(&kept);
+                    self.write_down(kept);
                 }
                 recv(stop) -> _ => break,
             }
@@ -223,7 +284,7 @@ impl Work {
         self.take()
     }
 
-    /// What was joined and may be kept.
+    /// What was joined and may be kept, and is not written yet.
     fn take(&mut self) -> Vec<Kept> {
         let joined = self.joiner.take(Timestamp::now());
         let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
@@ -237,11 +298,14 @@ impl Work {
         }
         let owner = |netns| shown.owners.get(&netns).cloned().unwrap_or_default();
         let kept = kept.into_iter();
-        kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line })
-            .collect()
+        let kept =
+            kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line });
+        let mut all = std::mem::take(&mut self.unwritten);
+        all.extend(kept);
+        all
     }
 
-    fn write_down(&mut self, kept: &[Kept]) {
+    fn write_down(&mut self, kept: Vec<Kept>) {
         for part in kept.chunks(keep::MOST_IN_A_NOTE) {
             let written = match self.vault.seal(&keep::write(part)) {
                 Ok(sealed) => (self.write)(sealed),
@@ -251,9 +315,56 @@ impl Work {
                 }
             };
             if !written {
-                let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-                shown.unwritten += part.len() as u64;
+                self.unwritten.extend_from_slice(part);
             }
         }
+        let lost = self.unwritten.len().saturating_sub(MOST_UNWRITTEN);
+        if lost > 0 {
+            self.unwritten.drain(..lost);
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.unwritten += lost as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kuberewind_tls::{KeyLogLabel, KeyLogLine, SecretBytes};
+
+    use super::*;
+
+    fn kept(number: u64) -> Kept {
+        let mut client_random = [0; 32];
+        client_random[..8].copy_from_slice(&number.to_le_bytes());
+        let secret = SecretBytes(vec![1; 48]);
+        let line = KeyLogLine { label: KeyLogLabel::ClientRandom, client_random, secret };
+        Kept { hello: Timestamp::from_nanos(number), owner: "host".to_owned(), line }
+    }
+
+    /// A recorder that stops takes no notes from the moment on in which it empties its rings.
+    #[test]
+    fn what_cannot_be_written_is_kept_until_it_can_be_and_then_handed_over() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let works = Arc::new(AtomicBool::new(false));
+        let does = Arc::clone(&works);
+        let shown = Arc::<Mutex<Shown>>::default();
+        let mut work = Work {
+            joiner: Joiner::default(),
+            vault: Arc::new(Vault::open(&dir.path().join("key")).unwrap()),
+            write: Box::new(move |_| does.load(Ordering::Relaxed)),
+            unwritten: Vec::new(),
+            control_plane: ControlPlane::default(),
+            keeps_control_plane: Arc::default(),
+            shown: Arc::clone(&shown),
+        };
+        work.write_down(vec![kept(1)]);
+        assert_eq!(work.take(), [kept(1)]);
+        work.write_down((0..MOST_UNWRITTEN as u64 + 7).map(kept).collect());
+        assert_eq!(shown.lock().unwrap().unwritten, 7);
+        works.store(true, Ordering::Relaxed);
+        let rest = work.take();
+        assert_eq!((rest.len(), &rest[0]), (MOST_UNWRITTEN, &kept(7)));
+        work.write_down(rest);
+        assert_eq!(work.take(), []);
     }
 }

@@ -71,20 +71,42 @@ impl Vault {
         if !is_memory(&system) {
             return Err(VaultError::OnDisk(dir.to_owned()));
         }
-        let meta = fs::symlink_metadata(dir).map_err(failed("look at", dir))?;
-        let ours = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
-        if !ours || meta.mode() & 0o022 != 0 {
-            return Err(VaultError::NotOurs(dir.to_owned()));
-        }
-        let random = SystemRandom::new();
+        check_owner(dir)?;
         let bytes = match read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path, &random)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(path, &SystemRandom::new())?
+            }
             read => read.map_err(failed("read", path))?,
         };
+        Self::from_bytes(path, &bytes)
+    }
+
+    /// Takes the keys that recorders of this machine have left; makes none.
+    pub(crate) fn left_behind() -> Result<Vec<Self>, VaultError> {
+        KEYS.iter().filter_map(|path| Self::find(Path::new(path)).transpose()).collect()
+    }
+
+    /// Takes the key from `path`, if there is one in memory.
+    fn find(path: &Path) -> Result<Option<Self>, VaultError> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        match rustix::fs::statfs(dir) {
+            Ok(system) if is_memory(&system) => {}
+            _ => return Ok(None),
+        }
+        let bytes = match read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed("read", path))?,
+        };
+        check_owner(dir)?;
+        Self::from_bytes(path, &bytes).map(Some)
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, VaultError> {
         if bytes.len() != KEY_LEN {
             return Err(VaultError::NotAKey(path.to_owned()));
         }
-        Ok(Self { key: Prk::new_less_safe(HKDF_SHA256, &bytes), random })
+        let key = Prk::new_less_safe(HKDF_SHA256, bytes);
+        Ok(Self { key, random: SystemRandom::new() })
     }
 
     /// Seals: salt, then what only the same key opens. Each piece has a key of its own, so the nonce
@@ -124,6 +146,13 @@ fn nonce() -> Nonce {
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VaultError + use<> {
     let path = path.to_owned();
     move |source| VaultError::Io { doing, path, source }
+}
+
+/// A key that somebody else put there would be no secret.
+fn check_owner(dir: &Path) -> Result<(), VaultError> {
+    let meta = fs::symlink_metadata(dir).map_err(failed("look at", dir))?;
+    let ours = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+    if ours && meta.mode() & 0o022 == 0 { Ok(()) } else { Err(VaultError::NotOurs(dir.to_owned())) }
 }
 
 fn is_memory(system: &rustix::fs::StatFs) -> bool {
@@ -176,6 +205,8 @@ mod tests {
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
         let again = Vault::open(&path).unwrap();
         assert_eq!(again.unseal(&sealed).unwrap(), b"secret");
+        assert_eq!(Vault::find(&path).unwrap().unwrap().unseal(&sealed).unwrap(), b"secret");
+        assert!(Vault::find(&dir.path().join("k/none")).unwrap().is_none());
         let other = Vault::open(&dir.path().join("other")).unwrap();
         assert_eq!(other.unseal(&sealed), None);
         for at in 0..sealed.len() {

@@ -22,7 +22,7 @@ use crate::exit::{Exit, Usage, one_line};
 
 use super::super::cluster::Cluster;
 use super::super::fleet::Fleet;
-use super::super::{advice, shutdown};
+use super::super::{advice, coverage, shutdown};
 use super::clocks::{self, Clocks, Reading};
 use super::deliver::{deliver, finish, job, user};
 use super::fetch::{Fetcher, Outcome};
@@ -46,7 +46,7 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     let mut query = query(wanted.filter.clone(), select);
     query.tls = tls != TlsParts::default();
     query.user = user();
-    Wanted::compile(&query)?;
+    let chosen = Wanted::compile(&query)?;
     let patience = patience(&select.timeout)?;
     let cluster = Cluster::open(&args.cluster, "export this machine's recording")?;
     raise_file_limit();
@@ -82,6 +82,10 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
         // Whoever asks for all that is held gets it.
         let held = |status| advice::window(status, window);
         export.notes.extend(answers.told.values().filter_map(held));
+    }
+    if tls != TlsParts::default() {
+        let reports = answers.told.values().filter_map(|status| status.tls.as_ref());
+        export.notes.extend(coverage::notes(reports, |owner| chosen.takes_owner(owner)));
     }
     let report = write(export, outcomes, &answers.clocks, &destination, &stop)?;
     finish(wanted, &destination, &report)

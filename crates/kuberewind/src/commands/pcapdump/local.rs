@@ -12,15 +12,16 @@ use kuberewind_export::{
     Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
     TlsParts, write_stream,
 };
-use kuberewind_packet::{PacketStream, Timestamp};
-use kuberewind_store::Recording;
+use kuberewind_packet::pcapng::PacketBlock;
+use kuberewind_packet::{Interface, PacketStream, Timestamp, WindowAccount};
+use kuberewind_store::{Recording, StoreError, Window};
 
-use crate::agent::{Wanted, WindowQuery};
+use crate::agent::{Wanted, WindowQuery, left_behind, noted};
 use crate::cli::ExportArgs;
 use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
 
-use super::super::{advice, shutdown};
+use super::super::{advice, coverage, shutdown};
 use super::deliver::{deliver, finish, job, user};
 use super::window::Asked;
 
@@ -61,7 +62,10 @@ fn from_recorder(
     let status = client.status()?;
     let span = bounds.span(status.held());
     let query = WindowQuery { from: bounds.from, to: Some(bounds.to), ..query };
-    let export = job(&status.node, span, tls);
+    let mut export = job(&status.node, span, tls);
+    if query.tls {
+        export.notes.extend(coverage::notes(&status.tls, |_| true));
+    }
     if args.follow {
         return follow(&export, query, client, dir, destination);
     }
@@ -103,12 +107,48 @@ fn from_disk(
     let window = recording.window(span, wanted.choice());
     let node = window.account().node.clone();
     let mut export = job(&node, span, tls);
-    if tls != TlsParts::default() && !recording.notes(span)?.is_empty() {
-        let left_out =
-            "the recorder, which does not run, has the key to the TLS secrets: they are left out";
-        export.notes.push(left_out.to_owned());
+    let mut key_log = Vec::new();
+    if tls != TlsParts::default() {
+        let notes = recording.notes(noted(span))?;
+        let why;
+        (key_log, why) = left_behind(dir, &notes, span, |owner| wanted.takes_owner(owner));
+        export.notes.extend(why.filter(|_| !notes.is_empty()));
     }
-    deliver_one(&export, window, &node, destination)
+    deliver_one(&export, WithSecrets { window, key_log }, &node, destination)
+}
+
+/// A window, and the secrets of its connections.
+struct WithSecrets {
+    window: Window,
+    key_log: Vec<u8>,
+}
+
+impl PacketStream for WithSecrets {
+    type Error = StoreError;
+
+    fn advance(&mut self) -> Result<bool, StoreError> {
+        self.window.advance()
+    }
+
+    fn packet(&self) -> PacketBlock<'_> {
+        self.window.packet()
+    }
+
+    fn has_next_at_hand(&self) -> bool {
+        self.window.has_next_at_hand()
+    }
+
+    fn interfaces(&self) -> &[Interface] {
+        self.window.interfaces()
+    }
+
+    fn take_key_log(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.key_log)
+    }
+
+    fn account(&self) -> &WindowAccount {
+        self.window.account()
+    }
 }
 
 fn deliver_one<S: PacketStream>(

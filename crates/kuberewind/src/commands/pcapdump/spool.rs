@@ -194,8 +194,8 @@ impl PacketStream for Fetched {
         self.stream.as_ref().map_or(&[], |stream| stream.interfaces())
     }
 
-    fn key_log(&self) -> &[u8] {
-        self.stream.as_ref().map_or(&[], |stream| stream.key_log())
+    fn take_key_log(&mut self) -> Vec<u8> {
+        self.stream.as_mut().map(PacketStream::take_key_log).unwrap_or_default()
     }
 
     fn account(&self) -> &WindowAccount {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::cluster::Cluster;
 use super::super::fleet::{AT_A_TIME, Fleet};
-use super::super::{advice, tap};
+use super::super::{advice, coverage, tap};
 use crate::agent::Status;
 use crate::cli::StatusArgs;
 use crate::exit::{Exit, one_line};
@@ -196,6 +196,16 @@ fn notes(nodes: &Nodes) -> Vec<String> {
     filters.sort();
     filters.dedup();
     lines.extend(filters);
+    let tls: Vec<_> = statuses().filter_map(|status| status.tls.as_ref()).collect();
+    if !tls.is_empty() {
+        lines.push(coverage::summary(tls.iter().copied()));
+        lines.extend(coverage::gaps(tls.iter().copied()));
+        let problem = |status: &Status| {
+            let tls = status.tls.as_ref()?;
+            Some(format!("node {}: {}", status.node, tls.problems.first()?))
+        };
+        lines.extend(statuses().filter_map(problem));
+    }
     if nodes.absent > 0 {
         lines.push(format!(
             "{} nodes have no agent; which ones takes the right to list nodes",

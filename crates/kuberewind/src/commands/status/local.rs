@@ -1,6 +1,5 @@
 //! Of this machine.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
@@ -13,7 +12,7 @@ use crate::cli::StatusArgs;
 use crate::client::Client;
 use crate::exit::Exit;
 
-use super::super::{advice, settings, tap};
+use super::super::{advice, coverage, settings, tap};
 
 /// Shows what the recorder says of itself. Exit codes: 0 recording, 3 not recording, 1 not running.
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -79,41 +78,14 @@ fn summary(status: &Status) -> String {
     )
 }
 
-/// How much of TLS can be decrypted, and why the rest cannot.
+/// How much of TLS can be decrypted, by owner, and why the rest cannot.
 fn tls(tls: &TlsReport) -> String {
-    let mut line = format!(
-        "tls       {} connections, {} with secrets",
-        figures::count(tls.handshakes),
-        figures::count(tls.covered),
-    );
-    let libraries: BTreeMap<&str, usize> =
-        tls.libraries.iter().fold(BTreeMap::new(), |mut all, found| {
-            *all.entry(found.library.as_str()).or_default() += found.processes;
-            all
-        });
-    let seen: Vec<_> = libraries.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    if !seen.is_empty() {
-        let _ = write!(line, "; processes: {}", seen.join(", "));
+    let mut lines = format!("tls       {}\n", coverage::summary([tls]));
+    let owners = coverage::of(tls).into_iter().map(|coverage| coverage.to_string());
+    for line in owners.chain(tls.problems.iter().cloned()) {
+        let _ = writeln!(lines, "          {line}");
     }
-    let unseen = tls.unsupported.iter().filter(|found| found.processes > 0);
-    let unseen: BTreeSet<_> = unseen.map(|found| found.reason.as_str()).collect();
-    if !unseen.is_empty() {
-        let _ = write!(line, "; not: {}", unseen.into_iter().collect::<Vec<_>>().join("; "));
-    }
-    let losses = [
-        ("lost in the kernel", tls.lost),
-        ("not written", tls.unwritten),
-        ("without a recorded handshake", tls.unmatched),
-        ("of the control plane, not kept", tls.discarded),
-    ];
-    for (what, count) in losses.into_iter().filter(|(_, count)| *count > 0) {
-        let _ = write!(line, "; secrets {what}: {}", figures::count(count));
-    }
-    line.push('\n');
-    for problem in &tls.problems {
-        let _ = writeln!(line, "          {problem}");
-    }
-    line
+    lines
 }
 
 /// One line an interface. What a ring lost is known per namespace, not per interface.
