@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Pcapdump(PcapdumpArgs),
     /// Show what is recorded, what is held, and what was lost
     Status(StatusArgs),
+    /// Look for what would hinder recording, and say how to mend it
+    Check(CheckArgs),
     /// Take kuberewind off the cluster
     Clean(CleanArgs),
     /// Show the effective settings and where each comes from
@@ -336,6 +338,50 @@ pub(crate) struct StatusArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 nothing blocks, though there may be warnings; 1 something blocks.
+
+Examples:
+  kuberewind check
+  kuberewind check --for pcapdump
+  kuberewind check --set pcapdump.maxSize=20GB -o json
+  sudo kuberewind check --local")]
+pub(crate) struct CheckArgs {
+    /// This machine
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Rights for these commands only (repeatable, or a list with commas) [default: all]
+    #[arg(
+        long = "for",
+        value_enum,
+        value_name = "COMMAND",
+        value_delimiter = ',',
+        conflicts_with = "local"
+    )]
+    pub(crate) deeds: Vec<DeedArg>,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<OutputArg>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// `check --for`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeedArg {
+    /// Installing and changing
+    Tap,
+    /// Exporting, and `status`
+    Pcapdump,
+    /// `pcapdump stop` and `start`
+    Stop,
+    /// Taking off
+    Clean,
 }
 
 #[derive(Debug, Args)]

@@ -38,6 +38,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Tap(args) => commands::tap(args),
         Command::Pcapdump(args) => commands::pcapdump(args),
         Command::Status(args) => commands::status(args),
+        Command::Check(args) => commands::check(args),
         Command::Clean(args) => commands::clean(args),
         Command::Config(args) => commands::configuration(args),
         Command::Completion(args) => commands::completion(args),

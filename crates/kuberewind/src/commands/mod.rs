@@ -2,6 +2,7 @@
 
 mod advice;
 mod agent;
+mod check;
 mod clean;
 mod cluster;
 mod completion;
@@ -15,6 +16,7 @@ mod switch;
 mod tap;
 
 pub(crate) use agent::agent;
+pub(crate) use check::check;
 pub(crate) use clean::clean;
 pub(crate) use completion::completion;
 pub(crate) use completion::man;

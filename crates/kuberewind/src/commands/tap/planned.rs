@@ -19,12 +19,12 @@ use crate::exit::Usage;
 const RELEASE: &str = "kuberewind";
 
 /// A release as it will be.
-pub(super) struct Planned {
-    pub(super) settings: Effective,
+pub(in crate::commands) struct Planned {
+    pub(in crate::commands) settings: Effective,
     pub(super) rules: TargetRules,
     /// Without the namespace, which the chart cannot make.
-    pub(super) objects: Vec<Value>,
-    pub(super) installed: Option<Installed>,
+    pub(in crate::commands) objects: Vec<Value>,
+    pub(in crate::commands) installed: Option<Installed>,
     /// The values that hold now.
     before: Value,
     /// What the user should know.
@@ -33,7 +33,7 @@ pub(super) struct Planned {
 
 impl Planned {
     /// Reads what is installed, lays the user's settings over it, and renders the chart.
-    pub(super) fn of(cluster: &Cluster, args: &TapArgs) -> anyhow::Result<Self> {
+    pub(in crate::commands) fn of(cluster: &Cluster, args: &TapArgs) -> anyhow::Result<Self> {
         let mut notes = Vec::new();
         let found = release::find(&cluster.access, &cluster.namespace);
         let installed = match cluster.runtime.block_on(found) {
