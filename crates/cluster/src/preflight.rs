@@ -269,14 +269,21 @@ fn whole(amount: f64) -> u64 {
     amount as u64
 }
 
-/// The namespace's Pod Security level that is enforced; `Ok(None)` without a namespace.
+/// What Pod Security enforces in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSecurity {
+    /// `privileged` …; none if the namespace says nothing and the cluster's default holds.
+    pub level: Option<String>,
+}
+
+/// What Pod Security enforces in a namespace; none if there is no such namespace.
 ///
 /// # Errors
 /// [`ClusterError`], also for a right that is missing.
-pub async fn enforced(
+pub async fn pod_security(
     access: &Access,
     namespace: &str,
-) -> Result<Option<Option<String>>, ClusterError> {
+) -> Result<Option<PodSecurity>, ClusterError> {
     let namespaces: Api<Namespace> = Api::all(access.client().clone());
     let found = namespaces.get_opt(namespace).await.map_err(|error| {
         let doing = format!("look at namespace {namespace}");
@@ -284,7 +291,7 @@ pub async fn enforced(
     })?;
     Ok(found.map(|found| {
         let mut labels = found.metadata.labels.unwrap_or_default();
-        labels.remove("pod-security.kubernetes.io/enforce")
+        PodSecurity { level: labels.remove("pod-security.kubernetes.io/enforce") }
     }))
 }
 
@@ -349,14 +356,15 @@ pub fn shortages(quota: &ResourceQuota, pod: &PodSpec, pods: usize) -> Vec<Strin
     let name = quota.metadata.name.as_deref().unwrap_or_default();
     let mut short = Vec::new();
     for (resource, hard) in spec.hard.into_iter().flatten() {
-        let Some(each) = demand(&resource, pod) else {
-            continue;
-        };
-        let Some(each) = each else {
-            short.push(format!(
-                "quota {name} has {resource}, so every pod must set it, and agents do not"
-            ));
-            continue;
+        let each = match demand(&resource, pod) {
+            Demand::None => continue,
+            Demand::Unsaid => {
+                short.push(format!(
+                    "quota {name} has {resource}, so every pod must set it, and agents do not"
+                ));
+                continue;
+            }
+            Demand::Of(each) => each,
         };
         #[expect(clippy::cast_precision_loss, reason = "no cluster has 2^52 nodes")]
         let wanted = each * pods as f64;
@@ -371,15 +379,23 @@ pub fn shortages(quota: &ResourceQuota, pod: &PodSpec, pods: usize) -> Vec<Strin
     short
 }
 
-/// What one pod takes of a resource that a quota counts: none if it is not about pods, `Some(None)` if
-/// the pod must say and does not.
-fn demand(resource: &str, pod: &PodSpec) -> Option<Option<f64>> {
+/// What one pod takes of a resource that a quota counts.
+enum Demand {
+    /// It is not about pods.
+    None,
+    /// The pod must say, and does not.
+    Unsaid,
+    /// So much.
+    Of(f64),
+}
+
+fn demand(resource: &str, pod: &PodSpec) -> Demand {
     let (limits, name) = match resource {
-        "pods" | "count/pods" => return Some(Some(1.0)),
+        "pods" | "count/pods" => return Demand::Of(1.0),
         "cpu" | "memory" => (false, resource),
         "requests.cpu" | "requests.memory" => (false, &resource["requests.".len()..]),
         "limits.cpu" | "limits.memory" => (true, &resource["limits.".len()..]),
-        _ => return None,
+        _ => return Demand::None,
     };
     let of = |amounts: Option<&BTreeMap<String, Quantity>>| {
         amounts.and_then(|amounts| amounts.get(name)).and_then(amount)
@@ -389,7 +405,7 @@ fn demand(resource: &str, pod: &PodSpec) -> Option<Option<f64>> {
         let limit = of(resources.limits.as_ref());
         if limits { limit } else { of(resources.requests.as_ref()).or(limit) }
     });
-    Some(each.sum())
+    each.sum::<Option<f64>>().map_or(Demand::Unsaid, Demand::Of)
 }
 
 /// A quantity as a number: `100m` is 0.1, `1Ki` is 1024.

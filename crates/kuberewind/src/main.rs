@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 mod agent;
 mod cli;
 mod client;
@@ -23,7 +21,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PROGRAM: &str = concat!("kuberewind ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::called_as(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     match run(&cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -42,6 +43,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Clean(args) => commands::clean(args),
         Command::Config(args) => commands::configuration(args),
         Command::Completion(args) => commands::completion(args),
+        Command::Extcap(args) => commands::extcap(args),
         Command::Man(args) => commands::man(args),
         Command::Agent(args) => commands::agent(args),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kuberewind_cluster::agents::{Agent, Health};
 use kuberewind_cluster::apply::{self, ApplyOptions};
 use kuberewind_cluster::portforward::{self, Patience};
-use kuberewind_cluster::preflight::{self, Deed, Need, NodeFacts};
+use kuberewind_cluster::preflight::{self, Deed, Need, NodeFacts, PodSecurity};
 use kuberewind_cluster::{Access, ClusterError, chart};
 use kuberewind_export::figures;
 use serde_json::Value;
@@ -60,7 +60,7 @@ pub(super) fn look(args: &CheckArgs) -> anyhow::Result<Vec<Finding>> {
             }
         };
         findings.extend(judge_nodes(&nodes, config));
-        let there = match preflight::enforced(access, namespace).await {
+        let there = match preflight::pod_security(access, namespace).await {
             Ok(level) => {
                 findings.push(judge_level(namespace, level.as_ref()));
                 level.is_some()
@@ -269,24 +269,26 @@ fn grouped<'a>(facts: impl Iterator<Item = (String, &'a str)>) -> Vec<(String, S
     groups.into_iter().map(|(fact, names)| (fact, shortened(names))).collect()
 }
 
-fn judge_level(namespace: &str, level: Option<&Option<String>>) -> Finding {
+fn judge_level(namespace: &str, security: Option<&PodSecurity>) -> Finding {
     const LABEL: &str = "pod-security.kubernetes.io/enforce";
-    match level {
-        None => Finding::ok(
+    let Some(PodSecurity { level }) = security else {
+        return Finding::ok(
             "namespace",
             format!("{namespace} is not there yet; `tap` makes it with the label that it needs"),
-        ),
-        Some(Some(level)) if level == "privileged" => {
+        );
+    };
+    match level.as_deref() {
+        Some(level @ "privileged") => {
             Finding::ok("namespace", format!("{namespace} has {LABEL}={level}"))
         }
-        Some(Some(level)) => {
+        Some(level) => {
             Finding::blocks("namespace", format!("{namespace} has {LABEL}={level}"))
                 .hinders(
                     "the agents' pods: they mount directories of the node and have capabilities",
                 )
                 .mend(format!("kubectl label namespace {namespace} {LABEL}=privileged --overwrite"))
         }
-        Some(None) => Finding::ok(
+        None => Finding::ok(
             "namespace",
             format!("{namespace} has no label {LABEL}; the cluster's default holds"),
         ),

@@ -171,8 +171,8 @@ fn disk(config: &Config) -> Vec<Finding> {
         );
     }
     let kind = statfs(&there).ok().and_then(|fs| {
-        // The type's width differs between architectures; the numbers have 32 bits.
-        let number = u32::try_from(i64::from(fs.f_type) & 0xffff_ffff).ok()?;
+        // The numbers have 32 bits, and some the highest of them.
+        let number = u32::try_from(fs.f_type & 0xffff_ffff).ok()?;
         UNFIT.into_iter().find(|(unfit, _)| *unfit == number)
     });
     if let Some((_, name)) = kind {
