@@ -134,6 +134,7 @@ fn clean(namespace: &str) -> Vec<Need> {
         ("rbac.authorization.k8s.io", "rolebindings"),
         ("rbac.authorization.k8s.io", "roles"),
         ("", "serviceaccounts"),
+        ("networking.k8s.io", "networkpolicies"),
     ];
     let clusters = ["clusterrolebindings", "clusterroles"];
     // What else may live in the namespace: it is removed only if it is empty.
@@ -196,6 +197,17 @@ pub async fn unmet(access: &Access, needs: Vec<Need>) -> Result<Vec<Need>, Clust
     });
     let answers: Vec<Option<Need>> = asked.buffered(AT_A_TIME).try_collect().await?;
     Ok(answers.into_iter().flatten().collect())
+}
+
+/// Whether the cluster has an API group.
+///
+/// # Errors
+/// [`ClusterError`] if the server cannot be asked.
+pub async fn has_group(access: &Access, name: &str) -> Result<bool, ClusterError> {
+    let groups = access.client().list_api_groups().await.map_err(|error| {
+        access.explain("list the API groups", right("get", "", "/apis", None), error)
+    })?;
+    Ok(groups.groups.iter().any(|group| group.name == name))
 }
 
 /// What a node says of itself.

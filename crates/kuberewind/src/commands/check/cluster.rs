@@ -71,6 +71,14 @@ pub(super) fn look(args: &CheckArgs) -> anyhow::Result<Vec<Finding>> {
             }
         };
         findings.extend(admission(access, namespace, &planned.objects, there).await?);
+        let openshift = preflight::has_group(access, "security.openshift.io").await?;
+        if openshift && !config.tap.open_shift {
+            findings.push(
+                Finding::blocks("admission", "this is OpenShift, which must allow the agents")
+                    .hinders("the agents' pods")
+                    .mend("--set tap.openShift=true"),
+            );
+        }
         let fleet = match Fleet::list(access, namespace).await {
             Ok(fleet) => Some(fleet.with_patience(PATIENCE).with_tries(1)),
             Err(ClusterError::NotFound { .. } | ClusterError::Forbidden { .. }) => None,
@@ -281,13 +289,9 @@ fn judge_level(namespace: &str, security: Option<&PodSecurity>) -> Finding {
         Some(level @ "privileged") => {
             Finding::ok("namespace", format!("{namespace} has {LABEL}={level}"))
         }
-        Some(level) => {
-            Finding::blocks("namespace", format!("{namespace} has {LABEL}={level}"))
-                .hinders(
-                    "the agents' pods: they mount directories of the node and have capabilities",
-                )
-                .mend(format!("kubectl label namespace {namespace} {LABEL}=privileged --overwrite"))
-        }
+        Some(level) => Finding::blocks("namespace", format!("{namespace} has {LABEL}={level}"))
+            .hinders("the agents' pods: they mount directories of the node and have capabilities")
+            .mend(format!("kubectl label namespace {namespace} {LABEL}=privileged --overwrite")),
         None => Finding::ok(
             "namespace",
             format!("{namespace} has no label {LABEL}; the cluster's default holds"),
@@ -332,6 +336,9 @@ async fn admission(
             Finding::blocks("admission", error.to_string())
                 .hinders("tap")
                 .mend("`tap --force-conflicts` takes over what something else has changed")
+        }
+        Err(error @ ClusterError::UnknownKind { .. }) => {
+            Finding::blocks("admission", error.to_string()).hinders("tap")
         }
         Err(error) => Finding::blocks("admission", error.to_string())
             .hinders("tap")
