@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 /// A recorder with so many numbered packets in it.
 fn recorder_with(packets: u32, pair: &VethPair, data: &Path) -> Recorder {
-    let recorder = Recorder::start(data, &[&pair.receiver], &[]);
+    let room = ["--set", "pcapdump.minFree=1MB"];
+    let recorder = Recorder::start(data, &[&pair.receiver], &room);
     for number in 0..packets {
         send_frame(&pair.sender, VethPair::INTERFACE, &numbered(number, 100));
     }

@@ -14,6 +14,7 @@ pub(super) fn all(
     url: &str,
     archives: &[(String, PathBuf)],
 ) -> Result<[(&'static str, String); 2]> {
+    let url = url.trim_end_matches('/');
     let (mut krew, mut brew) = (String::new(), String::new());
     for (arch, path) in archives {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -41,7 +41,7 @@ struct Contents {
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let url = match options {
         [] => None,
-        ["--url", url] => Some(url.trim_end_matches('/')),
+        ["--url", url] => Some(*url),
         _ => bail!("usage: cargo xtask package [--url URL]"),
     };
     let binary = image::build()?;
