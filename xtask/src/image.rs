@@ -45,13 +45,13 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     let given = std::env::var_os("CARGO_TARGET_DIR").map(|dir| step::root().join(dir));
     given.unwrap_or_else(|| step::root().join("target"))
 }
 
 /// An explicit target keeps the flags away from build scripts and macros, which cannot be static.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo: Command =
         step::cargo(&["build", "--release", "-p", "kuberewind", "--target", &target]);
@@ -135,7 +135,7 @@ fn config(layer: &Blob) -> Value {
 }
 
 /// Go's word.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -1,9 +1,10 @@
-//! Set-up, demo, tests, benches: what a Makefile would be.
+//! Set-up, demo, tests, benches, packaging: what a Makefile would be.
 
 mod bench;
 mod demo;
 mod fuzz;
 mod image;
+mod package;
 mod setup;
 mod soak;
 mod step;
@@ -18,6 +19,7 @@ usage: cargo xtask COMMAND
   test            set up, then format, lints, and every test
   demo            set up, build, record real traffic on this machine, and show what was captured
   image           write the agent's image, from the static binary alone
+  package         release archive, .deb, checksums, manifests for krew and Homebrew [--url URL]
   fuzz            hostile input for every parser [TARGET] [--time 1m]
   soak            flood, kills, churn, under the eyes of a watcher [--minutes N]
   bench capture   losses, CPU time and memory beside tcpdump and dumpcap [--rounds N] [--seconds N]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["demo"] => demo::run(),
         ["image"] => image::run(),
+        ["package", ref options @ ..] => package::run(options),
         ["fuzz", ref options @ ..] => fuzz::run(options),
         ["soak", ref options @ ..] => soak::run(options),
         ["bench", what, ref options @ ..] => match bench::run(what, options) {

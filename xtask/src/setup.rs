@@ -24,7 +24,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 27] = [
+const PACKAGES: [(&str, Sign); 30] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -34,6 +34,8 @@ const PACKAGES: [(&str, Sign); 27] = [
     ("libelf-dev", Sign::File("/usr/include/libelf.h")),
     ("zlib1g-dev", Sign::File("/usr/include/zlib.h")),
     ("iproute2", Sign::Program("ip")),
+    ("dpkg", Sign::Program("dpkg")),
+    ("gzip", Sign::Program("gzip")),
     ("procps", Sign::Program("sysctl")),
     ("mount", Sign::Program("mount")),
     ("util-linux", Sign::Program("taskset")),

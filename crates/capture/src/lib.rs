@@ -33,6 +33,7 @@ pub use namespaces::NetnsSpec;
 pub use namespaces::Target;
 pub use replay::replay;
 pub use rights::missing_rights;
+pub use rights::try_ring;
 pub use status::CaptureStatus;
 pub use status::InterfaceStatus;
 pub use status::NamespaceStatus;
@@ -44,6 +45,7 @@ pub use tls::TlsNamespaceStatus;
 pub use tls::TlsProbes;
 pub use tls::TlsStatus;
 pub use tls::UnsupportedStatus;
+pub use tls::try_tls;
 pub use watch::NetnsWatch;
 
 /// What only the fuzzer needs.

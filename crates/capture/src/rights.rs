@@ -1,6 +1,18 @@
 //! Which rights recording needs, and which of them this process lacks.
 
+use std::io;
+
 use crate::namespaces::NetnsSpec;
+use crate::ring::{Layout, Ring};
+
+/// A ring that takes nothing, as small as the kernel has them.
+const TRIAL: Layout = Layout { block: 4096, blocks: 1 };
+
+/// Opens a capture ring (`TPACKET_V3`) on this process's network namespace and closes it again: whether
+/// the kernel has what recording needs, and lets us have it.
+pub fn try_ring() -> io::Result<()> {
+    Ring::trial(TRIAL)
+}
 
 /// Bits of `CapEff`, from `linux/capability.h`.
 const CAP_NET_RAW: u32 = 13;

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::{Access, ClusterError, access::right, error::Right, names};
+use crate::{Access, ClusterError, access::right, clean, error::Right, names};
 
 /// How to apply.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,10 +81,44 @@ pub async fn apply(
     let mut kinds = HashMap::new();
     let mut sorted: Vec<(usize, &DynamicObject)> = objects.iter().enumerate().collect();
     sorted.sort_by_key(|(index, object)| (rank(object), *index));
+    let mut places = Vec::new();
     for (index, object) in sorted {
-        let place = Place::of(access, &mut kinds, index, namespace, object).await?;
+        // All kinds are looked up first: one that the cluster does not know leaves nothing half done.
+        places.push((Place::of(access, &mut kinds, index, namespace, object).await?, object));
+    }
+    for (place, object) in places {
         let done = place.apply(access, object, options).await?;
         applied(&done);
+    }
+    Ok(())
+}
+
+/// Takes away objects that an earlier `tap` applied and this one does not; those of others stay.
+/// `removed` hears of each that was there.
+///
+/// # Errors
+/// The first object that the server does not give up.
+pub async fn remove(
+    access: &Access,
+    namespace: &str,
+    objects: &[DynamicObject],
+    mut removed: impl FnMut(&str, &str),
+) -> Result<(), ClusterError> {
+    let mut kinds = HashMap::new();
+    for (index, object) in objects.iter().enumerate() {
+        let place = match Place::of(access, &mut kinds, index, namespace, object).await {
+            // Its objects went with the kind.
+            Err(ClusterError::UnknownKind { .. }) => continue,
+            place => place?,
+        };
+        let Some(before) = place.before(access).await? else {
+            continue;
+        };
+        let found: Option<DynamicObject> = serde_json::from_value(before).ok();
+        if found.is_some_and(|found| clean::ours(&found.metadata).is_ok()) {
+            place.delete(access).await?;
+            removed(&place.resource.kind, &place.name);
+        }
     }
     Ok(())
 }
@@ -222,6 +256,19 @@ impl Place {
         }
     }
 
+    async fn delete(&self, access: &Access) -> Result<(), ClusterError> {
+        let doing = format!("remove {} {}", self.resource.kind, self.name);
+        let told = |error| access.explain(&doing, self.right("delete"), error);
+        let request = Request::delete(self.path()).header(ACCEPT, "application/json");
+        let request = request.body(Body::empty()).map_err(|error| told(error.into_kube()))?;
+        let (code, _, text) = exchange(access.client(), request).await.map_err(told)?;
+        if code < 300 || code == 404 {
+            return Ok(());
+        }
+        let right = self.right("delete");
+        Err(access.explain_status(doing.clone(), right, &failure(code, &text)))
+    }
+
     /// Creating by apply needs `create` besides `patch`, and RBAC objects only pass on rights that one
     /// has: the server's words say which verb it was.
     fn lacking(&self, text: &str) -> Right {
@@ -253,6 +300,18 @@ async fn find(
 ) -> Result<(ApiResource, Scope), ClusterError> {
     let (resource, capabilities) =
         discovery::pinned_kind(access.client(), gvk).await.map_err(|error| {
+            // A group that is not there is a 404, a kind that is not in it is none of the server's errors.
+            let unknown = match &error {
+                kube::Error::Api(status) => status.code == 404,
+                kube::Error::Discovery(_) => true,
+                _ => false,
+            };
+            if unknown {
+                return ClusterError::UnknownKind {
+                    kind: gvk.kind.clone(),
+                    api_version: gvk.api_version(),
+                };
+            }
             let doing = format!("ask whether the cluster knows {} {}", gvk.api_version(), gvk.kind);
             access.explain(&doing, right("get", "", "/apis", None), error)
         })?;

@@ -15,7 +15,8 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Resource,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, DynamicObject, GroupVersionKind, ListParams},
+    discovery::{Scope, pinned_kind},
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
@@ -68,9 +69,20 @@ pub async fn clean(
     done.extend(broom.sweep_cluster::<ClusterRoleBinding>().await?);
     done.extend(broom.sweep_cluster::<ClusterRole>().await?);
     done.extend(broom.sweep::<ServiceAccount>().await?);
+    for (api_version, kind) in ON_DEMAND {
+        done.extend(broom.sweep_on_demand(api_version, kind).await?);
+    }
     done.extend(broom.sweep_namespace().await?);
     Ok(done)
 }
+
+/// What the chart installs only if told to, of kinds that not every cluster knows.
+const ON_DEMAND: [(&str, &str); 4] = [
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
+    ("security.openshift.io/v1", "SecurityContextConstraints"),
+];
 
 struct Broom<'a> {
     access: &'a Access,
@@ -121,6 +133,55 @@ impl Broom<'_> {
                 name,
                 outcome,
             });
+        }
+        Ok(done)
+    }
+
+    /// Of a kind that the cluster may not know: then nothing of it is there.
+    async fn sweep_on_demand(
+        &self,
+        api_version: &str,
+        kind: &str,
+    ) -> Result<Vec<Cleaned>, ClusterError> {
+        let client = self.access.client();
+        let Some((group, version)) = api_version.split_once('/') else {
+            return Ok(Vec::new());
+        };
+        let gvk = GroupVersionKind::gvk(group, version, kind);
+        let Ok((resource, capabilities)) = pinned_kind(client, &gvk).await else {
+            return Ok(Vec::new());
+        };
+        let namespace = (capabilities.scope == Scope::Namespaced).then_some(self.namespace);
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let told = |verb: &str, doing: &str, error| {
+            self.access.explain(doing, right(verb, group, &resource.plural, namespace), error)
+        };
+        let listed = api.list(&ListParams::default().labels(&names::ours())).await;
+        let listed = listed
+            .map_err(|error| told("list", &format!("list {} to remove", resource.plural), error))?;
+        let mut done = Vec::new();
+        for object in listed.items {
+            let Some(name) = object.metadata.name.clone() else {
+                continue;
+            };
+            if namespace.is_none() && !self.is_of_this_release(&object.metadata) {
+                continue;
+            }
+            let outcome = match ours(&object.metadata) {
+                Err(because) => Outcome::Kept { because },
+                Ok(()) => match api.delete(&name, &DeleteParams::background()).await {
+                    Ok(_) => Outcome::Removed,
+                    Err(kube::Error::Api(status)) if status.code == 404 => Outcome::Removed,
+                    Err(error) => {
+                        return Err(told("delete", &format!("delete {kind} {name}"), error));
+                    }
+                },
+            };
+            let namespace = namespace.map(str::to_owned);
+            done.push(Cleaned { kind: kind.to_owned(), namespace, name, outcome });
         }
         Ok(done)
     }
@@ -232,7 +293,7 @@ impl Broom<'_> {
 pub const RELEASE_NAMESPACE: &str = "kuberewind/release-namespace";
 
 /// Whether `tap` applied it; otherwise why it stays.
-fn ours(metadata: &ObjectMeta) -> Result<(), String> {
+pub(crate) fn ours(metadata: &ObjectMeta) -> Result<(), String> {
     let labels = metadata.labels.as_ref();
     if labels.and_then(|all| all.get(names::LABEL_MANAGED_BY)).is_some_and(|by| by == "Helm") {
         return Err("a Helm release manages it: remove it with `helm uninstall`".into());

@@ -167,6 +167,14 @@ pub enum ClusterError {
         /// `kind`, `name` …
         what: &'static str,
     },
+    /// The cluster has no such kind: an operator is missing, or the platform is another.
+    #[error("the cluster knows no {kind} ({api_version}){}", mend(.kind))]
+    UnknownKind {
+        /// `PodMonitor` …
+        kind: String,
+        /// `monitoring.coreos.com/v1` …
+        api_version: String,
+    },
     /// The answer took too long.
     #[error("{doing}: no answer within {seconds} s")]
     Slow {
@@ -183,6 +191,16 @@ pub enum ClusterError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The setting that asks for a kind.
+fn mend(kind: &str) -> &'static str {
+    match kind {
+        "PodMonitor" => "; install the Prometheus operator, or --set tap.metrics.podMonitor=false",
+        "PrometheusRule" => "; install the Prometheus operator, or --set tap.metrics.alerts=false",
+        "SecurityContextConstraints" => "; it is no OpenShift: --set tap.openShift=false",
+        _ => "",
+    }
 }
 
 fn listed(files: &[PathBuf]) -> String {

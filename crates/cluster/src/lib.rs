@@ -3,7 +3,7 @@
 //! The command line's side: the cluster found ([`Access`]), what is installed there ([`release`]), the
 //! chart rendered ([`chart`]) and its objects applied ([`apply`]), a rollout waited for and diagnosed ([`rollout`]), agents listed
 //! ([`agents`]) and reached ([`portforward`]), recording switched off and on ([`control`]), and all of
-//! it taken away again ([`clean`]).
+//! it taken away again ([`clean`]); and what would hinder any of that ([`preflight`]).
 //!
 //! The node's side: its settings ([`settings`]), its pods ([`pods`]), the network namespaces that they are in ([`netns`]), what is
 //! to be recorded of them ([`plan`]), and the loop that keeps that up to date ([`supervise`]).
@@ -22,6 +22,7 @@ pub mod netns;
 pub mod plan;
 pub mod pods;
 pub mod portforward;
+pub mod preflight;
 pub mod release;
 pub mod rollout;
 pub mod settings;

@@ -248,7 +248,7 @@ fn is_observed(set: &DaemonSet) -> bool {
     seen.is_some() && seen >= set.metadata.generation
 }
 
-fn not_ready(node: &Node) -> Option<String> {
+pub(crate) fn not_ready(node: &Node) -> Option<String> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     match ready {
@@ -321,7 +321,7 @@ fn refusals(observed: &Observed<'_>) -> Vec<String> {
 }
 
 /// Why the daemonset passes over a node, weighed as its controller does.
-fn passes_over(template: &PodSpec, node: &Node) -> Option<String> {
+pub(crate) fn passes_over(template: &PodSpec, node: &Node) -> Option<String> {
     let empty = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
     let selector = template.node_selector.iter().flatten();

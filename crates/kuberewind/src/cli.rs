@@ -1,8 +1,11 @@
 //! The command line as users type it.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint,
+};
 use clap_complete::Shell;
 use kuberewind_capture::NetnsSpec;
 use kuberewind_export::{Format, TlsParts};
@@ -21,6 +24,26 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Reads a command line, the program's own name first. kubectl runs `kubectl foo` as
+    /// `kubectl-foo`: what we then say of usage says `kubectl foo`, too.
+    pub(crate) fn called_as(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.into_iter().collect();
+        let mut command = Self::command();
+        if let Some(name) = line.first().and_then(|program| plugin(Path::new(program))) {
+            command = command.bin_name(name);
+        }
+        Self::from_arg_matches(&command.try_get_matches_from_mut(line)?)
+    }
+}
+
+/// `kubectl kuberewind` of `/somewhere/kubectl-kuberewind`; dashes within a plugin's name are underscores
+/// in its file's.
+fn plugin(program: &Path) -> Option<String> {
+    let name = program.file_stem()?.to_str()?.strip_prefix("kubectl-")?;
+    Some(format!("kubectl {}", name.replace('_', "-")))
+}
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed; 2 called wrongly or bad configuration; 3 done, but something that \
 should be there is missing (and is named).";
@@ -33,12 +56,17 @@ pub(crate) enum Command {
     Pcapdump(PcapdumpArgs),
     /// Show what is recorded, what is held, and what was lost
     Status(StatusArgs),
+    /// Look for what would hinder recording, and say how to mend it
+    Check(CheckArgs),
     /// Take kuberewind off the cluster
     Clean(CleanArgs),
     /// Show the effective settings and where each comes from
     Config(ConfigCommand),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Serve Wireshark: its list of interfaces, and captures of them
+    #[command(hide = true)]
+    Extcap(ExtcapArgs),
     /// Write the manual pages
     #[command(hide = true)]
     Man(ManArgs),
@@ -340,6 +368,50 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 nothing blocks, though there may be warnings; 1 something blocks.
+
+Examples:
+  kuberewind check
+  kuberewind check --for pcapdump
+  kuberewind check --set pcapdump.maxSize=20GB -o json
+  sudo kuberewind check --local")]
+pub(crate) struct CheckArgs {
+    /// This machine
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Rights for these commands only (repeatable, or a list with commas) [default: all]
+    #[arg(
+        long = "for",
+        value_enum,
+        value_name = "COMMAND",
+        value_delimiter = ',',
+        conflicts_with = "local"
+    )]
+    pub(crate) deeds: Vec<DeedArg>,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<OutputArg>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// `check --for`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeedArg {
+    /// Installing and changing
+    Tap,
+    /// Exporting, and `status`
+    Pcapdump,
+    /// `pcapdump stop` and `start`
+    Stop,
+    /// Taking off
+    Clean,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ConfigCommand {
     #[command(subcommand)]
     pub(crate) verb: Option<ConfigVerb>,
@@ -372,6 +444,63 @@ pub(crate) enum ConfigVerb {
 pub(crate) struct CompletionArgs {
     /// The shell
     pub(crate) shell: Shell,
+}
+
+/// What Wireshark asks (extcap(4)), and what its users choose in its dialog. Wireshark repeats what the
+/// wrapper says already: the last word counts.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+#[expect(clippy::struct_excessive_bools, reason = "Wireshark asks with flags")]
+pub(crate) struct ExtcapArgs {
+    /// Put kuberewind into Wireshark's list of interfaces
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// With --install: where, instead of Wireshark's personal extcap folder
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, requires = "install")]
+    pub(crate) dir: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_interfaces: bool,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_dlts: bool,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_config: bool,
+    #[arg(long, hide = true)]
+    pub(crate) capture: bool,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_interface: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_capture_filter: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) fifo: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub(crate) extcap_version: Option<String>,
+    /// How far back
+    #[arg(long, value_name = "DURATION", default_value = "5m", hide = true)]
+    pub(crate) time: String,
+    /// Go on with packets as they come
+    #[arg(long, hide = true)]
+    pub(crate) follow: bool,
+    /// Only of these pods
+    #[arg(long, value_name = "REGEX", hide = true)]
+    pub(crate) pod: Option<String>,
+    /// Only of these namespaces
+    #[arg(long, value_name = "NAMESPACE", hide = true)]
+    pub(crate) namespaces: Option<String>,
+    /// What of TLS
+    #[arg(long, value_enum, default_value_t, hide = true)]
+    pub(crate) tls: TlsArg,
+    /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The namespace that kuberewind is installed in
+    #[arg(short = 's', long, value_name = "NAMESPACE", default_value = kuberewind_cluster::names::NAMESPACE)]
+    pub(crate) release_namespace: String,
+    /// Where this machine's recording lies [default: /var/lib/kuberewind]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -416,9 +545,24 @@ fn log_format(name: &str) -> Result<LogFormat, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    #[test]
+    fn as_a_plugin_it_answers_to_kubectl() {
+        let usage = |program: &str| {
+            let line = [program, "status", "--help"].map(OsString::from);
+            Cli::called_as(line).unwrap_err().to_string()
+        };
+        assert!(usage("/usr/bin/kuberewind").contains("Usage: kuberewind status"));
+        let plugin = usage("/home/me/.krew/bin/kubectl-kuberewind");
+        assert!(plugin.contains("Usage: kubectl kuberewind status"), "{plugin}");
+        assert_eq!(plugin_name("kubectl-re_wind"), Some("kubectl re-wind".to_owned()));
+        assert_eq!(plugin_name("kuberewind"), None);
+    }
+
+    fn plugin_name(program: &str) -> Option<String> {
+        super::plugin(Path::new(program))
+    }
 
     #[test]
     fn the_command_line_is_sound() {

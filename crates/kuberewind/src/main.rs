@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 mod agent;
 mod cli;
 mod client;
@@ -24,7 +22,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PROGRAM: &str = concat!("kuberewind ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::called_as(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     match run(&cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -39,9 +40,11 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Tap(args) => commands::tap(args),
         Command::Pcapdump(args) => commands::pcapdump(args),
         Command::Status(args) => commands::status(args),
+        Command::Check(args) => commands::check(args),
         Command::Clean(args) => commands::clean(args),
         Command::Config(args) => commands::configuration(args),
         Command::Completion(args) => commands::completion(args),
+        Command::Extcap(args) => commands::extcap(args),
         Command::Man(args) => commands::man(args),
         Command::Agent(args) => commands::agent(args),
     }

@@ -2,6 +2,9 @@
 
 mod functions;
 
+pub use k8s_openapi::api::apps::v1::DaemonSet as Agents;
+pub use k8s_openapi::api::core::v1::PodSpec;
+
 use std::path::Path;
 
 use gotmpl::{Template, TemplateError};
@@ -79,6 +82,12 @@ pub fn namespace(name: &str) -> Value {
             },
         },
     })
+}
+
+/// The agents' daemonset among rendered objects; an empty one if it is not there.
+pub fn agents(objects: &[Value]) -> Agents {
+    let set = objects.iter().find(|object| object["kind"] == "DaemonSet");
+    set.and_then(|set| serde_json::from_value(set.clone()).ok()).unwrap_or_default()
 }
 
 /// The objects of the release: `values` over the defaults, where null is the default. They are what

@@ -53,7 +53,9 @@ fn everything() -> Value {
             "priorityClass": "system-node-critical",
             "labels": { "team": "net", "on": "yes", "number": "1" },
             "annotations": { "example.com/note": "a: b, \"c\" {{ .d }} #e\nf" },
-            "metrics": { "port": 9100 },
+            "metrics": { "port": 9100, "podMonitor": true, "alerts": true, "dashboard": true },
+            "networkPolicy": true,
+            "openShift": true,
         },
         "pcapdump": { "enabled": false, "timeInterval": "30s", "maxTime": "24h", "maxSize": "50GB", "minFree": "10GB" },
         "headless": true,
@@ -73,7 +75,8 @@ fn cases() -> Vec<Case> {
         old(everything()),
         elsewhere,
         case(json!({ "tap": { "bpfOverride": "port 53" } })),
-        case(json!({ "tap": { "tls": false } })),
+        case(json!({ "tap": { "tls": false, "openShift": true } })),
+        case(json!({ "tap": { "metrics": { "dashboard": true } } })),
         case(json!({ "tap": { "tolerations": [], "nodeSelectorTerms": [] } })),
         case(json!({ "tap": { "resources": { "requests": { "cpu": "", "memory": "" } } } })),
         case(json!({ "tap": { "namespaces": [""] } })),
@@ -135,6 +138,8 @@ fn what_cannot_be_is_refused_before_it_is_installed() {
         json!({ "tap": { "labels": { "number": 1 } } }),
         json!({ "tap": { "resources": { "limits": { "memory": "lots" } } } }),
         json!({ "tap": { "metrics": { "port": 0 } } }),
+        json!({ "tap": { "metrics": { "alerts": "yes" } } }),
+        json!({ "tap": { "networkPolicy": {} } }),
         json!({ "pcapdump": { "maxTime": "1d" } }),
         json!({ "pcapdump": { "maxTime": 300 } }),
         json!({ "pcapdump": { "maxSize": "500m" } }),
@@ -210,6 +215,39 @@ fn the_agent_has_these_rights_and_no_others() {
         pod(&without)["spec"]["containers"][0]["securityContext"]["capabilities"]["add"],
         json!(["NET_RAW", "SYS_ADMIN", "SYS_PTRACE"])
     );
+}
+
+#[test]
+fn openshift_allows_the_agent_what_it_asks_for_and_no_more() {
+    for tls in [true, false] {
+        let objects = render(&case(json!({ "tap": { "tls": tls, "openShift": true } })));
+        let allowed = kind(&objects, "SecurityContextConstraints");
+        let asked = &pod(&objects)["spec"]["containers"][0]["securityContext"]["capabilities"];
+        assert_eq!(allowed["allowedCapabilities"], asked["add"]);
+        assert_eq!(allowed["users"], json!(["system:serviceaccount:kuberewind:kuberewind"]));
+        assert_eq!(allowed["allowPrivilegedContainer"], false);
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_with_a_legend_of_grafana_s() {
+    let objects = render(&case(json!({ "tap": { "metrics": { "dashboard": true } } })));
+    let maps = objects.iter().filter(|object| object["kind"] == "ConfigMap");
+    let map = maps.last().unwrap();
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = map["data"]["kuberewind.json"].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(text).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 5);
+    assert!(text.contains("{{node}}"), "{text}");
+}
+
+#[test]
+fn what_is_off_by_default_installs_nothing() {
+    let kinds: Vec<_> = render(&case(json!({}))).iter().map(|o| o["kind"].clone()).collect();
+    for optional in ["NetworkPolicy", "PodMonitor", "PrometheusRule", "SecurityContextConstraints"]
+    {
+        assert!(!kinds.contains(&json!(optional)), "{optional}");
+    }
 }
 
 #[test]

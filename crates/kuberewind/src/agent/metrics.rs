@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Status;
+use super::{Health, Room, Status};
 
 /// What the text is.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +45,10 @@ fn register(registry: &mut Registry, status: &Status) {
     count(registry, "write_errors", "Writes that the disk refused", status.store.write_errors);
     bytes_counter(registry, "captured", "Captured bytes of the packets recorded", status.bytes);
     recording(registry, status.recording);
+    let failing = u64::from(status.health() != Health::Ok);
+    gauge(registry, "failing", "1 where it should record and cannot", None, failing);
+    let max_time = crate::config::parse_duration(&status.bounds.max_time).unwrap_or_default();
+    gauge(registry, "max_time", "pcapdump.maxTime", Some(Unit::Seconds), max_time.as_secs());
     gauge(registry, "interfaces", "Interfaces with packets", None, status.interfaces());
     gauge(registry, "segments", "Files of the recording", None, status.store.segments);
     let age = status.oldest.map_or(0, |oldest| status.now.since(oldest).as_secs());
@@ -58,6 +62,16 @@ fn register(registry: &mut Registry, status: &Status) {
     ];
     for (name, help, bytes) in sizes {
         gauge(registry, name, help, Some(Unit::Bytes), bytes);
+    }
+    if let Some(Room { size, free, min_free }) = status.disk {
+        let sizes = [
+            ("disk_size", "The data directory's disk", size),
+            ("disk_free", "What is free of it", free),
+            ("disk_min_free", "What pcapdump.minFree keeps free of it", min_free),
+        ];
+        for (name, help, bytes) in sizes {
+            gauge(registry, name, help, Some(Unit::Bytes), bytes);
+        }
     }
     if let Some(pods) = &status.pods {
         let counts = [
@@ -103,5 +117,95 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, va
     match unit {
         Some(unit) => registry.register_with_unit(name, help, unit, gauge),
         None => registry.register(name, help, gauge),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kuberewind_cluster::chart::{self, Release};
+    use regex::Regex;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An agent that has everything to tell.
+    fn full() -> Status {
+        let loss: serde_json::Map<String, Value> = kuberewind_packet::LossCause::ALL
+            .into_iter()
+            .map(|cause| (cause.name().to_owned(), json!(0)))
+            .collect();
+        let status = json!({
+            "node": "n1", "version": "0", "recording": true, "since": "2026-11-22T21:00:00Z",
+            "now": "2026-11-22T21:30:00Z", "dataDir": "/data", "packets": 1, "bytes": 1, "cut": 0,
+            "losses": loss, "oldest": "2026-11-22T21:25:00Z", "newest": "2026-11-22T21:30:00Z",
+            "bytesHeld": 1,
+            "bounds": {"maxTime": "1h", "maxSize": 1, "minFree": "12%", "timeInterval": "1m"},
+            "disk": {"size": 100, "free": 50, "minFree": 12},
+            "filter": {"expression": null, "notes": []},
+            "memory": {"rings": 0, "ringBudget": 0, "buffers": 0, "resident": 0},
+            "namespaces": [], "problems": [],
+            "store": {
+                "oldest": null, "newest": null, "bytesHeld": 0, "segments": 1, "packetsHeld": 1,
+                "packets": 1, "bytes": 0, "lost": {}, "interfaces": [], "writeErrors": 0,
+                "lastError": null, "bufferBytes": 0, "heldBackByMinFree": false,
+                "lastWritten": null, "recording": true,
+            },
+            "pods": {"recorded": [], "notRecorded": [], "waiting": 0, "settingsVersion": null},
+        });
+        let mut status: Status = serde_json::from_value(status).unwrap();
+        status.tls = Some(crate::agent::TlsReport::failed("no kernel"));
+        status
+    }
+
+    fn exported() -> BTreeSet<String> {
+        let text = encode(Some(&full()));
+        let line = Regex::new(r"(?m)^(kuberewind_\w+)[ {]").unwrap();
+        line.captures_iter(&text).map(|found| found[1].to_owned()).collect()
+    }
+
+    /// Every name of a metric in an object of the chart.
+    fn asked(object: &Value) -> BTreeSet<String> {
+        let name = Regex::new(r"\bkuberewind_\w+").unwrap();
+        let text = object.to_string();
+        name.find_iter(&text).map(|found| found.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn alerts_and_dashboard_ask_for_what_agents_export() {
+        let values = json!({ "tap": { "metrics": { "alerts": true, "dashboard": true } } });
+        let release = Release {
+            name: "kuberewind".into(),
+            namespace: "kuberewind".into(),
+            kube_version: "v1.36.1".into(),
+            cluster_id: None,
+        };
+        let objects = chart::render(&values, &release).unwrap();
+        let exported = exported();
+        for (kind, name, least) in
+            [("PrometheusRule", "kuberewind", 8), ("ConfigMap", "kuberewind-dashboard", 12)]
+        {
+            let is = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+            let asked = asked(objects.iter().find(is).unwrap());
+            let unknown: Vec<_> = asked.difference(&exported).collect();
+            assert!(unknown.is_empty(), "{kind} asks for {unknown:?}; there are {exported:?}");
+            assert!(asked.len() >= least, "{kind}: {asked:?}");
+        }
+    }
+
+    #[test]
+    fn what_fails_is_told_apart_from_what_was_stopped() {
+        let mut status = full();
+        let lines = |status: &Status| {
+            let text = encode(Some(status));
+            let line = |name: &str| text.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+            [line("kuberewind_recording "), line("kuberewind_failing ")]
+        };
+        assert_eq!(lines(&status), ["kuberewind_recording 1", "kuberewind_failing 0"]);
+        status.store.held_back_by_min_free = true;
+        assert_eq!(lines(&status), ["kuberewind_recording 1", "kuberewind_failing 1"]);
+        status.recording = false;
+        assert_eq!(lines(&status), ["kuberewind_recording 0", "kuberewind_failing 0"]);
     }
 }

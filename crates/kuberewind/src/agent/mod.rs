@@ -29,6 +29,7 @@ pub(crate) use serve::Server;
 pub(crate) use status::Health;
 pub(crate) use status::PodNotRecorded;
 pub(crate) use status::PodsStatus;
+pub(crate) use status::Room;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;

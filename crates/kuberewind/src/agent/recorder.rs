@@ -15,7 +15,7 @@ use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
 use kuberewind_store::{Limits, MinFree, Note, Store, StoreConfig, StoreError};
 
-use super::status::{Bounds, FilterStatus, Memory};
+use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
 use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
 use super::wanted::{Wanted, WantedError};
@@ -490,6 +490,7 @@ impl Recorder {
             newest: store.newest,
             bytes_held: store.bytes_held,
             bounds: Bounds::of(config),
+            disk: Room::of(&config.tap.data_dir, config.pcapdump.min_free).ok(),
             filter: FilterStatus::of(&plan.filter),
             memory: Memory::now(&capture, &store),
             tls: self.tls_report(),

@@ -1,7 +1,7 @@
 //! What the agent says of itself: the shape of `kuberewind status --json`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kuberewind_capture::{CaptureStatus, NamespaceStatus, ThreadState};
@@ -11,7 +11,7 @@ use kuberewind_store::{StoreStatus, WriterState};
 use serde::{Deserialize, Serialize};
 
 use super::tls::TlsReport;
-use crate::config::{Config, format_duration};
+use crate::config::{Config, MinFree, format_duration};
 
 /// What stands still for so long is stuck.
 const STALL: Duration = Duration::from_secs(10);
@@ -48,6 +48,9 @@ pub(crate) struct Status {
     pub(crate) bytes_held: u64,
     /// The bounds that hold.
     pub(crate) bounds: Bounds,
+    /// The data directory's disk; none if it cannot be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk: Option<Room>,
     /// What the filter is and where it cannot apply.
     pub(crate) filter: FilterStatus,
     /// Memory set aside.
@@ -117,6 +120,38 @@ impl Bounds {
             min_free: config.pcapdump.min_free.to_string(),
             time_interval: format_duration(config.pcapdump.time_interval),
         }
+    }
+}
+
+/// A disk, as one who is not root may use it, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Room {
+    /// All of it.
+    pub(crate) size: u64,
+    /// What is free now.
+    pub(crate) free: u64,
+    /// What `pcapdump.minFree` leaves free.
+    pub(crate) min_free: u64,
+}
+
+impl Room {
+    /// Of the disk that a directory is on.
+    pub(crate) fn of(dir: &Path, min_free: MinFree) -> std::io::Result<Self> {
+        let disk = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        let size = bytes(disk.f_blocks);
+        let min_free = match min_free {
+            MinFree::Bytes(bytes) => bytes.bytes(),
+            // By its hundredth first: a disk of exabytes must not overflow.
+            MinFree::Percent(percent) => size / 100 * u64::from(percent),
+        };
+        Ok(Self { size, free: bytes(disk.f_bavail), min_free })
+    }
+
+    /// How much the recording may still grow, whatever `pcapdump.maxSize` says.
+    pub(crate) fn left(&self) -> u64 {
+        self.free.saturating_sub(self.min_free)
     }
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::{
-    Amounts, CaptureConfig, Config, DockerConfig, LogFormat, LogLevel, MinFree, Names, Namespaces,
-    Objects, PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig, Snaplen, TapConfig,
-    Texts,
+    Amounts, CaptureConfig, Config, DockerConfig, LogFormat, LogLevel, MetricsConfig, MinFree,
+    Names, Namespaces, Objects, PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig,
+    Snaplen, TapConfig, Texts,
 };
 
 /// One key of the tree.
@@ -209,7 +209,42 @@ pub(crate) const KEYS: &[Key] = &[
         form: "port",
         about: "Where an agent's pod answers `/metrics`, `/healthz` and `/readyz`. On a cluster only.",
         live: false,
-        place: |config| &mut config.tap.metrics_port,
+        place: |config| &mut config.tap.metrics.port,
+    },
+    Key {
+        name: "tap.metrics.podMonitor",
+        form: "true or false",
+        about: "A PodMonitor is installed, by which the Prometheus operator asks the agents. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.metrics.pod_monitor,
+    },
+    Key {
+        name: "tap.metrics.alerts",
+        form: "true or false",
+        about: "A PrometheusRule is installed, with alerts: not recording, losses, a window shorter than asked, a full disk. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.metrics.alerts,
+    },
+    Key {
+        name: "tap.metrics.dashboard",
+        form: "true or false",
+        about: "A ConfigMap with a Grafana dashboard is installed. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.metrics.dashboard,
+    },
+    Key {
+        name: "tap.networkPolicy",
+        form: "true or false",
+        about: "A NetworkPolicy is installed: agents reach the API server, are asked for metrics, and no more. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.network_policy,
+    },
+    Key {
+        name: "tap.openShift",
+        form: "true or false",
+        about: "A SecurityContextConstraints for the agents is installed; OpenShift needs it. On a cluster only.",
+        live: false,
+        place: |config| &mut config.tap.open_shift,
     },
     Key {
         name: "pcapdump.enabled",
@@ -348,7 +383,14 @@ impl Default for Config {
                 priority_class: None,
                 labels: Texts::default(),
                 annotations: Texts::default(),
-                metrics_port: METRICS_PORT,
+                metrics: MetricsConfig {
+                    port: METRICS_PORT,
+                    pod_monitor: false,
+                    alerts: false,
+                    dashboard: false,
+                },
+                network_policy: false,
+                open_shift: false,
             },
             pcapdump: PcapdumpConfig {
                 enabled: true,

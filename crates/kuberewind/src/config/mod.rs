@@ -67,6 +67,7 @@ pub(crate) struct Config {
 
 /// `tap.*`
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub(crate) struct TapConfig {
     /// Which packets, in libpcap's language.
     pub(crate) bpf_override: Option<String>,
@@ -104,8 +105,25 @@ pub(crate) struct TapConfig {
     pub(crate) labels: Texts,
     /// On every object.
     pub(crate) annotations: Texts,
-    /// `tap.metrics.port`, on the address of the agent's pod.
-    pub(crate) metrics_port: NonZeroU16,
+    /// How the agents are watched.
+    pub(crate) metrics: MetricsConfig,
+    /// Whether a `NetworkPolicy` bounds what they reach.
+    pub(crate) network_policy: bool,
+    /// Whether OpenShift is told to let them run.
+    pub(crate) open_shift: bool,
+}
+
+/// `tap.metrics.*`
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MetricsConfig {
+    /// On the address of the agent's pod.
+    pub(crate) port: NonZeroU16,
+    /// Whether the Prometheus operator is told of the agents.
+    pub(crate) pod_monitor: bool,
+    /// Whether it is given alerts.
+    pub(crate) alerts: bool,
+    /// Whether Grafana is given a dashboard.
+    pub(crate) dashboard: bool,
 }
 
 /// `tap.capture.*`

@@ -96,7 +96,14 @@ fn all_different() -> Config {
             priority_class: Some("high".into()),
             labels: Texts([("team".into(), "net".into()), ("on".into(), "yes".into())].into()),
             annotations: Texts([("example.com/a".into(), "b: #c".into())].into()),
-            metrics_port: NonZeroU16::new(9100).unwrap(),
+            metrics: MetricsConfig {
+                port: NonZeroU16::new(9100).unwrap(),
+                pod_monitor: true,
+                alerts: true,
+                dashboard: true,
+            },
+            network_policy: true,
+            open_shift: true,
         },
         pcapdump: PcapdumpConfig {
             enabled: false,
@@ -476,6 +483,11 @@ mod listings {
           annotations: {} # default
           metrics:
             port: 49100 # default
+            podMonitor: false # default
+            alerts: false # default
+            dashboard: false # default
+          networkPolicy: false # default
+          openShift: false # default
         pcapdump:
           enabled: true # default
           timeInterval: 1m # default

@@ -12,6 +12,18 @@ fn installed(nodes: &[&str]) -> Lab {
 }
 
 #[test]
+fn what_was_installed_on_demand_goes_too() {
+    let lab = Lab::with(&["n1"]);
+    let on = "tap.networkPolicy=true,tap.metrics.dashboard=true";
+    lab.run(&["tap", "--wait", "20s", "--set", on]).ended(0);
+    lab.run(&["clean"])
+        .ended(0)
+        .says("removed NetworkPolicy kuberewind/kuberewind-agent")
+        .says("removed ConfigMap kuberewind/kuberewind-dashboard")
+        .says("removed Namespace kuberewind");
+}
+
+#[test]
 fn clean_erases_the_recordings_and_removes_everything() {
     let lab = installed(&["n1", "n2"]);
     lab.run(&["clean"])

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
+mod check;
 mod clean;
 #[allow(dead_code, reason = "the chart's own tests look at more of what Helm says")]
 #[path = "../../../cluster/tests/chart/helm.rs"]

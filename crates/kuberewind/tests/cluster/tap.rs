@@ -74,6 +74,35 @@ fn files_go_over_earlier_values_and_set_over_files_and_flags_over_all() {
 }
 
 #[test]
+fn what_is_installed_on_demand_goes_again_when_it_is_switched_off() {
+    let lab = Lab::with(&["n1"]);
+    let policy =
+        || lab.double.object("networking.k8s.io/v1", "NetworkPolicy", NS, "kuberewind-agent");
+    let on = "tap.networkPolicy=true,tap.metrics.dashboard=true";
+    lab.run(&[TAP, &["--set", on]].concat())
+        .ended(0)
+        .says("created NetworkPolicy kuberewind/kuberewind-agent")
+        .says("created ConfigMap kuberewind/kuberewind-dashboard");
+    assert!(policy().is_some());
+    lab.run(&[TAP, &["--set", "tap.networkPolicy=false"]].concat())
+        .ended(0)
+        .says("tap.networkPolicy: true -> false")
+        .says("removed NetworkPolicy kuberewind-agent")
+        .never_says("removed ConfigMap");
+    assert!(policy().is_none());
+    lab.run(TAP).ended(0).says("nothing to change");
+}
+
+#[test]
+fn a_kind_that_the_cluster_does_not_know_is_named() {
+    let lab = Lab::with(&["n1"]);
+    lab.run(&[TAP, &["--set", "tap.metrics.podMonitor=true"]].concat())
+        .ended(1)
+        .says("the cluster knows no PodMonitor (monitoring.coreos.com/v1)")
+        .says("tap.metrics.podMonitor");
+}
+
+#[test]
 fn values_of_another_version_are_dropped_by_name() {
     let lab = Lab::with(&["n1"]);
     lab.run(TAP).ended(0);

@@ -1,5 +1,6 @@
 //! `kuberewind pcapdump` against a cluster: whole, or said not to be.
 
+mod extcap;
 mod lab;
 
 use std::fs;

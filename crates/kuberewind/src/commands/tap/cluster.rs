@@ -121,6 +121,12 @@ fn install(cluster: &Cluster, planned: &Planned, force: bool) -> anyhow::Result<
     let options = ApplyOptions { dry_run: false, force };
     let done = runtime.block_on(apply::apply(access, namespace, &objects, options, tell));
     done.map_err(hinted)?;
+    let gone = apply::objects(&planned.gone)?;
+    let told = |kind: &str, name: &str| {
+        changed = true;
+        anstream::eprintln!("removed {kind} {name}");
+    };
+    runtime.block_on(apply::remove(access, namespace, &gone, told)).map_err(hinted)?;
     if !changed {
         anstream::eprintln!("nothing to change");
     }

@@ -8,6 +8,7 @@ mod preview;
 mod report;
 
 pub(super) use local::losses;
+pub(super) use planned::Planned;
 pub(super) use report::pod_count;
 pub(super) use report::problem;
 

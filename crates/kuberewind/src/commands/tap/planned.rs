@@ -19,12 +19,14 @@ use crate::exit::Usage;
 const RELEASE: &str = "kuberewind";
 
 /// A release as it will be.
-pub(super) struct Planned {
-    pub(super) settings: Effective,
+pub(in crate::commands) struct Planned {
+    pub(in crate::commands) settings: Effective,
     pub(super) rules: TargetRules,
     /// Without the namespace, which the chart cannot make.
-    pub(super) objects: Vec<Value>,
-    pub(super) installed: Option<Installed>,
+    pub(in crate::commands) objects: Vec<Value>,
+    /// What was installed on demand and no longer is.
+    pub(super) gone: Vec<Value>,
+    pub(in crate::commands) installed: Option<Installed>,
     /// The values that hold now.
     before: Value,
     /// What the user should know.
@@ -33,7 +35,7 @@ pub(super) struct Planned {
 
 impl Planned {
     /// Reads what is installed, lays the user's settings over it, and renders the chart.
-    pub(super) fn of(cluster: &Cluster, args: &TapArgs) -> anyhow::Result<Self> {
+    pub(in crate::commands) fn of(cluster: &Cluster, args: &TapArgs) -> anyhow::Result<Self> {
         let mut notes = Vec::new();
         let found = release::find(&cluster.access, &cluster.namespace);
         let installed = match cluster.runtime.block_on(found) {
@@ -51,8 +53,14 @@ impl Planned {
         )?;
         let settings = load(args, earlier, &mut notes)?;
         let rules = rules(settings.config(), &cluster.namespace)?;
-        let objects = render(cluster, &settings, &mut notes)?;
-        Ok(Self { settings, rules, objects, installed, before, notes })
+        let release = release(cluster, &mut notes)?;
+        let objects = chart::render(&settings.chart_values(), &release)?;
+        let gone = match &installed {
+            // What an older version's values meant to it is not known here.
+            Some(_) => missing(chart::render(&before, &release).unwrap_or_default(), &objects),
+            None => Vec::new(),
+        };
+        Ok(Self { settings, rules, objects, gone, installed, before, notes })
     }
 
     /// `pcapdump.maxSize: 500MB -> 2GB`, one a line.
@@ -156,11 +164,16 @@ fn rules(config: &Config, namespace: &str) -> anyhow::Result<TargetRules> {
     TargetRules::compile(settings).map_err(|error| Usage(error.to_string()).into())
 }
 
-fn render(
-    cluster: &Cluster,
-    settings: &Effective,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<Vec<Value>> {
+/// Those of the first that are not among the second, by kind and name.
+fn missing(before: Vec<Value>, after: &[Value]) -> Vec<Value> {
+    let same = |a: &Value, b: &Value| {
+        let metadata = |key: &str| a["metadata"][key] == b["metadata"][key];
+        a["kind"] == b["kind"] && metadata("name") && metadata("namespace")
+    };
+    before.into_iter().filter(|old| !after.iter().any(|new| same(old, new))).collect()
+}
+
+fn release(cluster: &Cluster, notes: &mut Vec<String>) -> anyhow::Result<Release> {
     let access = &cluster.access;
     let asked = async { (access.kube_version().await, access.cluster_id().await) };
     let (kube_version, cluster_id) = cluster.runtime.block_on(asked);
@@ -172,11 +185,10 @@ fn render(
         }
         Err(error) => return Err(error.into()),
     };
-    let release = Release {
+    Ok(Release {
         name: RELEASE.to_owned(),
         namespace: cluster.namespace.clone(),
         kube_version: kube_version?,
         cluster_id,
-    };
-    Ok(chart::render(&settings.chart_values(), &release)?)
+    })
 }
