@@ -91,11 +91,12 @@ fn write(contents: &Contents, dir: &Path, url: Option<&str>) -> Result<Vec<PathB
     put(&deb, &deb::package(contents)?)?;
     let mut written = vec![archive, deb];
     let archives = archives(dir)?;
-    let mut sums = String::new();
-    for path in archives.iter().map(|(_, path)| path).chain(&written[1..]) {
+    let sums = archives.iter().map(|(_, path)| path).chain(&written[1..]);
+    let sums = sums.map(|path| -> Result<String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        sums += &format!("{}  {name}\n", digest(&fs::read(path)?));
-    }
+        Ok(format!("{}  {name}\n", digest(&fs::read(path)?)))
+    });
+    let sums = sums.collect::<Result<String>>()?;
     written.push(dir.join(SUMS));
     put(&dir.join(SUMS), sums.as_bytes())?;
     if let Some(url) = url {

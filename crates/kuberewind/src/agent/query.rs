@@ -48,6 +48,7 @@ pub(crate) enum QueryError {
     Malformed(#[from] serde_urlencoded::de::Error),
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_off(switch: &bool) -> bool {
     !switch
 }
