@@ -284,6 +284,7 @@ fn an_agent_that_dies_in_mid_stream_for_good_never_gives_a_short_file_as_if_it_w
     let mut export = Program::start(&mut lab.command(&arguments));
     lab.nodes[1].wait_to_be_held();
     lab.nodes[1].kill();
+    lab.nodes[1].release();
     assert_eq!(export.ended(Duration::from_mins(1)).code(), Some(3), "{}", export.said());
     let report: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
     assert_eq!(
@@ -291,7 +292,7 @@ fn an_agent_that_dies_in_mid_stream_for_good_never_gives_a_short_file_as_if_it_w
         (&false.into(), &3_000.into())
     );
     let part = node(&report, "n2")["packets"].as_u64().expect("a count");
-    assert!((500..1_100).contains(&part), "{part}");
+    assert!((500..2_000).contains(&part), "{part}");
     assert_eq!(numbers(&read(&lab, "all.pcap")).len() as u64, 3_000 + part);
     assert!(failure(&report, "n2").contains("asked 4 times"), "{}", failure(&report, "n2"));
 
