@@ -5,6 +5,7 @@ mod archive;
 mod deb;
 mod manifest;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -94,7 +95,8 @@ fn write(contents: &Contents, dir: &Path, url: Option<&str>) -> Result<Vec<PathB
     let mut sums = String::new();
     for path in archives.iter().map(|(_, path)| path).chain(&written[1..]) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        sums += &format!("{}  {name}\n", digest(&fs::read(path)?));
+        // Writing to a String cannot fail.
+        let _ = writeln!(sums, "{}  {name}", digest(&fs::read(path)?));
     }
     written.push(dir.join(SUMS));
     put(&dir.join(SUMS), sums.as_bytes())?;
