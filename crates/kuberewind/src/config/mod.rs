@@ -106,7 +106,7 @@ pub(crate) struct TapConfig {
     pub(crate) metrics: MetricsConfig,
     /// Whether a `NetworkPolicy` bounds what they reach.
     pub(crate) network_policy: bool,
-    /// Whether OpenShift is told to let them run.
+    /// Whether `OpenShift` is told to let them run.
     pub(crate) open_shift: bool,
 }
 

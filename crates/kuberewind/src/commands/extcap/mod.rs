@@ -85,10 +85,11 @@ fn capture(args: &ExtcapArgs, interface: &Interface) -> anyhow::Result<Exit> {
     let Some(fifo) = &args.fifo else {
         return Err(Usage("--capture needs --fifo".to_owned()).into());
     };
-    let line = export(args, interface)?;
-    let program = std::env::current_exe().context("find this program's own file")?;
+    // Before anything can fail: Wireshark waits for the pipe, and hears of an error only when it closes.
     let pipe = OpenOptions::new().write(true).open(fifo);
     let pipe = pipe.with_context(|| format!("open Wireshark's pipe {}", fifo.display()))?;
+    let line = export(args, interface)?;
+    let program = std::env::current_exe().context("find this program's own file")?;
     let error = Command::new(program).args(line).stdout(Stdio::from(pipe)).exec();
     Err(error).context("start the export")
 }
