@@ -230,8 +230,8 @@ fn openshift_allows_the_agent_what_it_asks_for_and_no_more() {
 #[test]
 fn the_dashboard_is_json_with_a_legend_of_grafana_s() {
     let objects = render(&case(json!({ "tap": { "metrics": { "dashboard": true } } })));
-    let maps = objects.iter().filter(|object| object["kind"] == "ConfigMap");
-    let map = maps.last().unwrap();
+    let mut maps = objects.iter().filter(|object| object["kind"] == "ConfigMap");
+    let map = maps.next_back().unwrap();
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let text = map["data"]["kuberewind.json"].as_str().unwrap();
     let dashboard: Value = serde_json::from_str(text).unwrap();
