@@ -80,7 +80,7 @@ fn without_sys_ptrace_no_network_namespace_is_found_and_tls_stays_encrypted() {
 fn without_bpf_or_perfmon_nothing_is_missing() {
     for right in ["BPF", "PERFMON"] {
         let lacking = Lacking::without(right);
-        lacking.wait_to_be_told(&["n1: ready; pods recorded: 1", "nothing blocks"]);
+        lacking.wait_to_be_told(&["n1: ready; pods recorded: 1"]);
         let status = lacking.cluster.expect(0, &["status", "--json"]);
         assert!(!status.contains("TLS stays encrypted"), "without {right}: {status}");
     }

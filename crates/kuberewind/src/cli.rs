@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint,
 };
@@ -490,7 +491,7 @@ pub(crate) struct ExtcapArgs {
     #[arg(long, value_enum, default_value_t, hide = true)]
     pub(crate) tls: TlsArg,
     /// The kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context [default: its current one]
     #[arg(long, value_name = "NAME")]
@@ -499,8 +500,13 @@ pub(crate) struct ExtcapArgs {
     #[arg(short = 's', long, value_name = "NAMESPACE", default_value = kuberewind_cluster::names::NAMESPACE)]
     pub(crate) release_namespace: String,
     /// Where this machine's recording lies [default: /var/lib/kuberewind]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = any_path())]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// A path, or nothing: a box of Wireshark's dialog may be empty.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 #[derive(Debug, Args)]

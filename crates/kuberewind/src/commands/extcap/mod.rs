@@ -9,7 +9,7 @@ mod install;
 
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -62,8 +62,10 @@ fn interfaces(args: &ExtcapArgs) -> anyhow::Result<Vec<Interface>> {
         .enable_all()
         .build()
         .context("start the thread that talks to the cluster")?;
-    let options =
-        AccessOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+    let options = AccessOptions {
+        kubeconfig: given(args.kubeconfig.as_ref()).cloned(),
+        context: args.context.clone(),
+    };
     let mut found = vec![Interface::Local];
     runtime.block_on(async {
         let Ok(access) = Access::open_without_retries(&options).await else {
@@ -83,10 +85,11 @@ fn capture(args: &ExtcapArgs, interface: &Interface) -> anyhow::Result<Exit> {
     let Some(fifo) = &args.fifo else {
         return Err(Usage("--capture needs --fifo".to_owned()).into());
     };
-    let line = export(args, interface)?;
-    let program = std::env::current_exe().context("find this program's own file")?;
+    // Before anything can fail: Wireshark waits for the pipe, and hears of an error only when it closes.
     let pipe = OpenOptions::new().write(true).open(fifo);
     let pipe = pipe.with_context(|| format!("open Wireshark's pipe {}", fifo.display()))?;
+    let line = export(args, interface)?;
+    let program = std::env::current_exe().context("find this program's own file")?;
     let error = Command::new(program).args(line).stdout(Stdio::from(pipe)).exec();
     Err(error).context("start the export")
 }
@@ -111,7 +114,7 @@ fn export(args: &ExtcapArgs, interface: &Interface) -> anyhow::Result<Vec<String
     let texts = [("--filter", &args.extcap_capture_filter)];
     let mut texts: Vec<_> = texts.into();
     if matches!(interface, Interface::Local) {
-        if let Some(dir) = &args.data_dir {
+        if let Some(dir) = given(args.data_dir.as_ref()) {
             add("--data-dir", &path(dir));
         }
     } else {
@@ -120,7 +123,7 @@ fn export(args: &ExtcapArgs, interface: &Interface) -> anyhow::Result<Vec<String
             ("--namespaces", &args.namespaces),
             ("--context", &args.context),
         ]);
-        if let Some(file) = args.kubeconfig.as_deref().filter(|file| !file.as_os_str().is_empty()) {
+        if let Some(file) = given(args.kubeconfig.as_ref()) {
             add("--kubeconfig", &path(file));
         }
         add("--release-namespace", &args.release_namespace);
@@ -141,6 +144,11 @@ fn export(args: &ExtcapArgs, interface: &Interface) -> anyhow::Result<Vec<String
         line.push("--follow".to_owned());
     }
     Ok(line)
+}
+
+/// An empty box is none.
+fn given(path: Option<&PathBuf>) -> Option<&PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn tls(tls: TlsArg) -> &'static str {
