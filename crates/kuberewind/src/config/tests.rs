@@ -433,6 +433,11 @@ mod live {
             "tap.capture.hostNetwork",
             "tap.tlsExport",
             "tap.tlsControlPlane",
+            "tap.metrics.podMonitor",
+            "tap.metrics.alerts",
+            "tap.metrics.dashboard",
+            "tap.networkPolicy",
+            "tap.openShift",
         ];
         assert_eq!(live, tap.into_iter().chain(pcapdump).collect::<Vec<_>>());
     }
