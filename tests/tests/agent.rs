@@ -181,6 +181,34 @@ fn a_recorder_of_the_machine_itself_is_not_taken_over() {
 }
 
 #[test]
+fn an_agent_logs_as_its_settings_say_and_a_line_for_each_export() {
+    let cluster = Cluster::start(1);
+    let said = |values: &str| {
+        cluster.expect(0, &["tap", "--set", values]);
+        cluster.wait_for_agents(WITHIN);
+        cluster.expect(0, &["pcapdump", "--pod", "^cart-", "--filter", "tcp", "--dest", "./"]);
+        cluster.agent_said("n1")
+    };
+    let text = said("headless=true");
+    assert!(text.contains("settings") && text.contains(" INFO "), "{text}");
+    assert!(text.contains("exported") && text.contains("filter=\"tcp\" pods=\"^cart-\""), "{text}");
+    assert!(!text.contains("namespaces="), "{text}");
+
+    let json = said("logFormat=json");
+    let lines: Vec<Value> = json
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let export = lines.iter().find(|line| line["message"] == "exported").unwrap();
+    assert_eq!((&export["filter"], &export["whole"]), (&json!("tcp"), &json!(true)));
+    assert!(export["bytes"].is_u64() && export["to"].is_string(), "{export}");
+
+    // Nothing goes wrong, so nothing is said once the settings are read.
+    assert!(!said("logLevel=error").contains("exported"));
+}
+
+#[test]
 fn a_pods_own_address_gives_counters_and_probes_and_nothing_else() {
     let cluster = Cluster::start(1);
     let cart = cluster.pod("n1", "shop", "cart-1");

@@ -279,7 +279,7 @@ fn is_absent(error: &io::Error) -> bool {
 async fn collect(response: Response<Incoming>) -> anyhow::Result<Bytes> {
     let body = timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
     let body = body.context("the recorder stopped in mid-answer")?;
-    Ok(body.context("read the recorder's answer")?.to_bytes())
+    Ok(body.context("the recorder's answer broke off")?.to_bytes())
 }
 
 /// The bytes of a long answer, as a blocking reader.

@@ -266,11 +266,21 @@ async fn window(
     Ok(Body::from_stream(Blocks { first: Some(first), rest: body }).into_response())
 }
 
-/// One line for each export: what left, for whom. What the asker wrote is quoted.
+/// One line for each export: what left, for whom, without what was not asked for. What the asker wrote
+/// is quoted.
 fn audit(query: &WindowQuery, bytes: u64, whole: bool) {
     let WindowQuery { from, to, filter, pods, namespaces, tls, user, .. } = query;
+    let time = |at: &Option<Timestamp>| at.map(|at| at.to_string());
     tracing::info!(
-        ?from, ?to, ?filter, ?pods, ?namespaces, tls, bytes, whole, claimed_user = ?user,
+        from = time(from).as_deref(),
+        to = time(to).as_deref(),
+        filter = filter.as_deref(),
+        pods = pods.as_deref(),
+        namespaces = namespaces.as_deref(),
+        tls,
+        bytes,
+        whole,
+        claimed_user = user.as_deref(),
         "exported"
     );
 }

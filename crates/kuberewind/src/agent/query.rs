@@ -1,5 +1,7 @@
 //! What `GET /v1/window` takes, and what becomes of a parameter that this version does not know.
 
+use std::ops::Not;
+
 use kuberewind_packet::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +20,10 @@ pub(crate) struct WindowQuery {
     /// A filter in libpcap's language.
     pub(crate) filter: Option<String>,
     /// Whether to compress: pays on a network, not on a Unix socket.
-    #[serde(default, skip_serializing_if = "is_off")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub(crate) compress: bool,
     /// Whether TLS secrets are wanted, of connections that began in the window.
-    #[serde(default, skip_serializing_if = "is_off")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub(crate) tls: bool,
     /// To go on after `to`: a number of the asker's choice, under which `DELETE /v1/follow/N` ends
     /// the stream in good order.
@@ -46,11 +48,6 @@ pub(crate) enum QueryError {
     Unknown(Unknown),
     #[error("the window's query cannot be read: {0}")]
     Malformed(#[from] serde_urlencoded::de::Error),
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_off(switch: &bool) -> bool {
-    !switch
 }
 
 impl WindowQuery {

@@ -32,7 +32,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
         let text = serde_json::to_string_pretty(&all).context("write JSON")?;
         anstream::println!("{text}");
     } else {
-        anstream::println!("{}", table(&nodes.list));
+        anstream::println!("{}", table(&nodes.list).trim_fmt());
         for line in notes(&nodes) {
             anstream::println!("{line}");
         }

@@ -23,7 +23,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<Exit> {
         anstream::println!("{text}");
     } else {
         anstream::print!("{}", summary(&status));
-        anstream::println!("{}", interfaces(&status));
+        anstream::println!("{}", interfaces(&status).trim_fmt());
         if let Some(advice) = advice::recording(&status) {
             anstream::println!("{advice}");
         }

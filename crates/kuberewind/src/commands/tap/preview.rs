@@ -149,14 +149,14 @@ impl Targets {
                 [namespace.clone(), names.len().to_string(), shortened(names)]
             };
             let rows = self.recorded.iter().map(row);
-            text = format!("{text}{}\n", table(["NAMESPACE", "PODS", "NAMES"], rows));
+            text = format!("{text}{}\n", table(["NAMESPACE", "PODS", "NAMES"], rows).trim_fmt());
         }
         if !self.others.is_empty() {
             let row = |((namespace, why), count): (&(String, String), &u64)| {
                 [namespace.clone(), count.to_string(), why.clone()]
             };
             let rows = self.others.iter().map(row);
-            text = format!("{text}{}\n", table(["NOT RECORDED", "PODS", "WHY"], rows));
+            text = format!("{text}{}\n", table(["NOT RECORDED", "PODS", "WHY"], rows).trim_fmt());
         }
         text
     }

@@ -84,7 +84,7 @@ pub(super) fn show(told: &Told, rollout: &Rollout) -> bool {
         }
         Told::Agents(answers) => {
             let rows: Vec<Row> = answers.iter().map(Row::of).collect();
-            anstream::println!("{}", table(&rows));
+            anstream::println!("{}", table(&rows).trim_fmt());
             let lines = pods(answers);
             for line in &lines {
                 anstream::println!("{line}");
