@@ -102,8 +102,8 @@ fn first(mut lines: Vec<String>, what: &str) -> Vec<String> {
 }
 
 /// `12 TLS connections, 9 with secrets`, and what was lost of these.
-pub(super) fn summary<'a>(reports: impl IntoIterator<Item = &'a TlsReport> + Clone) -> String {
-    let sum = |of: fn(&TlsReport) -> u64| reports.clone().into_iter().map(of).sum::<u64>();
+pub(super) fn summary(reports: &[&TlsReport]) -> String {
+    let sum = |of: fn(&TlsReport) -> u64| reports.iter().map(|tls| of(tls)).sum::<u64>();
     let mut line = format!(
         "{} TLS connections, {} with secrets",
         figures::count(sum(|tls| tls.handshakes)),
@@ -154,7 +154,7 @@ mod tests {
         );
         assert_eq!(gaps([&report]), [till]);
         assert_eq!(
-            summary([&report, &report]),
+            summary(&[&report, &report]),
             "18 TLS connections, 8 with secrets; secrets of the control plane, not kept: 4"
         );
     }

@@ -274,7 +274,7 @@ impl Work {
                 }
                 recv(ticks) -> _ => {
                     let kept = self.take();
-                    self.write_down(kept);
+                    self.write_down(&kept);
                 }
                 recv(stop) -> _ => break,
             }
@@ -305,7 +305,7 @@ impl Work {
         all
     }
 
-    fn write_down(&mut self, kept: Vec<Kept>) {
+    fn write_down(&mut self, kept: &[Kept]) {
         for part in kept.chunks(keep::MOST_IN_A_NOTE) {
             let written = match self.vault.seal(&keep::write(part)) {
                 Ok(sealed) => (self.write)(sealed),
@@ -357,14 +357,14 @@ mod tests {
             keeps_control_plane: Arc::default(),
             shown: Arc::clone(&shown),
         };
-        work.write_down(vec![kept(1)]);
+        work.write_down(&[kept(1)]);
         assert_eq!(work.take(), [kept(1)]);
-        work.write_down((0..MOST_UNWRITTEN as u64 + 7).map(kept).collect());
+        work.write_down(&(0..MOST_UNWRITTEN as u64 + 7).map(kept).collect::<Vec<_>>());
         assert_eq!(shown.lock().unwrap().unwritten, 7);
         works.store(true, Ordering::Relaxed);
         let rest = work.take();
         assert_eq!((rest.len(), &rest[0]), (MOST_UNWRITTEN, &kept(7)));
-        work.write_down(rest);
+        work.write_down(&rest);
         assert_eq!(work.take(), []);
     }
 }

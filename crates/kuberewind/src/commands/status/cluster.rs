@@ -198,7 +198,7 @@ fn notes(nodes: &Nodes) -> Vec<String> {
     lines.extend(filters);
     let tls: Vec<_> = statuses().filter_map(|status| status.tls.as_ref()).collect();
     if !tls.is_empty() {
-        lines.push(coverage::summary(tls.iter().copied()));
+        lines.push(coverage::summary(&tls));
         lines.extend(coverage::gaps(tls.iter().copied()));
         let problem = |status: &Status| {
             let tls = status.tls.as_ref()?;

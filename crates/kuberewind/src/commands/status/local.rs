@@ -80,7 +80,7 @@ fn summary(status: &Status) -> String {
 
 /// How much of TLS can be decrypted, by owner, and why the rest cannot.
 fn tls(tls: &TlsReport) -> String {
-    let mut lines = format!("tls       {}\n", coverage::summary([tls]));
+    let mut lines = format!("tls       {}\n", coverage::summary(&[tls]));
     let owners = coverage::of(tls).into_iter().map(|coverage| coverage.to_string());
     for line in owners.chain(tls.problems.iter().cloned()) {
         let _ = writeln!(lines, "          {line}");
