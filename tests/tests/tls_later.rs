@@ -19,7 +19,7 @@ const PORT: &str = "8443";
 /// where things are.
 struct Lab {
     recorder: Recorder,
-    server: Program,
+    _server: Program,
     netns: Netns,
     dir: TempDir,
     data: TempDir,
@@ -40,7 +40,7 @@ impl Lab {
         let server = Program::start(server.args(["-key", &key, "-cert", &certificate]));
         let settings = format!("tap.tls=true,pcapdump.minFree=0B{settings}");
         let recorder = Recorder::start(data.path(), &[&netns], &["--set", &settings]);
-        let lab = Self { recorder, server, netns, dir, data };
+        let lab = Self { recorder, _server: server, netns, dir, data };
         // The probes find OpenSSL as soon as the server runs; packets tell that they have.
         wait_until("the server to answer", WITHIN, || lab.get("warm"));
         wait_until("secrets to be seen", WITHIN, || {
@@ -82,7 +82,7 @@ fn export(before: &str, data: &Path, file: &Path) -> String {
 
 #[test]
 fn without_a_recorder_the_key_that_it_left_opens_until_the_machine_starts_anew() {
-    let Lab { recorder, dir, data, netns, server } = {
+    let Lab { recorder, dir, data, netns: _netns, _server } = {
         let lab = Lab::start("");
         assert!(lab.get("last-words"));
         lab
@@ -113,12 +113,11 @@ fn without_a_recorder_the_key_that_it_left_opens_until_the_machine_starts_anew()
     );
     let said = export(&reborn, data.path(), &dir.path().join("other.pcapng"));
     assert!(said.contains("the key to the TLS secrets is gone"), "{said}");
-    drop((netns, server));
 }
 
 #[test]
 fn secrets_that_must_stay_do_so_without_a_recorder_too() {
-    let Lab { recorder, dir, data, netns, server } = {
+    let Lab { recorder, dir, data, netns: _netns, _server } = {
         let lab = Lab::start(",tap.tlsExport=false");
         assert!(lab.get("last-words"));
         lab
@@ -128,7 +127,6 @@ fn secrets_that_must_stay_do_so_without_a_recorder_too() {
     let said = export("", data.path(), &path);
     assert_eq!(requests(&path), [""; 0]);
     assert!(said.contains("the TLS secrets stay here (tap.tlsExport=false)"), "{said}");
-    drop((netns, server));
 }
 
 #[test]

@@ -293,24 +293,24 @@ pub(super) fn join(input: &[u8]) -> String {
     // Which comes first is told by the length.
     let ahead = text.len() % 3;
     events.by_ref().take(ahead).for_each(|event| joiner.secret(event));
-    let mut found = Vec::new();
+    let mut given = Vec::new();
     for (time, frame) in &frames {
         joiner.packet(NETNS, *time, frame);
         events.by_ref().take(1).for_each(|event| joiner.secret(event));
-        found.extend(joiner.take(*time));
+        given.extend(joiner.take(*time));
     }
     events.for_each(|event| joiner.secret(event));
-    found.extend(joiner.take(Timestamp::from_nanos(2_000_000_000)));
+    given.extend(joiner.take(Timestamp::from_nanos(2_000_000_000)));
     let counts = joiner.counts();
     assert!(counts.covered <= counts.handshakes, "{counts:?}");
     assert_eq!(counts, joiner.counts_of(NETNS).with_secrets(&counts), "of one namespace alone");
     let mut log = KeyLog::default();
-    log.extend(found.iter().map(|one| one.line.clone()));
+    log.extend(given.iter().map(|given| given.line.clone()));
     assert!(log.handshakes() as u64 <= counts.handshakes, "a secret of no handshake");
     assert_eq!(KeyLog::parse(&log.to_text()).as_ref(), Ok(&log), "no key log comes out");
     joiner.take(Timestamp::from_nanos(1 << 60));
-    let labels: BTreeSet<_> = found.iter().map(|one| one.line.label).collect();
-    let names = found.iter().filter_map(|one| one.server_name.as_ref());
+    let labels: BTreeSet<_> = given.iter().map(|given| given.line.label).collect();
+    let names = given.iter().filter_map(|given| given.server_name.as_ref());
     let names: BTreeSet<_> = names.map(String::len).collect();
     format!("{} {} {labels:?} {names:?}", counts.handshakes, counts.covered)
 }

@@ -168,14 +168,18 @@ fn a_twin_makes_way_for_a_real_connection_that_comes_later() {
 struct Followed {
     made: Made,
     later: Vec<u8>,
+    /// The time of its first packet.
     at: u64,
+    is_due: bool,
 }
 
 impl PacketStream for Followed {
     type Error = Broken;
 
     fn advance(&mut self) -> Result<bool, Broken> {
-        self.made.advance()
+        let more = self.made.advance()?;
+        self.is_due |= more && self.made.packet().timestamp.as_nanos() >= self.at;
+        Ok(more)
     }
 
     fn packet(&self) -> PacketBlock<'_> {
@@ -187,8 +191,7 @@ impl PacketStream for Followed {
     }
 
     fn take_key_log(&mut self) -> Vec<u8> {
-        let is_due = self.made.packet().timestamp.as_nanos() >= self.at;
-        let later = if is_due { std::mem::take(&mut self.later) } else { Vec::new() };
+        let later = if self.is_due { std::mem::take(&mut self.later) } else { Vec::new() };
         [self.made.take_key_log(), later].concat()
     }
 
@@ -212,7 +215,7 @@ fn secrets_that_come_later_stand_before_what_they_open() {
     for (format, tls) in [(Format::Pcapng, SECRETS), (Format::Pcap, PLAINTEXT)] {
         let mut made = Made::new("n1", packets.clone());
         made.key_log = first.key_log.clone();
-        let stream = Followed { made, later: second.key_log.clone(), at: end + 1 };
+        let stream = Followed { made, later: second.key_log.clone(), at: end + 1, is_due: false };
         let input = Input { node: "n1".to_owned(), stream, fetch: None };
         let (export, mut out) = (Export { tls, ..export() }, Vec::new());
         let go_on = |_| ControlFlow::Continue(());

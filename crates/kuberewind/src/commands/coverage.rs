@@ -103,7 +103,7 @@ fn first(mut lines: Vec<String>, what: &str) -> Vec<String> {
 
 /// `12 TLS connections, 9 with secrets`, and what was lost of these.
 pub(super) fn summary(reports: &[&TlsReport]) -> String {
-    let sum = |of: fn(&TlsReport) -> u64| reports.iter().copied().map(of).sum::<u64>();
+    let sum = |of: fn(&TlsReport) -> u64| reports.iter().map(|tls| of(tls)).sum::<u64>();
     let mut line = format!(
         "{} TLS connections, {} with secrets",
         figures::count(sum(|tls| tls.handshakes)),
