@@ -183,9 +183,12 @@ fn a_recorder_of_the_machine_itself_is_not_taken_over() {
 #[test]
 fn an_agent_logs_as_its_settings_say_and_a_line_for_each_export() {
     let cluster = Cluster::start(1);
+    let cart = cluster.pod("n1", "shop", "cart-1");
     let said = |values: &str| {
         cluster.expect(0, &["tap", "--set", values]);
         cluster.wait_for_agents(WITHIN);
+        cart.wait_to_carry();
+        succeed(cart.netns().exec("ping").args(["-n", "-c", "1", "10.99.0.1"]));
         cluster.expect(0, &["pcapdump", "--pod", "^cart-", "--filter", "tcp", "--dest", "./"]);
         cluster.agent_said("n1")
     };

@@ -62,7 +62,7 @@ pub enum ExportError {
         failures: Vec<String>,
     },
     /// Nobody recorded then, or it is deleted.
-    #[error("nothing is recorded of {}: {}", figures::span(*.window), .nodes.join("; "))]
+    #[error("nothing is recorded {}: {}", of(*.window), .nodes.join("; "))]
     NothingHeld {
         /// The window.
         window: Span,
@@ -72,6 +72,11 @@ pub enum ExportError {
     /// The caller stopped it.
     #[error("stopped before it was finished; nothing was written")]
     Stopped,
+}
+
+/// Where nobody holds anything, all that is held is an empty window.
+fn of(window: Span) -> String {
+    if window.is_empty() { "yet".to_owned() } else { format!("of {}", figures::span(window)) }
 }
 
 struct Room(Option<u64>);

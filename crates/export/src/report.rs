@@ -194,7 +194,9 @@ impl NodeReport {
         let held = held.map_or("no packets".to_owned(), figures::span);
         let causes = gaps.iter().map(|gap| gap.cause).collect::<BTreeSet<_>>();
         let causes: Vec<_> = causes.iter().map(GapCause::to_string).collect();
-        format!("{node} holds {held} ({})", causes.join(", "))
+        let why =
+            if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
+        format!("{node} holds {held}{why}")
     }
 
     /// What is missing, in a few words.
@@ -460,6 +462,16 @@ mod tests {
             ..WindowAccount::new(node.into(), span("21:25:05", "21:30:05"))
         };
         NodeReport { account, failure: None, fetch: None }
+    }
+
+    #[test]
+    fn a_node_that_holds_nothing_says_why_where_there_is_a_why() {
+        let mut node = whole("n1");
+        node.account.held = None;
+        assert_eq!(node.instead(), "n1 holds no packets");
+        node.account.gaps =
+            vec![Gap { span: span("21:25:05", "21:30:05"), cause: GapCause::NotStarted }];
+        assert_eq!(node.instead(), "n1 holds no packets (recording had not begun)");
     }
 
     fn report(nodes: Vec<NodeReport>) -> Report {
