@@ -188,7 +188,7 @@ fn an_agent_logs_as_its_settings_say_and_a_line_for_each_export() {
         cluster.expect(0, &["tap", "--set", values]);
         cluster.wait_for_agents(WITHIN);
         cart.wait_to_carry();
-        succeed(cart.netns().exec("ping").args(["-n", "-c", "1", "10.99.0.1"]));
+        succeed(cart.netns().exec("ping").args(["-n", "-c", "3", "-i", "0.2", "10.99.0.1"]));
         cluster.expect(0, &["pcapdump", "--pod", "^cart-", "--filter", "tcp", "--dest", "./"]);
         cluster.agent_said("n1")
     };

@@ -61,8 +61,10 @@ pub(super) fn switch(nodes: u8) -> Netns {
     netns
 }
 
+/// With an address of its own: else it takes one of its cables', another one when that is unplugged, and
+/// nobody who knows the old one gets through.
 fn bridge(name: &str) -> Vec<String> {
-    let how = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+    let how = "address 02:00:00:00:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
     vec![format!("link add {name} {how}"), format!("link set {name} up")]
 }
 

@@ -64,11 +64,15 @@ impl Sandbox {
         self.processes.push(program);
     }
 
-    /// Whether its cable carries: the kernel looks at new links once a second at most, and drops what
-    /// is sent before it has.
+    /// Whether its cable carries, and what it leads to: the kernel looks at new links, of which a bridge
+    /// is one, once a second at most, and drops what is sent before it has.
     pub(super) fn carries(&self) -> bool {
         let Some(netns) = &self.netns else { return true };
-        netns.ip(&["-br", "link", "show", "eth0"]).contains(" UP ")
+        let are_up = |netns: &Netns| {
+            let links = netns.ip(&["-br", "link"]);
+            links.lines().all(|link| link.starts_with("lo ") || link.contains(" UP "))
+        };
+        are_up(netns) && are_up(&self.node.netns)
     }
 }
 
