@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "all of it panics, see above")]
 
 mod capture_file;
+mod certificate;
 mod churn;
 pub mod cluster;
 mod compare;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use capture_file::CaptureFile;
 pub use capture_file::Packet;
+pub use certificate::self_signed;
 pub use churn::Churn;
 pub use churn::Holdings;
 pub use compare::Between;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kuberewind_tests::judges::tshark;
 use kuberewind_tests::{
-    Netns, Program, Recorder, data_dir, kuberewind, output, succeed, wait_until,
+    Netns, Program, Recorder, data_dir, kuberewind, output, self_signed, wait_until,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -29,15 +29,11 @@ impl Lab {
     /// Ready to decrypt.
     fn start(settings: &str) -> Self {
         let (dir, data, netns) = (data_dir(), data_dir(), Netns::new("later"));
-        let file = |name: &str| dir.path().join(name).display().to_string();
-        let (key, certificate) = (file("key.pem"), file("certificate.pem"));
-        let mut make = Command::new("openssl");
-        make.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-        make.args(["-subj", "/CN=localhost", "-keyout", &key, "-out", &certificate]);
-        succeed(&mut make);
+        let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| dir.path().join(name));
+        self_signed("localhost", &key, &certificate);
         let mut server = netns.exec("openssl");
         server.args(["s_server", "-www", "-tls1_3", "-accept", PORT]);
-        let server = Program::start(server.args(["-key", &key, "-cert", &certificate]));
+        let server = Program::start(server.arg("-key").arg(key).arg("-cert").arg(certificate));
         let settings = format!("tap.tls=true,pcapdump.minFree=0B{settings}");
         let recorder = Recorder::start(data.path(), &[&netns], &["--set", &settings]);
         let lab = Self { recorder, _server: server, netns, dir, data };

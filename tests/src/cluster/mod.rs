@@ -38,7 +38,7 @@ pub use beside::Seen;
 pub use beside::mark;
 pub use pod::Pod;
 
-use crate::{Netns, Program, kuberewind, output, succeed, wait_until};
+use crate::{Netns, Program, kuberewind, output, self_signed, wait_until};
 
 /// Nodes, joined by a network, and an API server. Everything of it ends when it is dropped.
 #[derive(Debug)]
@@ -161,10 +161,7 @@ impl Cluster {
     pub fn certificate(&self) -> (PathBuf, PathBuf) {
         let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| self.dir().join(name));
         if !certificate.exists() {
-            let mut openssl = process::Command::new("openssl");
-            openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-            openssl.args(["-subj", "/CN=localhost", "-keyout"]).arg(&key);
-            succeed(openssl.arg("-out").arg(&certificate));
+            self_signed("localhost", &key, &certificate);
         }
         (key, certificate)
     }

@@ -1,13 +1,12 @@
 //! Real programs that talk to each other.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Netns, Program, output, succeed, wait_until};
+use crate::{Netns, Program, output, self_signed, succeed, wait_until};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -27,10 +26,13 @@ impl HttpServer {
     /// As [`Self::start`], with TLS on port 443, and without an end to a connection's requests.
     pub fn start_tls(netns: &Netns, file_bytes: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let [key, certificate] = self_signed(dir.path());
+        let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| dir.path().join(name));
+        self_signed("localhost", &key, &certificate);
         let listen = format!(
-            "listen 443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
-             ssl_session_tickets off; keepalive_requests 1000000000;"
+            "listen 443 ssl; ssl_certificate {}; ssl_certificate_key {};\n\
+             ssl_session_tickets off; keepalive_requests 1000000000;",
+            certificate.display(),
+            key.display()
         );
         Self::serve(netns, file_bytes, 443, &listen)
     }
@@ -60,16 +62,6 @@ impl HttpServer {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         succeed(from.exec("curl").args(["-sS", "--fail", &format!("http://{host}/{path}")]))
     }
-}
-
-/// The paths of an ECDSA key and of a certificate for it, new in `dir`.
-fn self_signed(dir: &Path) -> [String; 2] {
-    let paths = ["key.pem", "certificate.pem"].map(|name| dir.join(name).display().to_string());
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    openssl.args(["-nodes", "-days", "2", "-subj", "/CN=localhost"]);
-    succeed(openssl.args(["-keyout", &paths[0], "-out", &paths[1]]));
-    paths
 }
 
 /// dnsmasq that knows one name, `recorder.test`.

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use kuberewind_tests::{
-    Netns, Program, Recorder, VethPair, data_dir, output, succeed, target_dir, wait_until,
+    Netns, Program, Recorder, VethPair, data_dir, output, self_signed, succeed, target_dir,
+    wait_until,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -82,20 +83,7 @@ impl Files {
         fs::write(files.path("body"), text(3000)).expect("a file");
         for name in ["server", "client"] {
             let (key, certificate) = (files.key(name), files.certificate(name));
-            let subject = format!("/CN={name}");
-            let mut openssl = Command::new("openssl");
-            openssl.args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ]);
-            openssl.args(["-nodes", "-days", "2", "-subj", &subject]);
-            // Go takes a certificate for a client's only if it says so.
-            openssl.args(["-addext", "extendedKeyUsage=clientAuth,serverAuth"]);
-            succeed(openssl.args(["-keyout", &key, "-out", &certificate]));
+            self_signed(name, key.as_ref(), certificate.as_ref());
         }
         files
     }

@@ -136,16 +136,36 @@ fn a_pipe_carries_the_same_as_a_file() {
     assert!(std::fs::read(file).unwrap() == out);
 }
 
-/// A connection that begins where the twin of an earlier one is: the client's port, to port 80.
+/// The beginning of a connection where the twin of an earlier one is: the client's port, to port 80.
+fn later_where_the_twin_is(made: &Made) -> Packet {
+    let (first, last) = (made.packets[0].clone(), made.packets.last().unwrap().time);
+    let mut later = Packet { time: last + 1, ..first };
+    // Ethernet, IPv4, the source's port.
+    later.data[14 + 20 + 2..][..2].copy_from_slice(&80_u16.to_be_bytes());
+    later
+}
+
+#[test]
+fn a_recorded_packet_that_bears_the_mark_of_twins_is_not_changed() {
+    for format in [Format::Pcap, Format::Pcapng] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = recorded(true);
+        let mut forged = later_where_the_twin_is(&made);
+        forged.data[6..10].copy_from_slice(&[0x02, 0x54, 0x4c, 0x53]);
+        made.packets.push(forged.clone());
+        let (file, _) = write_to(dir.path(), format, PLAINTEXT, made);
+        let written = std::fs::read(file).unwrap();
+        let len = forged.data.len();
+        assert!(written.windows(len).any(|part| part == forged.data), "{format:?}");
+    }
+}
+
 #[test]
 fn a_twin_makes_way_for_a_real_connection_that_comes_later() {
     for format in [Format::Pcap, Format::Pcapng] {
         let dir = tempfile::tempdir().unwrap();
         let mut made = recorded(true);
-        let (first, last) = (made.packets[0].clone(), made.packets.last().unwrap().time);
-        let mut later = Packet { time: last + 1, ..first };
-        // Ethernet, IPv4, the source's port.
-        later.data[14 + 20 + 2..][..2].copy_from_slice(&80_u16.to_be_bytes());
+        let later = later_where_the_twin_is(&made);
         made.packets.push(later);
         let (file, _) = write_to(dir.path(), format, PLAINTEXT, made);
         let client = ["-Y", "tcp.flags.syn==1 and tcp.flags.ack==0", "-T", "fields", "-e"];

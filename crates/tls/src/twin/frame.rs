@@ -87,6 +87,11 @@ fn tcp(out: &mut Vec<u8>, header: &Header, payload: &[u8], pseudo: u64) {
     out[at + 16..at + 18].copy_from_slice(&checksum);
 }
 
+/// Whether an Ethernet frame, or the beginning of one, has the made-up ones' source.
+pub(super) fn is_marked(frame: &[u8]) -> bool {
+    frame.get(6..10) == Some(&MARK)
+}
+
 /// Changes the source's (0) or the destination's (1) port of a made-up frame, and its checksum along
 /// (RFC 1624); `false` if the headers are not all there.
 pub(super) fn set_port(frame: &mut [u8], which: usize, port: u16) -> bool {

@@ -43,11 +43,14 @@ pub struct PortsTaken {
     made: HashMap<u64, [SocketAddr; 2]>,
     /// Those.
     in_the_way: Vec<[SocketAddr; 2]>,
+    /// A real packet bears the twins' mark.
+    mark_is_real: bool,
 }
 
 impl PortsTaken {
     /// Takes note of a packet: an Ethernet frame of which `bytes` will be in the file.
     pub fn see(&mut self, original_len: u32, bytes: &[u8]) {
+        self.mark_is_real |= frame::is_marked(bytes);
         if let Ok(segment) = Segment::read(bytes, original_len) {
             let pair = pair(segment.source, segment.destination);
             if !self.pairs.insert(pair)
@@ -142,9 +145,13 @@ impl Twins {
         self.taken.see(original_len, bytes);
     }
 
-    /// Which twins must move, once all packets were seen: real ones need their ports.
+    /// Which twins must move, once all packets were seen: real ones need their ports. None where real
+    /// packets bear the twins' mark, as a pod may make them do: a recorded packet is never changed.
     pub fn moves(&mut self) -> Moves {
         let mut moves = Moves::default();
+        if self.taken.mark_is_real {
+            return moves;
+        }
         for [client, server] in std::mem::take(&mut self.taken.in_the_way) {
             if let Some(free) = self.taken.free(client, server) {
                 moves.add(client, server, free.port());

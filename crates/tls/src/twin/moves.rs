@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::segment::Segment;
-use crate::twin::frame::{MARK, set_port};
+use crate::twin::frame::{is_marked, set_port};
 
 /// Twins that were given ports which real packets turned out to need, and what they get instead. A
 /// file that was written can be mended with it.
@@ -29,7 +29,7 @@ impl Moves {
 
     /// Gives a frame, or the beginning of one, its new port; `false` if it is none of these twins'.
     pub fn apply(&self, frame: &mut [u8]) -> bool {
-        if frame.get(6..10) != Some(&MARK) {
+        if !is_marked(frame) {
             return false;
         }
         let Ok(segment) = Segment::read(frame, u32::MAX) else { return false };

@@ -1,11 +1,11 @@
 //! Whether secrets may leave this machine: what the recorder was told last (`tap.tlsExport`), kept in
 //! the data directory for whoever reads it without a recorder.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// While this file is there, secrets stay.
+/// While this file is there, secrets stay. It is empty: it needs no room, on a full disk neither.
 const NAME: &str = "tls-stays";
 
 /// Keeps the word.
@@ -16,7 +16,7 @@ pub(crate) fn allow(dir: &Path, allowed: bool) -> io::Result<()> {
             removed => removed,
         }
     } else {
-        fs::write(dir.join(NAME), "tap.tlsExport=false\n")
+        File::create(dir.join(NAME)).map(drop)
     }
 }
 
