@@ -87,6 +87,11 @@ fn register(registry: &mut Registry, status: &Status) {
         let counts = [
             ("tls_connections", "TLS handshakes recorded", tls.handshakes),
             ("tls_connections_with_secrets", "Of these, those that can be decrypted", tls.covered),
+            (
+                "tls_handshake_packets_unread",
+                "Packets of handshakes that came too fast to be read for TLS; they are recorded",
+                tls.handshake_packets_left_out,
+            ),
             ("tls_secrets_lost", "TLS secrets lost on the way from the kernel", tls.lost),
             ("tls_secrets_unwritten", "TLS secrets that could not be written", tls.unwritten),
             ("tls_secrets_unmatched", "TLS secrets without a recorded handshake", tls.unmatched),

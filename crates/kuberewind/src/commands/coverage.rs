@@ -118,6 +118,14 @@ pub(super) fn summary(reports: &[&TlsReport]) -> String {
     for (what, count) in losses.into_iter().filter(|(_, count)| *count > 0) {
         let _ = write!(line, "; secrets {what}: {}", figures::count(count));
     }
+    let unread = sum(|tls| tls.handshake_packets_left_out);
+    if unread > 0 {
+        let _ = write!(
+            line,
+            "; packets of handshakes that came too fast to be read: {}",
+            figures::count(unread)
+        );
+    }
     line
 }
 
@@ -135,7 +143,7 @@ mod tests {
         let (cart, till, idle) = (pod("shop", "cart-1"), pod("pay", "till-1"), pod("pay", "idle"));
         let coverage = |owner, handshakes, covered| json!({"owner": owner, "handshakes": handshakes, "covered": covered});
         serde_json::from_value(json!({
-            "handshakes": 9, "covered": 4, "discarded": 2,
+            "handshakes": 9, "covered": 4, "discarded": 2, "handshakePacketsLeftOut": 3,
             "namespaces": [coverage(&cart, 4, 4), coverage(&till, 5, 0), coverage(&idle, 0, 0)],
             "libraries": [{"library": "OpenSSL", "path": "/lib/x", "version": "3.0.17", "processes": 1, "owners": [cart]}],
             "unsupported": [{"library": "GnuTLS", "path": "/lib/y", "reason": "GnuTLS: not supported yet", "processes": 1, "owners": [till]}],
@@ -155,7 +163,8 @@ mod tests {
         assert_eq!(gaps([&report]), [till]);
         assert_eq!(
             summary(&[&report, &report]),
-            "18 TLS connections, 8 with secrets; secrets of the control plane, not kept: 4"
+            "18 TLS connections, 8 with secrets; secrets of the control plane, not kept: 4; packets of \
+             handshakes that came too fast to be read: 6"
         );
     }
 
