@@ -5,6 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -189,18 +190,8 @@ pub struct LoopDisk {
 impl LoopDisk {
     /// A file system that believes in `bytes`, on `really` of them.
     pub fn new(bytes: u64, really: u64) -> Self {
-        let (below, dir) = (SmallDisk::new(really), tempfile::tempdir().expect("a directory"));
-        let image = below.path().join("image");
-        let file = fs::File::create(&image).expect("the image");
-        file.set_len(bytes).expect("the image's length");
-        // No journal: an error of the device is then an error of the write, not of the file system.
-        let mut make = Command::new("mkfs.ext4");
-        make.args(["-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode"]);
-        make.args(["-E", "lazy_itable_init=1,nodiscard"]);
-        succeed(make.arg(&image));
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "ext4", "-o", "loop,errors=continue,noatime"]).arg(&image);
-        succeed(mount.arg(dir.path()));
+        let below = SmallDisk::new(really);
+        let dir = mount_image(&below.path().join("image"), bytes);
         Self { below, dir }
     }
 
@@ -229,6 +220,74 @@ impl LoopDisk {
 impl Drop for LoopDisk {
     fn drop(&mut self) {
         output(Command::new("fsfreeze").arg("--unfreeze").arg(self.path()));
+        output(Command::new("umount").arg("-l").arg(self.path()));
+    }
+}
+
+/// A new file system of so many bytes on a loop device, and where it is mounted.
+fn mount_image(image: &Path, bytes: u64) -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = fs::File::create(image).expect("the image");
+    file.set_len(bytes).expect("the image's length");
+    // No journal: an error of the device is then an error of the write, not of the file system.
+    let mut make = Command::new("mkfs.ext4");
+    make.args(["-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode"]);
+    make.args(["-E", "lazy_itable_init=1,nodiscard"]);
+    succeed(make.arg(image));
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "ext4", "-o", "loop,errors=continue,noatime"]).arg(image);
+    succeed(mount.arg(dir.path()));
+    dir
+}
+
+/// A file system on a device that stands still nearly all the time, as one does that others keep busy.
+#[derive(Debug)]
+pub struct StallingDisk {
+    device: Arc<LoopDisk>,
+    dir: TempDir,
+    goes: Arc<AtomicBool>,
+    stalls: Option<thread::JoinHandle<()>>,
+}
+
+impl StallingDisk {
+    /// A file system of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let device = Arc::new(LoopDisk::new(bytes + bytes / 4, bytes + bytes / 2));
+        let dir = mount_image(&device.path().join("image"), bytes);
+        Self { device, dir, goes: Arc::new(AtomicBool::new(true)), stalls: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// From now on the device stands still for so long, over and over, and goes on for so long in between.
+    pub fn stall(&mut self, stands: Duration, goes_on: Duration) {
+        self.goes.store(false, Ordering::Relaxed);
+        let (device, goes) = (Arc::clone(&self.device), Arc::clone(&self.goes));
+        self.stalls = Some(thread::spawn(move || {
+            while !goes.load(Ordering::Relaxed) {
+                device.freeze();
+                thread::park_timeout(stands);
+                device.thaw();
+                thread::park_timeout(goes_on);
+            }
+        }));
+    }
+
+    /// The device goes on for good.
+    pub fn go(&mut self) {
+        self.goes.store(true, Ordering::Relaxed);
+        if let Some(stalls) = self.stalls.take() {
+            stalls.join().expect("the device to go on");
+        }
+    }
+}
+
+impl Drop for StallingDisk {
+    fn drop(&mut self) {
+        self.go();
         output(Command::new("umount").arg("-l").arg(self.path()));
     }
 }

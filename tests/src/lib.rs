@@ -32,6 +32,7 @@ pub use compare::assert_same;
 pub use disk::DirUsage;
 pub use disk::LoopDisk;
 pub use disk::SmallDisk;
+pub use disk::StallingDisk;
 pub use disk::segments;
 pub use disk::usage;
 pub use disk::watch;

@@ -1,15 +1,16 @@
 //! A disk that fails, a thread that stands still, namespaces that come and go: what is not recorded
 //! is said, the recorder stays, and goes on by itself.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use kuberewind_tests::traffic::{Rate, numbered, send, send_frame, write_pcap};
+use kuberewind_tests::traffic::{Rate, number_of, numbered, send, send_frame, write_pcap};
 use kuberewind_tests::{
-    Churn, Holdings, LoopDisk, Program, Recorder, VethPair, data_dir, kuberewind, output, succeed,
-    wait_until, window,
+    Churn, Holdings, LoopDisk, Program, Recorder, StallingDisk, VethPair, data_dir, kuberewind,
+    output, succeed, wait_until, window,
 };
 use rustix::process::Signal;
 
@@ -51,6 +52,30 @@ fn a_disk_that_stands_still_is_noticed_and_caught_up_with() {
     assert_eq!(exit_code_of_status(&data), Some(0));
     let after = recorder.wait_status("the packet", SOON, |status| status.packets > before.packets);
     assert_eq!(after.lost(), 0, "what waited was not lost");
+}
+
+#[test]
+fn a_disk_that_stands_still_most_of_the_time_costs_no_packet() {
+    const PACKETS: u32 = 180_000;
+    let (pair, mut disk) = (VethPair::new(1500), StallingDisk::new(800_000_000));
+    let (data, out) = (disk.path().join("d"), tempfile::tempdir().unwrap());
+    let settings = ["--set", "pcapdump.maxSize=600MB", "--set", "pcapdump.minFree=0B"];
+    let recorder = Recorder::start(&data, &[&pair.receiver], &settings);
+    let pcap = out.path().join("some.pcap");
+    write_pcap(&pcap, (0..PACKETS).map(|number| numbered(number, 1000)));
+
+    disk.stall(Duration::from_millis(900), Duration::from_millis(20));
+    send(&pair.sender, VethPair::INTERFACE, &pcap, Rate::PerSecond(30_000));
+    disk.go();
+
+    let status = recorder.wait_status("all of them", SOON, |status| {
+        status.packets + status.lost() >= u64::from(PACKETS)
+    });
+    assert_eq!(status.lost(), 0, "{:?}", status.losses);
+    let exported = window(&data, 0, &[]);
+    let numbers: BTreeSet<u32> =
+        exported.packets().filter_map(|packet| number_of(packet.data)).collect();
+    assert_eq!(numbers.len(), PACKETS as usize);
 }
 
 #[test]

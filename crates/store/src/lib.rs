@@ -22,6 +22,7 @@ mod lock;
 mod note;
 mod recover;
 mod retention;
+mod route;
 mod segment;
 mod status;
 mod store;

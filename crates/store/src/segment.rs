@@ -19,6 +19,7 @@ use crate::buffer::{Buffer, PAGE, Pages};
 use crate::disk::Disk;
 use crate::index::{self, Index};
 use crate::note::{self, Place};
+use crate::route::Way;
 
 const SEALED: &str = ".pcapng";
 const OPEN: &str = ".pcapng.open";
@@ -78,6 +79,7 @@ struct Growing {
     disk: Disk,
     file: File,
     path: PathBuf,
+    way: Way,
     /// The last page's content, from its start; grows for what is written at once.
     staging: Pages,
     /// Bytes of blocks in the last page.
@@ -115,9 +117,18 @@ impl Growing {
             let read = std::os::unix::fs::FileExt::read_exact_at(&file, last_page, base);
             read.map_err(StoreError::io("read segment", &path))?;
         }
-        // Past the page cache, where the file system can.
-        let _ = fcntl_setfl(&file, OFlags::DIRECT);
-        Ok(Self { disk: disk.clone(), file, path, staging, tail, base, len: end })
+        let way = Way::Cached;
+        Ok(Self { disk: disk.clone(), file, path, way, staging, tail, base, len: end })
+    }
+
+    /// Past the page cache where the file system can. The kernel keeps the two ways apart: what is in
+    /// the cache is written before what goes past it to the same place.
+    fn take(&mut self, way: Way) {
+        if self.way != way {
+            let flags = if way == Way::Direct { OFlags::DIRECT } else { OFlags::empty() };
+            let _ = fcntl_setfl(&self.file, flags);
+            self.way = way;
+        }
     }
 
     /// Where the blocks end.
@@ -219,8 +230,10 @@ impl OpenSegment {
         name: Name,
         (program, comment): (&str, &str),
         disk: &Disk,
+        way: Way,
     ) -> Result<Self, StoreError> {
-        let growing = Growing::create(dir.join(name.open()), disk)?;
+        let mut growing = Growing::create(dir.join(name.open()), disk)?;
+        growing.take(way);
         let mut segment = Self {
             name,
             index: Index::new(),
@@ -249,7 +262,8 @@ impl OpenSegment {
         let numbers = interfaces.into_iter().map(Arc::new).zip(0..).collect();
         let counts = received.into_iter().zip(dropped);
         let interfaces = counts.map(|(received, dropped)| Counted { received, dropped }).collect();
-        let growing = Growing::resume(dir.join(name.open()), end)?;
+        let mut growing = Growing::resume(dir.join(name.open()), end)?;
+        growing.take(Way::Direct);
         Ok(Self {
             name,
             index,
@@ -259,6 +273,11 @@ impl OpenSegment {
             interfaces,
             indexed: false,
         })
+    }
+
+    /// From now on it is written this way.
+    pub(crate) fn take(&mut self, way: Way) {
+        self.growing.take(way);
     }
 
     /// Bytes of blocks in it.

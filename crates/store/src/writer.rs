@@ -23,6 +23,7 @@ use crate::limits::{Limits, MinFree};
 use crate::lock;
 use crate::note::Note;
 use crate::retention::{self, Bounds, Held, Plan, Usage};
+use crate::route::{Route, Way};
 use crate::segment::{Name, OpenSegment, footprint};
 use crate::status::WriterState;
 
@@ -129,6 +130,8 @@ pub(crate) struct Writer {
     pub(crate) fill: Arc<AtomicUsize>,
     pub(crate) pulse: Arc<Pulse>,
     disk: Disk,
+    route: Route,
+    way: Way,
     steps: StepWatch,
     segment: Option<OpenSegment>,
     /// What the open segment takes on the disk.
@@ -178,6 +181,8 @@ impl Writer {
             fill,
             pulse,
             disk,
+            route: Route::default(),
+            way: Way::default(),
             steps,
             segment: None,
             open_footprint: 0,
@@ -198,7 +203,7 @@ impl Writer {
         loop {
             select! {
                 recv(batches) -> batch => match batch {
-                    Ok(batch) => self.take(batch),
+                    Ok(batch) => self.take(batch, batches.len()),
                     Err(_) => batches = never(), // every appender is gone
                 },
                 recv(commands) -> command => match command {
@@ -259,7 +264,7 @@ impl Writer {
     fn drain(&mut self, batches: &Receiver<Batch>) {
         for _ in 0..batches.len() {
             if let Ok(batch) = batches.try_recv() {
-                self.take(batch);
+                self.take(batch, batches.len());
             }
         }
     }
@@ -288,7 +293,9 @@ impl Writer {
         self.journal.note(event, &history)
     }
 
-    fn take(&mut self, batch: Batch) {
+    /// Writes a batch, behind which `waiting` others wait.
+    fn take(&mut self, batch: Batch, waiting: usize) {
+        self.choose_way(waiting);
         for lost in &batch.losses {
             self.count_lost(lost);
         }
@@ -302,6 +309,21 @@ impl Writer {
         if !self.pending.is_empty() {
             self.catalog.state().pending = pending(&self.pending);
             self.write_losses();
+        }
+    }
+
+    fn choose_way(&mut self, waiting: usize) {
+        let way = self.route.choose(waiting, Instant::now());
+        if way == self.way {
+            return;
+        }
+        match way {
+            Way::Cached => info!("the disk falls behind: writing into the page cache"),
+            Way::Direct => info!("the disk keeps up: writing past the page cache again"),
+        }
+        self.way = way;
+        if let Some(segment) = &mut self.segment {
+            segment.take(way);
         }
     }
 
@@ -342,7 +364,7 @@ impl Writer {
             let name = Name::new(start, self.next_sequence);
             self.next_sequence += 1;
             let head = (&*self.program, &*self.comment);
-            OpenSegment::create(&self.catalog.dir, name, head, &self.disk)?
+            OpenSegment::create(&self.catalog.dir, name, head, &self.disk, self.way)?
         };
         Ok(self.segment.insert(segment))
     }
