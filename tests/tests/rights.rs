@@ -1,10 +1,12 @@
-//! Each capability of the agent is taken away in turn: what then fails, and what is told of it.
+//! Each capability of the agent is taken away in turn: what then fails, and what is told of it. And what
+//! no recorder may do, whatever it is allowed.
 
+use std::fs;
 use std::time::Duration;
 
 use kuberewind_apiserver_double::Command;
 use kuberewind_tests::cluster::{Cluster, Pod};
-use kuberewind_tests::wait_for;
+use kuberewind_tests::{Recorder, VethPair, data_dir, wait_for};
 use serde_json::json;
 
 const WITHIN: Duration = Duration::from_secs(40);
@@ -84,4 +86,19 @@ fn without_bpf_or_perfmon_nothing_is_missing() {
         let status = lacking.cluster.expect(0, &["status", "--json"]);
         assert!(!status.contains("TLS stays encrypted"), "without {right}: {status}");
     }
+}
+
+/// `Seccomp: 2` in proc(5): a filter is in force.
+#[test]
+fn a_recorder_is_confined_in_each_of_its_threads() {
+    let (pair, data) = (VethPair::new(1500), data_dir());
+    let recorder = Recorder::start(data.path(), &[&pair.receiver], &[]);
+    let tasks = format!("/proc/{}/task", recorder.program().id());
+    let mut threads = 0;
+    for task in fs::read_dir(tasks).unwrap().flatten() {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+        threads += 1;
+    }
+    assert!(threads > 3, "only {threads} threads");
 }

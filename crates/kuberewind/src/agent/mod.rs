@@ -1,6 +1,7 @@
 //! What records: the stages joined, and the API through which everybody else reaches them.
 
 mod api;
+mod confined;
 mod duty;
 mod handover;
 mod metrics;
@@ -16,6 +17,7 @@ mod wanted;
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
 pub(crate) use api::Unknown;
+pub(crate) use confined::confine;
 pub(crate) use duty::Duty;
 pub(crate) use handover::Request as HandoverRequest;
 pub(crate) use node::Node;

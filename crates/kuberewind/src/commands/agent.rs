@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::sync::oneshot;
 
 use super::shutdown;
-use crate::agent::{Node, NodeConfig};
+use crate::agent::{Node, NodeConfig, confine};
 use crate::cli::AgentArgs;
 use crate::exit::Exit;
 use crate::logging;
@@ -20,6 +20,7 @@ const GRACE: Duration = Duration::from_millis(300);
 /// Records until it is told to stop.
 pub(crate) fn agent(args: &AgentArgs) -> anyhow::Result<Exit> {
     let set_level = logging::start(args.log_format, tracing::Level::INFO);
+    confine();
     let stop = shutdown::requests()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)

@@ -11,6 +11,7 @@ use kuberewind_export::figures;
 
 use crate::agent::{
     ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource,
+    confine,
 };
 use crate::cli::TapArgs;
 use crate::config::{Config, Effective, Origin};
@@ -30,6 +31,7 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let _ = logging::start(*log_format, (*log_level).into());
     let namespaces = namespaces(args);
     check_rights(&namespaces)?;
+    confine();
     let stop = shutdown::requests()?;
 
     let dir = settings.config().tap.data_dir.clone();
