@@ -220,7 +220,12 @@ fn export<S: PacketStream>(
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
     let inputs = streams.into_iter().enumerate();
-    let inputs = inputs.map(|(at, stream)| Input { node: format!("n{at}"), stream, fetch: None });
+    let inputs = inputs.map(|(at, stream)| Input {
+        node: format!("n{at}"),
+        stream,
+        fetch: None,
+        survey: None,
+    });
     Ok(write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?)
 }
 

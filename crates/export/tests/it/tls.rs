@@ -236,7 +236,7 @@ fn secrets_that_come_later_stand_before_what_they_open() {
         let mut made = Made::new("n1", packets.clone());
         made.key_log = first.key_log.clone();
         let stream = Followed { made, later: second.key_log.clone(), at: end + 1, is_due: false };
-        let input = Input { node: "n1".to_owned(), stream, fetch: None };
+        let input = Input { node: "n1".to_owned(), stream, fetch: None, survey: None };
         let (export, mut out) = (Export { tls, ..export() }, Vec::new());
         let go_on = |_| ControlFlow::Continue(());
         let report =
