@@ -121,11 +121,9 @@ impl Cover {
                 self.top = self.top.max(to);
             }
         }
-        // What comes with bytes acknowledges as a matter of course.
-        let says_only_that = segment.only_acknowledges();
         used.iter().all(|range| self.used.cover(*range))
             && (self.reset || !segment.reset)
-            && (!says_only_that || acknowledged.is_some_and(|at| self.acknowledges(at)))
+            && acknowledged.is_none_or(|at| self.acknowledges(at))
     }
 }
 

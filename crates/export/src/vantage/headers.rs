@@ -249,11 +249,6 @@ impl Segment {
             (fin_at, fin_at.wrapping_add(u32::from(self.fin))),
         ]
     }
-
-    /// Whether all that it says is how far the other side's bytes have come.
-    pub(super) fn only_acknowledges(&self) -> bool {
-        !(self.syn || self.fin || self.reset || self.captured > 0)
-    }
 }
 
 impl Key {

@@ -143,8 +143,7 @@ fn exported(streams: &[Made], limits: Option<SurveyLimits>) -> (Vec<(String, Pac
     for block in Blocks::new(&bytes) {
         match block.unwrap().1 {
             Block::Interface(found) => {
-                let interface =
-                    Interface::parse(found.name.unwrap(), found.description.unwrap()).unwrap();
+                let interface = Interface::parse(found.name, found.description).unwrap();
                 interfaces.push(format!("{} {}", interface.node, interface.if_name()));
             }
             Block::Packet(packet) => {
@@ -270,7 +269,7 @@ fn the_end_that_lost_nothing_is_shown_and_the_flow_is_named() {
 fn what_only_the_other_end_saw_is_in_the_file() {
     let [mut client, mut server] = both_ends(&conversation(1000, 2000, 60_000), 0);
     client.drain(8..10);
-    server.drain(5..7);
+    server.drain(7..9);
     let streams = [stream("n1", server), stream("n2", client)];
     let (packets, report) = one_view(&streams);
     let said: BTreeSet<_> =
@@ -366,7 +365,7 @@ fn datagrams_are_compared_one_by_one_whatever_becomes_of_their_checksums() {
     let (packets, _) = one_view(&[stream("n1", server), stream("n2", client)]);
     let numbers: BTreeSet<_> =
         packets.iter().map(|(_, packet)| packet.data[42..].to_vec()).collect();
-    assert_eq!((packets.len(), numbers.len()), (98, 98));
+    assert_eq!((packets.len(), numbers.len()), (97, 97));
 }
 
 #[test]
@@ -570,6 +569,7 @@ proptest! {
             streams.iter().map(|stream| stream.packets.len() as u64).sum::<u64>()
         );
 
+        let begun = happenings.iter().all(|one| one.flags & SYN == 0 || one.seen == [true; 3]);
         let in_file = Said::by(packets.iter().map(|(_, packet)| packet));
         for stream in &streams {
             for interface in [HOST, POD] {
@@ -577,7 +577,9 @@ proptest! {
                 let view = Said::by(view);
                 prop_assert!(view.used.is_subset(&in_file.used));
                 prop_assert!(view.resets.is_subset(&in_file.resets));
-                for (what, highest) in &view.acknowledged {
+                // Who missed how a connection began takes it for the one before it, and what is
+                // acknowledged there for acknowledged all the way in between.
+                for (what, highest) in view.acknowledged.iter().filter(|_| begun) {
                     prop_assert!(in_file.acknowledged.get(what) >= Some(highest));
                 }
                 for (datagram, count) in &view.datagrams {
