@@ -24,7 +24,7 @@ fn agent_status(cluster: &Cluster) -> Status {
 fn export(cluster: &Cluster, code: i32) -> CaptureFile {
     let path = cluster.dir().join("all.pcapng");
     let _ = std::fs::remove_file(&path);
-    cluster.expect(code, &["pcapdump", "--dest", "all.pcapng"]);
+    cluster.expect(code, &["pcapdump", "--vantage", "all", "--dest", "all.pcapng"]);
     CaptureFile::read(&path)
 }
 

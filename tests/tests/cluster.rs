@@ -140,7 +140,7 @@ fn every_packet_of_every_pod_comes_home_in_order_and_by_name() {
     let Shop { cluster, stock, vault, proxy, .. } = shop;
     stock.delete();
     let path = cluster.dir().join("home.pcapng");
-    cluster.expect(0, &["pcapdump", "--time", "5m", "--dest", "home.pcapng"]);
+    cluster.expect(0, &["pcapdump", "--time", "5m", "--vantage", "all", "--dest", "home.pcapng"]);
     let home = CaptureFile::read(&path);
     for seen in &seen {
         let same = seen.assert_same(&home);
@@ -159,7 +159,9 @@ fn every_packet_of_every_pod_comes_home_in_order_and_by_name() {
     }
 
     // The same without names.
-    cluster.expect(0, &["pcapdump", "--time", "5m", "--dest", "home.pcap"]);
+    let said =
+        cluster.expect(0, &["pcapdump", "--time", "5m", "--vantage", "all", "--dest", "home.pcap"]);
+    assert!(said.contains("--format pcapng does"), "{said}");
     let plain = CaptureFile::read(&cluster.dir().join("home.pcap"));
     let bare = |packet: Packet<'_>| (packet.timestamp, packet.original_len, packet.data.to_vec());
     let plain: Vec<_> = plain.packets().map(bare).collect();
@@ -177,7 +179,7 @@ fn a_node_that_dies_mid_export_is_named_and_the_rest_is_whole() {
     let cluster = &shop.cluster;
     let before = cluster.forwarded("n2");
     cluster.reach("n2", |reach| reach.bytes_per_second = Some(20_000));
-    let mut command = cluster.command(&["pcapdump", "--dest", "rest.pcapng"]);
+    let mut command = cluster.command(&["pcapdump", "--vantage", "all", "--dest", "rest.pcapng"]);
     let mut export = Program::start(command.args(["--report", "report.json"]));
     wait_until("the export of n2 to be under way", Duration::from_secs(20), || {
         export.assert_running();
@@ -234,7 +236,7 @@ fn stop_and_start_hold_on_every_node() {
     cluster.expect(0, &["status"]);
     send(&after);
 
-    cluster.expect(0, &["pcapdump", "--dest", "all.pcapng"]);
+    cluster.expect(0, &["pcapdump", "--vantage", "all", "--dest", "all.pcapng"]);
     let all = CaptureFile::read(&cluster.dir().join("all.pcapng"));
     for pod in shop.recorded() {
         let name = format!("{}/eth0", pod.full_name());

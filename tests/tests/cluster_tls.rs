@@ -109,7 +109,8 @@ fn a_secret_that_one_node_knows_opens_the_conversation_in_the_one_file() {
     });
     let said = shop.export("both.pcap");
     let names = fields(&shop.file("both.pcapng"), "tls", "frame.interface_name");
-    assert_eq!(names, ["pay/till-1/eth0", "shop/cart-1/eth0"]);
+    assert_eq!(names, ["shop/cart-1/eth0"]);
+    assert!(said.contains("5 TLS conversations decrypted"), "each of them once: {said}");
     for (name, conversation) in [("both.pcapng", "tls"), ("both.pcap", "tcp")] {
         let path = shop.file(name);
         assert_eq!(fields(&path, "http.request", "http.request.uri"), expected, "{name}: {said}");

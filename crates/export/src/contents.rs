@@ -11,20 +11,23 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use kuberewind_packet::pcapng::PacketBlock;
-use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Timestamp};
+use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Span, Timestamp};
 use kuberewind_tls::{
     Decryptor, Event, KeyLog, KeyLogLine, Limits, Moves, Outcome, Place, PortsTaken, Twins,
 };
 
-use crate::report::{PlaintextReport, TlsReport};
-use crate::{Merge, NodeReport, TlsParts};
+use crate::report::{PlaintextReport, TlsReport, VantageReport};
+use crate::vantage::Plan;
+use crate::{Input, Merge, NodeReport, TlsParts};
 
 /// The name of the interface that twins are on.
 pub(crate) const TWINS: &str = "tls-plaintext";
 
-/// A merge, and what is added to it.
+/// A merge, what is left out of it, and what is added to it.
 pub(crate) struct Contents<S> {
     merge: Merge<S>,
+    /// None where nobody looked at the streams before: then nothing is left out.
+    vantage: Option<Plan>,
     tls: TlsParts,
     /// What the file shall have of the secrets that came.
     key_log: Vec<u8>,
@@ -67,9 +70,17 @@ struct Made {
 }
 
 impl<S: PacketStream> Contents<S> {
-    pub(crate) fn new(merge: Merge<S>, tls: TlsParts) -> Self {
+    /// Of the packets that `inputs` have in the window `asked`.
+    pub(crate) fn new(
+        asked: Span,
+        inputs: impl IntoIterator<Item = Input<S>>,
+        tls: TlsParts,
+    ) -> Self {
+        let mut inputs: Vec<_> = inputs.into_iter().collect();
+        let surveys: Vec<_> = inputs.iter_mut().map(|input| input.survey.take()).collect();
         Self {
-            merge,
+            merge: Merge::new(asked, inputs),
+            vantage: surveys.iter().any(Option::is_some).then(|| Plan::new(surveys)),
             tls,
             key_log: Vec::new(),
             connections: HashSet::new(),
@@ -87,7 +98,7 @@ impl<S: PacketStream> Contents<S> {
         if self.advance_in_made() {
             return true;
         }
-        let more = self.merge.advance();
+        let more = self.advance_in_merge();
         self.learn_secrets();
         if more {
             self.now = Now::Real;
@@ -99,6 +110,18 @@ impl<S: PacketStream> Contents<S> {
             plaintext.finish();
         }
         self.advance_in_made()
+    }
+
+    /// Goes to the next recorded packet that is not left out.
+    fn advance_in_merge(&mut self) -> bool {
+        while self.merge.advance() {
+            let Some(vantage) = &mut self.vantage else { return true };
+            if !vantage.leaves_out(self.merge.origin(), &self.merge.packet()) {
+                return true;
+            }
+            self.merge.leave_out();
+        }
+        false
     }
 
     /// The packet that [`Self::advance`] went to.
@@ -142,13 +165,13 @@ impl<S: PacketStream> Contents<S> {
         self.plaintext.as_mut().map(|plaintext| plaintext.twins.moves()).unwrap_or_default()
     }
 
-    /// What each stream had to say, and what became of TLS.
-    pub(crate) fn finish(self) -> (Vec<NodeReport>, Option<TlsReport>) {
+    /// What each stream had to say, and what became of TLS and of what was seen twice.
+    pub(crate) fn finish(self) -> (Vec<NodeReport>, Option<TlsReport>, Option<VantageReport>) {
         let tls = (self.tls != TlsParts::default()).then(|| TlsReport {
             connections_with_secrets: self.connections.len() as u64,
             plaintext: self.plaintext.map(Plaintext::report),
         });
-        (self.merge.finish(), tls)
+        (self.merge.finish(), tls, self.vantage.map(Plan::report))
     }
 
     fn next_made(&self) -> usize {

@@ -12,7 +12,10 @@ use crate::moves::move_twins;
 use crate::output::Output;
 use crate::report::printable;
 use crate::stream::{Liveness, write_stream};
-use crate::{Destination, ExportError, FileOwner, Format, Input, Merge, NodeReport, Place, Report};
+use crate::{
+    Destination, ExportError, FileOwner, Format, Input, LeftOut, NodeReport, Place, Report,
+    VantageReport,
+};
 
 /// So much is gathered before it is written.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -57,9 +60,13 @@ pub struct Progress {
 impl Export {
     /// The report of what is in the file.
     pub(crate) fn report<S: PacketStream>(&self, contents: Contents<S>, format: Format) -> Report {
-        let (nodes, tls) = contents.finish();
+        let (nodes, tls, vantage) = contents.finish();
+        let sum = |of: fn(&LeftOut) -> u64| nodes.iter().map(|node| of(&node.left_out)).sum();
+        let left_out = LeftOut { packets: sum(|left| left.packets), bytes: sum(|left| left.bytes) };
+        let vantage = vantage.map(|vantage| VantageReport { left_out, ..vantage });
         let nodes = nodes.into_iter().chain(self.unreachable.iter().cloned()).collect();
-        Report { tls, ..Report::new(format, self.window, nodes, &self.notes) }
+        let report = Report::new(format, self.window, nodes, &self.notes);
+        Report { tls, vantage, ..report }
     }
 
     /// The paths that the file may get, the first that is free first; none for standard output.
@@ -108,7 +115,7 @@ fn write_file<S: PacketStream>(
     let room = Room::for_nodes(inputs.len() + export.unreachable.len());
     let mut output = Output::create(place.directory().unwrap_or(Path::new(".")))?;
     let mut encoder = Encoder::new(*format, &export.program);
-    let mut contents = Contents::new(Merge::new(export.window, inputs), export.tls);
+    let mut contents = Contents::new(export.window, inputs, export.tls);
     let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
     let mut done = Progress::default();
 

@@ -1,4 +1,4 @@
-//! How a window leaves a node and becomes one file: wire format, merge, completeness report.
+//! How a window leaves a node and becomes one file: wire format, merge, vantage, completeness report.
 #![forbid(unsafe_code)]
 
 mod contents;
@@ -13,6 +13,7 @@ mod moves;
 mod output;
 mod report;
 mod stream;
+mod vantage;
 pub mod wire;
 
 pub use destination::Destination;
@@ -29,10 +30,16 @@ pub use merge::Input;
 pub use merge::Merge;
 pub use output::FileOwner;
 pub use report::ClockOffset;
+pub use report::DifferingFlow;
 pub use report::Fetch;
+pub use report::LeftOut;
 pub use report::NodeReport;
 pub use report::PlaintextReport;
 pub use report::Report;
+pub use report::Sight;
 pub use report::TlsReport;
+pub use report::VantageReport;
 pub use stream::Liveness;
 pub use stream::write_stream;
+pub use vantage::Survey;
+pub use vantage::SurveyLimits;

@@ -7,7 +7,8 @@ use std::collections::{BinaryHeap, HashMap};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Span, Timestamp, WindowAccount};
 
-use crate::report::{Fetch, NodeReport, describe};
+use crate::report::{Fetch, LeftOut, NodeReport, describe};
+use crate::vantage::{Origin, Survey};
 
 /// One node's packets.
 #[derive(Debug)]
@@ -18,6 +19,9 @@ pub struct Input<S> {
     pub stream: S,
     /// How they came, for the report.
     pub fetch: Option<Fetch>,
+    /// What a first look at the same packets found. With it, what several streams or interfaces saw
+    /// stands in the file once; without it, all of the stream's packets do.
+    pub survey: Option<Survey>,
 }
 
 /// All packets of all streams in the order of time; of equal times, the earlier stream's first, and
@@ -46,6 +50,7 @@ struct Lane<S> {
     newest: Timestamp,
     packets: u64,
     bytes: u64,
+    left_out: LeftOut,
     failure: Option<String>,
     ended: bool,
 }
@@ -103,6 +108,21 @@ impl<S: PacketStream> Merge<S> {
         }
     }
 
+    /// The stream of that packet, and its interface there.
+    pub(crate) fn origin(&self) -> Origin {
+        let Some(&Reverse((_, top))) = self.heap.peek() else { return Origin::default() };
+        let interface = self.lanes[top].stream.packet().interface;
+        Origin { lane: u32::try_from(top).unwrap_or(u32::MAX), interface }
+    }
+
+    /// The packet that [`Self::advance`] went to is not in the file.
+    pub(crate) fn leave_out(&mut self) {
+        let Some(&Reverse((_, top))) = self.heap.peek() else { return };
+        let lane = &mut self.lanes[top];
+        lane.left_out.packets += 1;
+        lane.left_out.bytes += lane.stream.packet().data.len() as u64;
+    }
+
     /// The interfaces of the packets so far, in the order of their first packets; only ever grows.
     pub fn interfaces(&self) -> &[Interface] {
         &self.table.interfaces
@@ -148,6 +168,7 @@ impl<S: PacketStream> Lane<S> {
             newest: Timestamp::MIN,
             packets: 0,
             bytes: 0,
+            left_out: LeftOut::default(),
             failure: None,
             ended: false,
         }
@@ -193,7 +214,7 @@ impl<S: PacketStream> Lane<S> {
         number
     }
 
-    /// The counts are those of the packets that were handed on.
+    /// The counts are those of the packets that were handed on and not left out.
     fn report(self, asked: Span) -> NodeReport {
         let account = if self.ended {
             self.stream.account().clone()
@@ -201,7 +222,12 @@ impl<S: PacketStream> Lane<S> {
             WindowAccount::new(self.node, asked)
         };
         NodeReport {
-            account: WindowAccount { packets: self.packets, bytes: self.bytes, ..account },
+            account: WindowAccount {
+                packets: self.packets - self.left_out.packets,
+                bytes: self.bytes - self.left_out.bytes,
+                ..account
+            },
+            left_out: self.left_out,
             failure: self.failure,
             fetch: self.fetch,
         }

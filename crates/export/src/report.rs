@@ -15,8 +15,9 @@ use crate::{Format, figures};
 const SHOWN: usize = 20;
 
 /// Of the table of nodes.
-const COLUMNS: usize = 6;
-const CLOCK: usize = 4;
+const COLUMNS: usize = 7;
+const LEFT_OUT: usize = 3;
+const CLOCK: usize = 5;
 const LAST: usize = COLUMNS - 1;
 
 /// An export's completeness report. As JSON it is `--report FILE`; as text it is shown on the screen
@@ -43,8 +44,120 @@ pub struct Report {
     /// What of TLS is in the file; none where nothing was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsReport>,
+    /// What was seen at more than one place; none where every view is in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vantage: Option<VantageReport>,
     /// What else the user should know.
     pub notes: Vec<String>,
+}
+
+/// Packets that are not in the file, because the file has what they say as somebody else saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// How many.
+    pub packets: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+}
+
+impl LeftOut {
+    /// Whether there are none.
+    pub const fn is_nothing(&self) -> bool {
+        self.packets == 0
+    }
+}
+
+/// What became of connections that were recorded at more than one place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VantageReport {
+    /// How many such connections there are.
+    pub connections: u64,
+    /// The same packets seen at the other end: recorded, and not in the file a second time.
+    pub left_out: LeftOut,
+    /// Connections that were not seen the same everywhere.
+    pub differing: u64,
+    /// Those that differ most.
+    pub flows: Vec<DifferingFlow>,
+    /// Packets of connections beyond those that there was room for; all of them are in the file.
+    pub not_compared: u64,
+}
+
+/// A connection that was not seen the same everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferingFlow {
+    /// `10.0.0.1:40000 > 10.0.0.2:80 TCP`, from the client.
+    pub flow: String,
+    /// The view that is in the file.
+    pub shown: Sight,
+    /// The others.
+    pub others: Vec<Sight>,
+    /// Why they could not be compared, so that all of them are in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// One connection as one interface saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sight {
+    /// The node.
+    pub node: String,
+    /// The interface, as pcapng names it.
+    pub interface: String,
+    /// Packets that it saw.
+    pub packets: u64,
+    /// Bytes that they carried.
+    pub bytes: u64,
+    /// Those of the packets that are in the file.
+    pub in_file: u64,
+}
+
+/// `n1 shop/cart-7/eth0: 812 packets with 1.2MB`
+impl fmt::Display for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, interface, packets, bytes, .. } = self;
+        let (packets, bytes) = (figures::packets(*packets), figures::bytes(*bytes));
+        write!(f, "{node} {interface}: {packets} with {bytes}")
+    }
+}
+
+impl fmt::Display for DifferingFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: shown as seen by {}", self.flow, self.shown)?;
+        for other in &self.others {
+            write!(f, "; seen by {other}")?;
+            match other.in_file {
+                0 => {}
+                all if all == other.packets => f.write_str(", which are in the file, too")?,
+                some => write!(f, ", of which {} that nobody else saw", figures::count(some))?,
+            }
+        }
+        self.why.iter().try_for_each(|why| write!(f, " ({why})"))
+    }
+}
+
+impl VantageReport {
+    /// What a reader of the report should know.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.differing > 0 {
+            let count = figures::count(self.differing);
+            let were = if self.differing == 1 { "connection was" } else { "connections were" };
+            lines.push(format!("note: {count} {were} not seen the same everywhere:"));
+            let flows = self.flows.iter().map(|flow| format!("  {flow}"));
+            push_shown(&mut lines, flows.collect());
+        }
+        if self.not_compared > 0 {
+            lines.push(format!(
+                "note: {} of connections beyond the first were not compared: they are in the file as \
+                 often as they were seen",
+                figures::packets(self.not_compared)
+            ));
+        }
+        lines
+    }
 }
 
 /// What of TLS is in a file beside the packets.
@@ -127,6 +240,9 @@ pub struct NodeReport {
     /// Its account; the counts are those of its packets in the file.
     #[serde(flatten)]
     pub account: WindowAccount,
+    /// The same packets seen at the other end.
+    #[serde(default, skip_serializing_if = "LeftOut::is_nothing")]
+    pub left_out: LeftOut,
     /// Why it did not answer, or not to the end: what it holds and lost is then unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -175,7 +291,8 @@ impl fmt::Display for ClockOffset {
 impl NodeReport {
     /// A node that gave nothing.
     pub fn failed(node: String, asked: Span, failure: String) -> Self {
-        Self { account: WindowAccount::new(node, asked), failure: Some(failure), fetch: None }
+        let (account, left_out) = (WindowAccount::new(node, asked), LeftOut::default());
+        Self { account, left_out, failure: Some(failure), fetch: None }
     }
 
     /// Whether everything that was, or should have been, recorded is there.
@@ -185,7 +302,12 @@ impl NodeReport {
 
     /// Whether the node recorded nothing in the window, or has it no more.
     pub(crate) fn holds_nothing(&self) -> bool {
-        self.account.packets == 0 && covers(&self.account.gaps, self.account.asked)
+        self.recorded() == 0 && covers(&self.account.gaps, self.account.asked)
+    }
+
+    /// Packets in the window, in the file or left out.
+    fn recorded(&self) -> u64 {
+        self.account.packets + self.left_out.packets
     }
 
     /// What the node holds and why it is not what was asked for.
@@ -233,6 +355,7 @@ impl NodeReport {
             printable(node),
             figures::count(*packets),
             figures::bytes(*bytes),
+            figures::count(self.left_out.packets),
             if unknown { "?".to_owned() } else { figures::count(lost) },
             self.clock().map_or("?".to_owned(), |clock| clock.to_string()),
             match held {
@@ -244,12 +367,12 @@ impl NodeReport {
     }
 
     fn details(&self) -> Vec<String> {
-        let WindowAccount { node, losses, gaps, damaged, packets, .. } = &self.account;
+        let WindowAccount { node, losses, gaps, damaged, .. } = &self.account;
         let mut lines = Vec::new();
         if let Some(failure) = &self.failure {
-            let so_far = match packets {
+            let so_far = match self.recorded() {
                 0 => "none of its packets are in the file".to_owned(),
-                _ => format!("its first {} are in the file", figures::packets(*packets)),
+                first => format!("its first {} are in the file", figures::packets(first)),
             };
             lines.push(format!("{node} FAILED: {failure} ({so_far})"));
         }
@@ -294,6 +417,7 @@ impl Report {
             complete: nodes.iter().all(NodeReport::is_complete),
             nodes,
             tls: None,
+            vantage: None,
             notes: remarks.to_vec(),
         }
     }
@@ -311,12 +435,20 @@ impl fmt::Display for Report {
         }
         writeln!(f, "window   {}", figures::span(self.window))?;
         writeln!(f, "packets  {} ({})", figures::count(self.packets), figures::bytes(self.bytes))?;
+        if let Some(VantageReport { left_out, .. }) = self.vantage.as_ref()
+            && !left_out.is_nothing()
+        {
+            let (packets, bytes) =
+                (figures::count(left_out.packets), figures::bytes(left_out.bytes));
+            writeln!(f, "left out {packets} ({bytes}): the same packets seen at the other end")?;
+        }
         if let Some(tls) = self.tls.as_ref().filter(|tls| tls.says_something()) {
             writeln!(f, "tls      {tls}")?;
         }
         writeln!(f)?;
         f.write_str(&table(&self.nodes))?;
-        let details: Vec<_> = self.nodes.iter().flat_map(NodeReport::details).collect();
+        let mut details: Vec<_> = self.nodes.iter().flat_map(NodeReport::details).collect();
+        details.extend(self.vantage.iter().flat_map(VantageReport::lines));
         if !details.is_empty() || !self.notes.is_empty() {
             writeln!(f)?;
         }
@@ -346,19 +478,22 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Columns as wide as their widest cell; counts to the right, the rest to the left. Clocks only where
-/// some were compared.
+/// some were compared, and what was left out only where something was.
 fn table(nodes: &[NodeReport]) -> String {
-    let head = ["node", "packets", "bytes", "lost", "clock", "holds"].map(str::to_owned);
+    let head =
+        ["node", "packets", "bytes", "left out", "lost", "clock", "holds"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(nodes.iter().map(NodeReport::row)).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
     };
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let clocks = nodes.iter().any(|node| node.clock().is_some());
+    let left_out = nodes.iter().any(|node| !node.left_out.is_nothing());
     rows.iter().fold(String::new(), |mut out, cells| {
         for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
             let _ = match column {
                 CLOCK if !clocks => Ok(()),
+                LEFT_OUT if !left_out => Ok(()),
                 0 => write!(out, "{cell:width$}  "),
                 LAST => writeln!(out, "{cell}"),
                 _ => write!(out, "{cell:>width$}  "),
@@ -461,7 +596,7 @@ mod tests {
             bytes: 98_700_000,
             ..WindowAccount::new(node.into(), span("21:25:05", "21:30:05"))
         };
-        NodeReport { account, failure: None, fetch: None }
+        NodeReport { account, left_out: LeftOut::default(), failure: None, fetch: None }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kuberewind_packet::PacketStream;
 use crate::contents::Contents;
 use crate::encode::{Encoder, Room};
 use crate::export::{CHUNK, check_worth};
-use crate::{Export, ExportError, Format, Input, Merge, Progress, Report};
+use crate::{Export, ExportError, Format, Input, Progress, Report};
 
 /// When a reader is shown what has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn write_stream<S: PacketStream, W: Write>(
 ) -> Result<Report, ExportError> {
     let mut pipe = Pipe { out, progress, chunk: Vec::new(), done: Progress::default() };
     let mut encoder = Encoder::new(format, &export.program);
-    let mut contents = Contents::new(Merge::new(export.window, inputs), export.tls);
+    let mut contents = Contents::new(export.window, inputs, export.tls);
     encoder.begin(&mut pipe.chunk, Room::None);
     let copied = copy(&mut contents, &mut encoder, &mut pipe, liveness);
 

@@ -292,6 +292,10 @@ pub(crate) struct ExportArgs {
     /// which Wireshark decrypts, in .pcapng
     #[arg(long, value_enum, default_value_t)]
     pub(crate) tls: TlsArg,
+    /// How often packets stand in the file that were recorded at both ends: as one end of each
+    /// connection saw them, or as all did [default: one; with --follow, all]
+    #[arg(long, value_enum)]
+    pub(crate) vantage: Option<VantageArg>,
     /// Write the completeness report to a file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
@@ -333,6 +337,31 @@ impl TlsArg {
             }
         };
         Ok(TlsParts { secrets, plaintext })
+    }
+}
+
+/// `--vantage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VantageArg {
+    /// One view of each connection, and what only others saw of it
+    One,
+    /// Every packet as often as it was recorded
+    All,
+}
+
+impl ExportArgs {
+    /// Whose views of each connection are wanted.
+    pub(crate) fn vantage(&self) -> Result<VantageArg, Usage> {
+        match self.vantage {
+            Some(VantageArg::One) if self.follow => {
+                let text = "--vantage one chooses once all packets are there, and --follow shows them \
+                            as they come: leave out one of the two";
+                Err(Usage(text.to_owned()))
+            }
+            Some(vantage) => Ok(vantage),
+            None if self.follow => Ok(VantageArg::All),
+            None => Ok(VantageArg::One),
+        }
     }
 }
 

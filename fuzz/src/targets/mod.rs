@@ -6,12 +6,13 @@ mod program;
 mod recording;
 mod text;
 mod tls;
+mod vantage;
 mod wire;
 
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -44,6 +45,7 @@ pub const TARGETS: [Target; 16] = [
         read: capture_file::replayed,
     },
     Target { name: "wire", seeds: wire::streams, words: wire::WORDS, read: wire::read },
+    Target { name: "vantage", seeds: vantage::both_ends, words: &[], read: vantage::read },
     Target {
         name: "filter",
         seeds: expression::some,

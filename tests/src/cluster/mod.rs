@@ -131,6 +131,12 @@ impl Cluster {
         format!("{said}{errors}")
     }
 
+    /// From now on a node sends no super-packets to others: what leaves a pod in one piece arrives in
+    /// segments, as over a real wire.
+    pub fn cut_segments(&self, node: &str) {
+        self.node(node).netns.ip(&["link", "set", network::UPLINK, "gso_max_segs", "1"]);
+    }
+
     /// Has nginx speak TLS for the API server, where pods find it: at
     /// [`Self::api_service`]. The certificate is anybody's.
     pub fn serve_api_over_tls(&self) -> Program {

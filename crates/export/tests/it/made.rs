@@ -72,7 +72,7 @@ impl Made {
     }
 
     pub(crate) fn input(self) -> Input<Self> {
-        Input { node: self.account.node.clone(), stream: self, fetch: None }
+        Input { node: self.account.node.clone(), stream: self, fetch: None, survey: None }
     }
 }
 

@@ -5,4 +5,5 @@ mod made;
 mod merge;
 mod stream;
 mod tls;
+mod vantage;
 mod wire;

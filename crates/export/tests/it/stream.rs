@@ -41,7 +41,7 @@ fn a_live_reader_is_shown_each_packet_before_the_next_one_comes() {
             let (input, output) = io::pipe().unwrap();
             let exporter = thread::spawn(move || {
                 let stream = Received::open(input).unwrap();
-                let inputs = [Input { node: "n1".into(), stream, fetch: None }];
+                let inputs = [Input { node: "n1".into(), stream, fetch: None, survey: None }];
                 let go_on = |_| ControlFlow::Continue(());
                 write_stream(&export(), inputs, format, Liveness::Live, stdin, go_on).unwrap()
             });

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kuberewind_export::{
-    Destination, Export, Format, Input, Liveness, Place, Report, TlsParts, write, write_stream,
+    Destination, Export, Format, Input, Liveness, Place, Report, Survey, SurveyLimits, TlsParts,
+    write, write_stream,
 };
 
 use kuberewind_packet::pcapng::PacketBlock;
@@ -236,7 +237,7 @@ fn secrets_that_come_later_stand_before_what_they_open() {
         let mut made = Made::new("n1", packets.clone());
         made.key_log = first.key_log.clone();
         let stream = Followed { made, later: second.key_log.clone(), at: end + 1, is_due: false };
-        let input = Input { node: "n1".to_owned(), stream, fetch: None };
+        let input = Input { node: "n1".to_owned(), stream, fetch: None, survey: None };
         let (export, mut out) = (Export { tls, ..export() }, Vec::new());
         let go_on = |_| ControlFlow::Continue(());
         let report =
@@ -247,5 +248,33 @@ fn secrets_that_come_later_stand_before_what_they_open() {
         std::fs::write(&file, out).unwrap();
         let expected = ["/cart/0", "/cart/1", "/cart/2"].repeat(2);
         assert_eq!(requests(&file, &["-d", "tcp.port==8443,tls"]), expected, "{format:?}");
+    }
+}
+
+/// The server's end knows the secrets, the client's has the packets.
+#[test]
+fn secrets_of_the_end_that_is_left_out_open_what_the_other_saw() {
+    let (packets, key_log) = (recorded(false).packets, recorded(true).key_log);
+    let later = packets.iter().map(|packet| Packet { time: packet.time + 100, ..packet.clone() });
+    let server = Made { key_log, ..Made::new("n1", later.collect()) };
+    let client = Made::new("n2", packets);
+    let surveyed = |made: Made| {
+        let survey = Survey::of(&mut made.clone(), SurveyLimits::default()).unwrap();
+        Input { survey: Some(survey), ..made.input() }
+    };
+    let both = TlsParts { secrets: true, plaintext: true };
+    for (format, tls) in [(Format::Pcap, PLAINTEXT), (Format::Pcapng, both)] {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination { place: Place::Directory(dir.path().to_owned()), format };
+        let export = Export { tls, ..export() };
+        let inputs = [&server, &client].map(|made| surveyed(made.clone()));
+        let report = write(&export, inputs, &destination, |_| ControlFlow::Continue(())).unwrap();
+        let counts = report.nodes.iter().map(|node| (node.account.packets, node.left_out.packets));
+        let all = client.packets.len() as u64;
+        assert_eq!(counts.collect::<Vec<_>>(), [(0, all), (all, 0)]);
+        let plaintext = report.tls.unwrap().plaintext.unwrap();
+        assert_eq!(plaintext.decrypted, 1);
+        let file = report.file.unwrap();
+        assert_eq!(requests(&file, &[]), ["/cart/0", "/cart/1", "/cart/2"], "{format}");
     }
 }

@@ -9,14 +9,14 @@ use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::rollout::{self, Waiting};
 use kuberewind_cluster::{Access, control, names};
 use kuberewind_export::{
-    Destination, Export, ExportError, Fetch, Input, NodeReport, Report, TlsParts,
+    Destination, Export, ExportError, Fetch, Input, NodeReport, Report, SurveyLimits, TlsParts,
 };
 use kuberewind_packet::Span;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 
 use crate::agent::{Status, Wanted, WindowQuery};
-use crate::cli::{PcapdumpArgs, SelectArgs};
+use crate::cli::{PcapdumpArgs, SelectArgs, VantageArg};
 use crate::config::parse_duration;
 use crate::exit::{Exit, Usage, one_line};
 
@@ -24,7 +24,7 @@ use super::super::cluster::Cluster;
 use super::super::fleet::Fleet;
 use super::super::{advice, coverage, shutdown};
 use super::clocks::{self, Clocks, Reading};
-use super::deliver::{deliver, finish, job, user};
+use super::deliver::{deliver, finish, job, user, views_note};
 use super::fetch::{Fetcher, Outcome};
 use super::plan::{self, Holding, Part};
 use super::progress::Board;
@@ -43,6 +43,7 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
     let asked = Asked::parse(wanted)?;
     let destination = Destination::find(wanted.dest.as_deref(), wanted.format.map(Into::into))?;
     let tls = wanted.tls.parts(destination.format)?;
+    let vantage = wanted.vantage()?;
     let mut query = query(wanted.filter.clone(), select);
     query.tls = tls != TlsParts::default();
     query.user = user();
@@ -73,11 +74,14 @@ pub(super) fn export(args: &PcapdumpArgs) -> anyhow::Result<Exit> {
         patience,
         query,
         dir: spool_dir(&destination),
+        survey: (vantage == VantageArg::One)
+            .then(|| SurveyLimits::default().shared_by(parts.len())),
         stop: stop.clone(),
     });
     let outcomes = fetch_all(&cluster, fetcher, parts, window, select.parallel.into())?;
     let id = cluster.runtime.block_on(file_id(&cluster));
     let mut export = describe(job(&id, window, tls), &answers, refused);
+    export.notes.extend(views_note(wanted, &destination));
     if bounds.from.is_some() {
         // Whoever asks for all that is held gets it.
         let held = |status| advice::window(status, window);
@@ -321,7 +325,10 @@ fn write(
     for Outcome { node, retries, fetched } in outcomes {
         let fetch = Some(fetch(clocks, &node, retries));
         match fetched {
-            Ok(stream) => inputs.push(Input { node, stream, fetch }),
+            Ok(mut stream) => {
+                let survey = stream.take_survey();
+                inputs.push(Input { node, stream, fetch, survey });
+            }
             Err(why) => {
                 let failed = NodeReport::failed(node, export.window, why);
                 export.unreachable.push(NodeReport { fetch, ..failed });

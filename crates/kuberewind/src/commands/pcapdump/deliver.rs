@@ -7,11 +7,13 @@ use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
 use anyhow::Context as _;
-use kuberewind_export::{Destination, Export, FileOwner, Input, Place, Report, TlsParts, write};
+use kuberewind_export::{
+    Destination, Export, FileOwner, Format, Input, Place, Report, TlsParts, write,
+};
 use kuberewind_packet::{PacketStream, Span};
 
 use crate::PROGRAM;
-use crate::cli::ExportArgs;
+use crate::cli::{ExportArgs, VantageArg};
 use crate::exit::Exit;
 
 use super::progress::Bar;
@@ -27,6 +29,14 @@ pub(super) fn job(id: &str, window: Span, tls: TlsParts) -> Export {
         unreachable: Vec::new(),
         notes: Vec::new(),
     }
+}
+
+/// What all views of a packet in one file mean for its reader, where they were asked for.
+pub(super) fn views_note(args: &ExportArgs, destination: &Destination) -> Option<String> {
+    let all = args.vantage == Some(VantageArg::All);
+    let text = "packets that several interfaces saw are in the file as often, and .pcap does not tell \
+                whose views they are: --format pcapng does";
+    (all && destination.format == Format::Pcap).then(|| text.to_owned())
 }
 
 /// Who exports, for the recorder's log.

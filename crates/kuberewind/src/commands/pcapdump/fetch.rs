@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use kuberewind_cluster::agents::{self, Agent};
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::{Access, ClusterError, names};
-use kuberewind_export::figures;
+use kuberewind_export::{SurveyLimits, figures};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ pub(super) struct Fetcher {
     pub(super) query: WindowQuery,
     /// Where spool files lie.
     pub(super) dir: PathBuf,
+    /// What may be kept of each node's packets to find those that others have, too; none where all
+    /// shall be in the file.
+    pub(super) survey: Option<SurveyLimits>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -195,8 +198,10 @@ impl Fetcher {
         };
         arrived.bytes.store(0, Ordering::Relaxed);
         let (dir, arrived, runtime) = (self.dir.clone(), Arc::clone(arrived), Handle::current());
-        let taken =
-            tokio::task::spawn_blocking(move || take_in(body, runtime, &dir, arrived, stop));
+        let survey = self.survey;
+        let taken = tokio::task::spawn_blocking(move || {
+            take_in(body, runtime, &dir, arrived, stop, survey)
+        });
         let Ok((spool, ended)) = taken.await else {
             return (None, Err(Failure::Fatal(FetchError::Stopped)));
         };

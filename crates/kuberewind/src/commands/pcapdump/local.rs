@@ -1,28 +1,28 @@
 //! This machine's recording, with its recorder or without.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek as _};
+use std::io::{self, BufReader, Read, Seek as _, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
-use kuberewind_export::wire::Received;
+use kuberewind_export::wire::{Received, WireError};
 use kuberewind_export::{
-    Destination, DestinationError, Export, FileOwner, Input, Liveness, Place, Progress, Report,
-    TlsParts, write_stream,
+    Destination, DestinationError, Export, ExportError, FileOwner, Input, Liveness, Place,
+    Progress, Report, Survey, SurveyLimits, TlsParts, write_stream,
 };
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Timestamp, WindowAccount};
 use kuberewind_store::{Recording, StoreError, Window};
 
 use crate::agent::{Wanted, WindowQuery, left_behind, noted};
-use crate::cli::ExportArgs;
+use crate::cli::{ExportArgs, VantageArg};
 use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
 
 use super::super::{advice, coverage, shutdown};
-use super::deliver::{deliver, finish, job, user};
+use super::deliver::{deliver, finish, job, user, views_note};
 use super::window::Asked;
 
 /// Everything that can be wrong with the call is found before the recorder is asked.
@@ -30,6 +30,7 @@ pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
     let asked = Asked::parse(args)?;
     let destination = Destination::find(args.dest.as_deref(), args.format.map(Into::into))?;
     let tls = args.tls.parts(destination.format)?;
+    args.vantage()?;
     let query = WindowQuery {
         filter: args.filter.clone(),
         tls: tls != TlsParts::default(),
@@ -41,7 +42,7 @@ pub(super) fn export(args: &ExportArgs, dir: &Path) -> anyhow::Result<Exit> {
         Ok(client) => from_recorder(args, asked, query, client, dir, &destination, tls)?,
         Err(error) if error.is::<NotRunning>() && args.follow => return Err(error),
         Err(error) if error.is::<NotRunning>() => {
-            from_disk(asked, &wanted, dir, &destination, tls)?
+            from_disk(args, asked, &wanted, dir, &destination, tls)?
         }
         Err(error) => return Err(error),
     };
@@ -63,6 +64,7 @@ fn from_recorder(
     let span = bounds.span(status.held());
     let query = WindowQuery { from: bounds.from, to: Some(bounds.to), ..query };
     let mut export = job(&status.node, span, tls);
+    export.notes.extend(views_note(args, destination));
     if query.tls {
         export.notes.extend(coverage::notes(&status.tls, |_| true));
     }
@@ -70,9 +72,13 @@ fn from_recorder(
         return follow(&export, query, client, dir, destination);
     }
     let body = client.window(&query).map_err(outdated)?;
-    let mut report = match destination.place {
-        Place::Stdout => deliver_one(&export, spooled(body)?, &status.node, destination)?,
-        _ => deliver_one(&export, Received::open(body)?, &status.node, destination)?,
+    let node = &status.node;
+    let one_view = args.vantage()? == VantageArg::One;
+    let mut report = if one_view || destination.place == Place::Stdout {
+        let (spool, survey) = spooled(body, node, destination, one_view)?;
+        deliver_one(&export, spool, node, survey, destination)?
+    } else {
+        deliver_one(&export, Received::open(body)?, node, None, destination)?
     };
     report.notes.extend(advice::window(&status, span));
     Ok(report)
@@ -88,6 +94,7 @@ fn outdated(error: anyhow::Error) -> anyhow::Error {
 
 /// Reads what is on disk: nobody records now.
 fn from_disk(
+    args: &ExportArgs,
     asked: Asked,
     wanted: &Wanted,
     dir: &Path,
@@ -104,9 +111,16 @@ fn from_disk(
         bail!(nothing());
     }
     let span = asked.at(Timestamp::now())?.span(recording.held());
-    let window = recording.window(span, wanted.choice());
+    let open = || recording.window(span, wanted.choice());
+    let window = open();
     let node = window.account().node.clone();
     let mut export = job(&node, span, tls);
+    export.notes.extend(views_note(args, destination));
+    let mut survey = None;
+    if args.vantage()? == VantageArg::One {
+        // What cannot be read is told when it is read again.
+        survey = Survey::of(&mut open(), SurveyLimits::default()).ok();
+    }
     let mut key_log = Vec::new();
     if tls != TlsParts::default() {
         let notes = recording.notes(noted(span))?;
@@ -114,7 +128,7 @@ fn from_disk(
         (key_log, why) = left_behind(dir, &notes, span, |owner| wanted.takes_owner(owner));
         export.notes.extend(why.filter(|_| !notes.is_empty()));
     }
-    deliver_one(&export, WithSecrets { window, key_log }, &node, destination)
+    deliver_one(&export, WithSecrets { window, key_log }, &node, survey, destination)
 }
 
 /// A window, and the secrets of its connections.
@@ -155,27 +169,73 @@ fn deliver_one<S: PacketStream>(
     export: &Export,
     stream: S,
     node: &str,
+    survey: Option<Survey>,
     destination: &Destination,
 ) -> anyhow::Result<Report> {
     let stop = shutdown::requests()?;
-    deliver(export, [input(node, stream)], destination, || !stop.is_empty())
+    let input = Input { survey, ..input(node, stream) };
+    deliver(export, [input], destination, || !stop.is_empty())
 }
 
 fn input<S>(node: &str, stream: S) -> Input<S> {
-    Input { node: node.to_owned(), stream, fetch: None }
+    Input { node: node.to_owned(), stream, fetch: None, survey: None }
 }
 
 /// Keeps a window in a nameless file until its end mark has come: bytes on standard output cannot be
-/// taken back.
-fn spooled(mut body: impl Read) -> anyhow::Result<Received<File>> {
-    let doing = || format!("spool the window in {}", std::env::temp_dir().display());
-    let mut spool = tempfile::tempfile().with_context(doing)?;
-    io::copy(&mut body, &mut spool).with_context(doing)?;
-    spool.rewind().with_context(doing)?;
-    let mut check = Received::open(spool.try_clone().with_context(doing)?)?;
-    while check.advance()? {}
-    spool.rewind().with_context(doing)?;
-    Ok(Received::open(spool)?)
+/// taken back, and which view of a connection is shown is known once all of them were seen.
+fn spooled(
+    body: impl Read,
+    node: &str,
+    destination: &Destination,
+    surveyed: bool,
+) -> anyhow::Result<(Received<BufReader<File>>, Option<Survey>)> {
+    let dir = destination.place.directory().map_or_else(std::env::temp_dir, Path::to_owned);
+    let file = tempfile::tempfile_in(&dir).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ExportError::NoDirectory(dir.clone()),
+        _ => ExportError::Create { dir: dir.clone(), source },
+    })?;
+    let mut copying = Copying { body, file, failed: None };
+    let checked = check(&mut copying, surveyed);
+    let Copying { mut file, failed, .. } = copying;
+    if let Some(source) = failed {
+        return Err(ExportError::Write { dir, source }.into());
+    }
+    let survey = checked.map_err(|error| {
+        let failures = vec![format!("{node}: {error}")];
+        ExportError::NoNode { failures }
+    })?;
+    file.rewind().map_err(|source| ExportError::Write { dir, source })?;
+    Ok((Received::open(BufReader::new(file))?, survey))
+}
+
+/// Reads a stream to its end mark.
+fn check(body: impl Read, surveyed: bool) -> Result<Option<Survey>, WireError> {
+    let mut stream = Received::open(body)?;
+    if surveyed {
+        return Survey::of(&mut stream, SurveyLimits::default()).map(Some);
+    }
+    while stream.advance()? {}
+    Ok(None)
+}
+
+/// Reads, and keeps what was read.
+struct Copying<R> {
+    body: R,
+    file: File,
+    /// Why it could not be kept.
+    failed: Option<io::Error>,
+}
+
+impl<R: Read> Read for Copying<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = self.body.read(out)?;
+        if let Err(error) = self.file.write_all(&out[..len]) {
+            let text = error.to_string();
+            self.failed = Some(error);
+            return Err(io::Error::other(text));
+        }
+        Ok(len)
+    }
 }
 
 /// Goes on with packets as they come. The recorder is asked to end the stream, so that even then it

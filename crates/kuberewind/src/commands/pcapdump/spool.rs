@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
 use kuberewind_export::wire::{Received, WireError};
+use kuberewind_export::{Survey, SurveyLimits};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Span, Timestamp, WindowAccount};
 use tokio::runtime::Handle;
@@ -45,6 +46,8 @@ pub(super) struct Spool {
     file: File,
     /// Packets that were found whole.
     pub(super) packets: u64,
+    /// What was found in them, where that is wanted.
+    survey: Option<Survey>,
 }
 
 /// Takes in what comes, whole or not; waits for it, so it wants a thread of its own.
@@ -54,28 +57,45 @@ pub(super) fn take_in(
     dir: &Path,
     arrived: Arc<Arrived>,
     stop: watch::Receiver<bool>,
+    survey: Option<SurveyLimits>,
 ) -> (Option<Spool>, Result<(), SpoolError>) {
     let file = match tempfile::tempfile_in(dir) {
         Ok(file) => file,
         Err(error) => return (None, Err(SpoolError::File(error))),
     };
     let mut tee = Tee { body, runtime, stop, arrived, chunk: Bytes::new(), file, failed: None };
-    let mut packets = 0;
-    let checked = check(&mut tee, &mut packets);
+    let (mut packets, mut survey) = (0, survey.map(Survey::new));
+    let checked = check(&mut tee, &mut packets, survey.as_mut());
     let Tee { file, failed, .. } = tee;
-    let spool = Spool { file, packets };
+    let spool = Spool { file, packets, survey };
     (Some(spool), failed.map_or(checked.map_err(SpoolError::Stream), Err))
 }
 
 /// Reads a stream to its end mark.
-fn check(tee: &mut Tee, packets: &mut u64) -> Result<(), WireError> {
+fn check(
+    tee: &mut Tee,
+    packets: &mut u64,
+    mut survey: Option<&mut Survey>,
+) -> Result<(), WireError> {
     let arrived = Arc::clone(&tee.arrived);
     let mut stream = Received::open(tee)?;
-    while stream.advance()? {
+    let ended = loop {
+        match stream.advance() {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
         *packets += 1;
-        arrived.newest.store(stream.packet().timestamp.as_nanos(), Ordering::Relaxed);
+        let packet = stream.packet();
+        arrived.newest.store(packet.timestamp.as_nanos(), Ordering::Relaxed);
+        if let Some(survey) = &mut survey {
+            survey.see(&packet);
+        }
+    };
+    if let Some(survey) = survey {
+        survey.end(stream.interfaces(), ended.is_ok().then(|| stream.account()));
     }
-    Ok(())
+    ended
 }
 
 /// network --frames--> whoever checks them, and the file. Not read when the disk is slow: the node
@@ -142,6 +162,7 @@ pub(super) struct Fetched {
     account: WindowAccount,
     /// Why it is not whole.
     failure: Option<Broken>,
+    survey: Option<Survey>,
 }
 
 /// Why a node's packets are not all there.
@@ -155,7 +176,13 @@ impl Fetched {
         spool.file.seek(SeekFrom::Start(0))?;
         let stream = Received::open(BufReader::with_capacity(8 << 10, spool.file))?;
         let account = WindowAccount::new(String::new(), Span::ALL);
-        Ok(Self { stream: Some(stream), account, failure: failure.map(Broken) })
+        let (stream, failure) = (Some(stream), failure.map(Broken));
+        Ok(Self { stream, account, failure, survey: spool.survey })
+    }
+
+    /// What was found in it.
+    pub(super) fn take_survey(&mut self) -> Option<Survey> {
+        self.survey.take()
     }
 
     /// Why it is not whole.
@@ -166,7 +193,7 @@ impl Fetched {
     /// Of a node that holds nothing at all.
     pub(super) fn nothing(node: String, to: Timestamp) -> Self {
         let account = WindowAccount::new(node, Span::new(to, to));
-        Self { stream: None, account, failure: None }
+        Self { stream: None, account, failure: None, survey: None }
     }
 }
 

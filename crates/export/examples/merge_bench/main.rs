@@ -1,6 +1,8 @@
 //! How fast streams become a file, beside `cp` and `mergecap`, by turns; and what becomes of it when
-//! one stream in ten is damaged:
+//! one stream in ten is damaged; then what it costs to show one view of each connection, beside all:
 //! `cargo run --release -p kuberewind-export --example merge_bench [STREAMS] [MB] [DIR] [ROUNDS]`
+
+mod ends;
 
 use std::error::Error;
 use std::fs::File;
@@ -11,9 +13,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use kuberewind_export::wire::{Received, Sender};
-use kuberewind_export::{Destination, Export, Format, Input, Place, Report, write};
+use kuberewind_export::{
+    Destination, Export, Format, Input, Place, Report, Survey, SurveyLimits, write,
+};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, NetnsId, Owner, PacketStream, Span, Timestamp, WindowAccount};
+
+use ends::Ends;
 
 /// Packets of 1500 bytes that hardly compress, a little apart in time, from a generator.
 struct Generated {
@@ -87,6 +93,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let packets = megabytes * 1_000_000 / (size + 32) / streams;
         println!("{streams} streams of {packets} packets of {size} bytes");
         compare(dir.path(), streams, packets, size, rounds)?;
+        let dir = tempfile::tempdir_in(&parent)?;
+        views(dir.path(), streams, packets, size, rounds)?;
     }
     Ok(())
 }
@@ -138,6 +146,67 @@ fn compare(
     }
     println!("  at most {} MB of memory, by all so far", peak_memory()?);
     damaged(dir, &wires, &parts, packets)
+}
+
+/// Streams of connections that are recorded at both ends, with all views in the file, and with one.
+fn views(
+    dir: &Path,
+    streams: usize,
+    packets: usize,
+    size: usize,
+    rounds: usize,
+) -> Result<(), Box<dyn Error>> {
+    let wires: Vec<_> = (0..streams).map(|node| dir.join(format!("{node}.wire"))).collect();
+    for (node, wire) in wires.iter().enumerate() {
+        let mut sender = Sender::new(BufWriter::new(File::create(wire)?), true)?;
+        let mut ends = Ends::new(node, streams, packets, size);
+        sender.send(&mut ends)?;
+        sender.finish(ends.account())?;
+    }
+    let out = dir.join("out");
+    let limits = SurveyLimits::default().shared_by(streams);
+    let mut runs = [const { Vec::new() }; 4];
+    let mut left_out = 0;
+    for _ in 0..rounds {
+        let mut surveys = Vec::new();
+        runs[0].push(measure(|| open(&wires)?.iter_mut().try_for_each(drain))?);
+        runs[1].push(measure(|| {
+            let survey = |stream: &mut Received<_>| Survey::of(stream, limits);
+            surveys = open(&wires)?.iter_mut().map(survey).collect::<Result<_, _>>()?;
+            Ok(())
+        })?);
+        let _ = std::fs::remove_file(&out);
+        runs[2].push(measure(|| export(open(&wires)?, &out).map(drop))?);
+        let _ = std::fs::remove_file(&out);
+        runs[3].push(measure(|| {
+            let report = export_surveyed(open(&wires)?, surveys.into_iter().map(Some), &out)?;
+            left_out = report.vantage.map_or(0, |vantage| vantage.left_out.packets);
+            Ok(())
+        })?);
+    }
+    let all = (streams * packets) as f64;
+    println!("  connections recorded at both ends: {left_out} of {all} packets are left out");
+    let names =
+        ["read and checked", "the same, and surveyed", "merged, all views", "merged, one view"];
+    for (at, (name, own)) in names.iter().zip(&runs).enumerate() {
+        let (wall, busy) = (median(own, |run| run.wall), median(own, |run| run.busy));
+        let base = &runs[at & !1];
+        println!(
+            "  {name:28} {wall:6.2} s  CPU {:5.0} ns/packet; to all views: wall {:.2}, CPU {:.2}",
+            busy * 1e9 / all,
+            wall / median(base, |run| run.wall),
+            busy / median(base, |run| run.busy),
+        );
+    }
+    println!("  at most {} MB of memory, by all so far", peak_memory()?);
+    Ok(())
+}
+
+fn drain<S: PacketStream>(stream: &mut S) -> Result<(), Box<dyn Error>> {
+    while stream.advance()? {
+        std::hint::black_box(stream.packet());
+    }
+    Ok(())
 }
 
 /// Of every ten streams one is cut in its middle or has a byte changed there: each of them must be
@@ -208,6 +277,14 @@ fn export<S: PacketStream>(
     streams: impl IntoIterator<Item = S>,
     path: &Path,
 ) -> Result<Report, Box<dyn Error>> {
+    export_surveyed(streams, std::iter::repeat_with(|| None), path)
+}
+
+fn export_surveyed<S: PacketStream>(
+    streams: impl IntoIterator<Item = S>,
+    surveys: impl IntoIterator<Item = Option<Survey>>,
+    path: &Path,
+) -> Result<Report, Box<dyn Error>> {
     let export = Export {
         window: Span::ALL,
         id: String::new(),
@@ -219,8 +296,13 @@ fn export<S: PacketStream>(
     };
     let place = Place::File(path.to_owned());
     let destination = Destination { place, format: Format::Pcapng };
-    let inputs = streams.into_iter().enumerate();
-    let inputs = inputs.map(|(at, stream)| Input { node: format!("n{at}"), stream, fetch: None });
+    let inputs = streams.into_iter().zip(surveys).enumerate();
+    let inputs = inputs.map(|(at, (stream, survey))| Input {
+        node: format!("n{at}"),
+        stream,
+        fetch: None,
+        survey,
+    });
     Ok(write(&export, inputs, &destination, |_| ControlFlow::Continue(()))?)
 }
 
