@@ -19,7 +19,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::VERSION;
-use crate::agent::{ApiFailure, Clock, HandoverRequest, SOCKET_NAME, Status, Unknown, WindowQuery};
+use crate::agent::{
+    ApiFailure, Clock, HandoverRequest, SKIP, SOCKET_NAME, Status, Unknown, WindowQuery,
+};
 use crate::exit::Usage;
 
 /// How long an agent may take to answer anything but a window.
@@ -68,11 +70,24 @@ impl Session {
 
     /// The window as the agent sends it (see `kuberewind_export::wire`). The session carries nothing
     /// else from then on.
-    pub(crate) async fn window(mut self, query: &WindowQuery) -> anyhow::Result<Incoming> {
+    pub(crate) async fn window(self, query: &WindowQuery) -> anyhow::Result<Incoming> {
+        Ok(self.rest_of_window(query, 0).await?.1)
+    }
+
+    /// As [`Self::window`], without its first `known` bytes where the agent can leave them out; how many
+    /// are.
+    pub(crate) async fn rest_of_window(
+        mut self,
+        query: &WindowQuery,
+        known: u64,
+    ) -> anyhow::Result<(u64, Incoming)> {
         let query = query.encode().context("write the window query")?;
-        let response =
-            self.request(Method::GET, &format!("/v1/window?{query}"), Bytes::new()).await?;
-        Ok(response.into_body())
+        let path = format!("/v1/window?{query}");
+        let headers = [(SKIP, known.to_string())];
+        let response = self.request(Method::GET, &path, &headers, Bytes::new()).await?;
+        let skipped = response.headers().get(SKIP).and_then(|value| value.to_str().ok());
+        let skipped = skipped.and_then(|value| value.parse().ok()).unwrap_or_default();
+        Ok((skipped, response.into_body()))
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
@@ -95,7 +110,7 @@ impl Session {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<T> {
-        let response = self.request(method, path, body).await?;
+        let response = self.request(method, path, &[], body).await?;
         let bytes = collect(response).await?;
         serde_json::from_slice(&bytes).with_context(|| match version(&bytes) {
             Some(theirs) if theirs != VERSION => {
@@ -110,15 +125,18 @@ impl Session {
         &mut self,
         method: Method,
         path: &str,
+        headers: &[(&str, String)],
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
-        let request = hyper::Request::builder()
+        let mut request = hyper::Request::builder()
             .method(method)
             .uri(path)
             .header("host", "kuberewind")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .context("write the request")?;
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(body)).context("write the request")?;
         let answer = async {
             // The connection is not free for the next request the moment the last answer was read.
             self.requests.ready().await?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
@@ -27,6 +27,10 @@ const MAX_WINDOWS: usize = 4;
 
 /// Blocks of a window between the reader's thread and the socket; when full the reader waits.
 const BODY_QUEUE: usize = 4;
+
+/// A header by which an asker whose stream broke says how many bytes of the same answer he has, and the
+/// answer, that these are left out of it. Which bytes they were the stream's own hashes prove.
+pub(crate) const SKIP: &str = "kuberewind-skip";
 
 /// What is handed to the socket at once.
 const BLOCK: usize = 256 << 10;
@@ -231,8 +235,10 @@ async fn pass_on(wishes: &mpsc::Sender<(Wish, Answer)>, wish: Wish) -> Result<()
 async fn window(
     State(agent): State<Agent>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let query = WindowQuery::parse(&query.unwrap_or_default())?;
+    let skip = if query.follow.is_none() { skip(&headers) } else { 0 };
     let wanted = Wanted::compile(&query).map_err(RecorderError::from)?;
     let recorder = agent.recorder()?;
     let Ok(permit) = agent.windows.clone().acquire_owned().await else {
@@ -242,7 +248,7 @@ async fn window(
     let sending = tokio::task::spawn_blocking(move || {
         let sent_bytes = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&sent_bytes);
-        let out = BufWriter::with_capacity(BLOCK, BodyWriter { blocks, counted });
+        let out = BufWriter::with_capacity(BLOCK, BodyWriter { blocks, counted, skip });
         let ticket = query.follow;
         agent.follows.lock().extend(ticket);
         let goes_on = || ticket.is_some_and(|ticket| agent.follows.lock().contains(&ticket));
@@ -263,7 +269,13 @@ async fn window(
             tracing::debug!("window not sent to its end: {error}");
         }
     });
-    Ok(Body::from_stream(Blocks { first: Some(first), rest: body }).into_response())
+    let body = Body::from_stream(Blocks { first: Some(first), rest: body });
+    Ok(([(SKIP, skip.to_string())], body).into_response())
+}
+
+fn skip(headers: &HeaderMap) -> u64 {
+    let value = headers.get(SKIP).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
 /// One line for each export: what left, for whom, without what was not asked for. What the asker wrote
@@ -295,10 +307,17 @@ async fn end_follow(State(agent): State<Agent>, Path(ticket): Path<u64>) -> Json
 struct BodyWriter {
     blocks: mpsc::Sender<Bytes>,
     counted: Arc<AtomicU64>,
+    /// Bytes that the asker has.
+    skip: u64,
 }
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            let known = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            self.skip -= known as u64;
+            return self.flush().map(|()| known);
+        }
         self.blocks.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| hung_up())?;
         self.counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes.len())

@@ -77,8 +77,7 @@ fn program() -> Result<BpfProgram, seccompiler::Error> {
 /// `setns(fd, type)`: the kernel compares the file's type with this one, unless it is 0.
 fn into_other_than_network() -> Result<SeccompRule, seccompiler::BackendError> {
     let network = u64::from(libc::CLONE_NEWNET.unsigned_abs());
-    let other =
-        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, network)?;
+    let other = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, network)?;
     SeccompRule::new(vec![other])
 }
 

@@ -16,6 +16,7 @@ mod wanted;
 
 pub(crate) use api::ApiFailure;
 pub(crate) use api::Clock;
+pub(crate) use api::SKIP;
 pub(crate) use api::Unknown;
 pub(crate) use confined::confine;
 pub(crate) use duty::Duty;

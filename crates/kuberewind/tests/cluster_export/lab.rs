@@ -137,6 +137,11 @@ impl Lab {
         self.act(Act::Fate { node: Some(node.to_owned()), fate });
     }
 
+    /// How many bytes port-forwards have taken from the node's agent to clients so far.
+    pub(crate) fn forwarded(&self, node: &str) -> u64 {
+        self.double.forwarded(NS, &self.agent_of(node))
+    }
+
     /// Leads port-forwards to the node's agent to its recorder, `changed`.
     pub(crate) fn reach(&self, number: usize, change: impl FnOnce(&mut Reach)) {
         let node = &self.nodes[number];
@@ -254,7 +259,7 @@ impl TestNode {
         });
     }
 
-    /// From now on the agent is of version 0.0.9, which does not know a parameter of windows.
+    /// From now on the agent is of version 0.0.9, which does not know a parameter of windows, or a header.
     pub(crate) fn lack(&self, parameter: &'static str) {
         self.way.lacks.send_replace(Some(parameter));
     }
@@ -388,11 +393,13 @@ async fn lead(stream: TcpStream, socket: PathBuf, way: Way) {
     if let Some(lacks) = lacks {
         let mut question = vec![0; PIECE];
         let len = client_out.read(&mut question).await.unwrap_or_default();
-        if String::from_utf8_lossy(&question[..len]).contains(&format!("&{lacks}=")) {
+        let question = String::from_utf8_lossy(&question[..len]).into_owned();
+        if question.contains(&format!("&{lacks}=")) {
             let _ = client_in.write_all(refusal(lacks).as_bytes()).await;
             return;
         }
-        let _ = agent_in.write_all(&question[..len]).await;
+        let understood = question.replace(&format!("\n{lacks}: "), "\nnot-understood: ");
+        let _ = agent_in.write_all(understood.as_bytes()).await;
     }
     let questions = tokio::spawn(async move { copy(&mut client_out, &mut agent_in).await });
     let mut buffer = vec![0; PIECE];

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
+use hyper::body::Incoming;
 use kuberewind_cluster::agents::{self, Agent};
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::{Access, ClusterError, names};
@@ -19,11 +20,15 @@ use crate::client::{NothingRecorded, Outdated, Session};
 use crate::exit::{Usage, one_line};
 
 use super::plan::Part;
-use super::spool::{Arrived, Fetched, Spool, SpoolError, take_in};
+use super::spool::{Arrived, Fetched, Into, Spool, SpoolError, take_in};
 
 /// Before a node is asked again. An agent that is updated is back in seconds; its recording stays.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// A stream that brought so many bytes before it broke is not about to be given up: so large a window over
+/// a way that breaks now and then comes home, too.
+const PROGRESS: u64 = 16 << 20;
 
 /// Where windows come from and go to.
 pub(super) struct Fetcher {
@@ -122,7 +127,8 @@ impl Fetcher {
         let mut pauses = PAUSES.into_iter();
         let mut retries = 0;
         loop {
-            let (spool, ended) = self.attempt(&part, agent.as_ref(), arrived).await;
+            let known = best.as_ref().map_or(0, Spool::known);
+            let (spool, ended) = self.attempt(&part, agent.as_ref(), arrived, &mut best).await;
             let better = |best: &Option<Spool>, new: &Spool| {
                 best.as_ref().is_none_or(|best| new.packets >= best.packets)
             };
@@ -141,6 +147,9 @@ impl Fetcher {
                 Err(Failure::Final(error)) => return Ok(given_up(node, retries, best, &error)),
                 Err(Failure::Passing(error)) => error,
             };
+            if spool.as_ref().is_some_and(|spool| spool.known() >= known + PROGRESS) {
+                pauses = PAUSES.into_iter();
+            }
             if let Some(spool) = spool
                 && better(&best, &spool)
             {
@@ -174,38 +183,48 @@ impl Fetcher {
         listed.agents.into_iter().find(|agent| agent.node == node)
     }
 
-    /// Asks once.
+    /// Asks once, for what is not in `best` yet where that is right as far as it goes.
     async fn attempt(
         &self,
         part: &Part,
         agent: Option<&Agent>,
         arrived: &Arc<Arrived>,
+        best: &mut Option<Spool>,
     ) -> (Option<Spool>, Result<(), Failure>) {
         let Some(agent) = agent else {
             return (None, Err(Failure::Passing(anyhow!("it has no agent any more"))));
         };
         let mut stop = self.stop.clone();
         let session = tokio::select! {
-            session = self.open(part, agent) => session,
+            session = self.open(part, agent, best.as_ref().map_or(0, Spool::known)) => session,
             _ = stop.wait_for(|stopped| *stopped) => {
                 return (None, Err(Failure::Fatal(FetchError::Stopped)));
             }
         };
-        let body = match session {
-            Ok(body) => body,
+        let (skipped, body) = match session {
+            Ok(answer) => answer,
             Err(error) if error.is::<NothingRecorded>() => return (None, Ok(())),
             Err(error) => return (None, Err(weigh(error))),
         };
-        arrived.bytes.store(0, Ordering::Relaxed);
-        let (dir, arrived, runtime) = (self.dir.clone(), Arc::clone(arrived), Handle::current());
-        let survey = self.survey;
+        let into = match best.take_if(|_| skipped > 0) {
+            Some(first_part) => first_part.go_on(),
+            None => match Into::new(&self.dir) {
+                Ok(empty) => empty,
+                Err(error) => return (None, Err(self.failure(part, error))),
+            },
+        };
+        let (arrived, runtime, survey) = (Arc::clone(arrived), Handle::current(), self.survey);
         let taken = tokio::task::spawn_blocking(move || {
-            take_in(body, runtime, &dir, arrived, stop, survey)
+            take_in(body, runtime, into, arrived, stop, survey)
         });
         let Ok((spool, ended)) = taken.await else {
             return (None, Err(Failure::Fatal(FetchError::Stopped)));
         };
-        let ended = ended.map_err(|error| match error {
+        (spool, ended.map_err(|error| self.failure(part, error)))
+    }
+
+    fn failure(&self, part: &Part, error: SpoolError) -> Failure {
+        match error {
             SpoolError::Stopped => Failure::Fatal(FetchError::Stopped),
             SpoolError::File(source) => Failure::Fatal(FetchError::Spool {
                 node: part.node.clone(),
@@ -214,17 +233,24 @@ impl Fetcher {
                 source,
             }),
             SpoolError::Stream(error) => Failure::Passing(error.into()),
-        });
-        (spool, ended)
+        }
     }
 
-    async fn open(&self, part: &Part, agent: &Agent) -> anyhow::Result<hyper::body::Incoming> {
+    /// The window's stream, and how many of the `known` bytes are left out of it: all or none.
+    async fn open(
+        &self,
+        part: &Part,
+        agent: &Agent,
+        known: u64,
+    ) -> anyhow::Result<(u64, Incoming)> {
         let Agent { namespace, pod, .. } = agent;
         let forward =
             portforward::connect(&self.access, namespace, pod, names::API_PORT, self.patience);
         let session = Session::over(forward.await?).await?;
         let query = WindowQuery { from: part.from, to: Some(part.to), ..self.query.clone() };
-        session.window(&query).await
+        let (skipped, body) = session.rest_of_window(&query, known).await?;
+        ensure!(skipped == 0 || skipped == known, "it left out {skipped} bytes instead of {known}");
+        Ok((skipped, body))
     }
 }
 

@@ -1,7 +1,8 @@
 //! One node's window on its way: into a nameless file, checked as it comes.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,41 +45,79 @@ pub(super) struct Arrived {
 #[derive(Debug)]
 pub(super) struct Spool {
     file: File,
+    /// Bytes of the stream in it.
+    bytes: u64,
+    /// Whether they are right as far as they go, so that the rest may follow.
+    can_go_on: bool,
     /// Packets that were found whole.
     pub(super) packets: u64,
     /// What was found in them, where that is wanted.
     survey: Option<Survey>,
 }
 
-/// Takes in what comes, whole or not; waits for it, so it wants a thread of its own.
+/// Where a window is put, and what came of it before.
+pub(super) struct Into {
+    file: File,
+    /// What is in the file already.
+    known: u64,
+}
+
+impl Into {
+    /// An empty file in `dir`.
+    pub(super) fn new(dir: &Path) -> Result<Self, SpoolError> {
+        let file = tempfile::tempfile_in(dir).map_err(SpoolError::File)?;
+        Ok(Self { file, known: 0 })
+    }
+}
+
+impl Spool {
+    /// How many bytes need not be sent again.
+    pub(super) const fn known(&self) -> u64 {
+        if self.can_go_on { self.bytes } else { 0 }
+    }
+
+    /// Goes on where the stream broke.
+    pub(super) fn go_on(self) -> Into {
+        Into { file: self.file, known: self.bytes }
+    }
+}
+
+/// Takes in what comes, whole or not; waits for it, so it wants a thread of its own. What is in the file
+/// already is read once more: the hash of what follows holds it, too.
 pub(super) fn take_in(
     body: Incoming,
     runtime: Handle,
-    dir: &Path,
+    Into { file, known }: Into,
     arrived: Arc<Arrived>,
     stop: watch::Receiver<bool>,
     survey: Option<SurveyLimits>,
 ) -> (Option<Spool>, Result<(), SpoolError>) {
-    let file = match tempfile::tempfile_in(dir) {
-        Ok(file) => file,
+    arrived.bytes.store(known, Ordering::Relaxed);
+    let again = file.try_clone().and_then(|mut again| again.rewind().map(|()| again));
+    let again = match again {
+        Ok(again) => BufReader::new(again).take(known),
         Err(error) => return (None, Err(SpoolError::File(error))),
     };
-    let mut tee = Tee { body, runtime, stop, arrived, chunk: Bytes::new(), file, failed: None };
+    let (chunk, bytes) = (Bytes::new(), known);
+    let mut tee = Tee { body, runtime, stop, arrived, chunk, file, bytes, failed: None };
+    let newest = Arc::clone(&tee.arrived);
     let (mut packets, mut survey) = (0, survey.map(Survey::new));
-    let checked = check(&mut tee, &mut packets, survey.as_mut());
-    let Tee { file, failed, .. } = tee;
-    let spool = Spool { file, packets, survey };
+    let checked = check(again.chain(&mut tee), &newest.newest, &mut packets, survey.as_mut());
+    let Tee { file, bytes, failed, .. } = tee;
+    let can_go_on =
+        matches!(checked, Err(WireError::Io(_) | WireError::Cut { .. })) && failed.is_none();
+    let spool = Spool { file, bytes, can_go_on, packets, survey };
     (Some(spool), failed.map_or(checked.map_err(SpoolError::Stream), Err))
 }
 
 /// Reads a stream to its end mark.
 fn check(
-    tee: &mut Tee,
+    input: impl Read,
+    newest: &AtomicU64,
     packets: &mut u64,
     mut survey: Option<&mut Survey>,
 ) -> Result<(), WireError> {
-    let arrived = Arc::clone(&tee.arrived);
-    let mut stream = Received::open(tee)?;
+    let mut stream = Received::open(input)?;
     let ended = loop {
         match stream.advance() {
             Ok(true) => {}
@@ -87,7 +126,7 @@ fn check(
         }
         *packets += 1;
         let packet = stream.packet();
-        arrived.newest.store(packet.timestamp.as_nanos(), Ordering::Relaxed);
+        newest.store(packet.timestamp.as_nanos(), Ordering::Relaxed);
         if let Some(survey) = &mut survey {
             survey.see(&packet);
         }
@@ -107,6 +146,8 @@ struct Tee {
     arrived: Arc<Arrived>,
     chunk: Bytes,
     file: File,
+    /// How many are in it.
+    bytes: u64,
     /// What went wrong on this side.
     failed: Option<SpoolError>,
 }
@@ -146,9 +187,11 @@ impl Read for Tee {
         if self.chunk.is_empty() {
             self.chunk = self.next()?;
             self.arrived.bytes.fetch_add(self.chunk.len() as u64, Ordering::Relaxed);
-            if let Err(error) = self.file.write_all(&self.chunk) {
+            // Not at the file's position: it belongs to whoever reads the first part again.
+            if let Err(error) = self.file.write_all_at(&self.chunk, self.bytes) {
                 return Err(self.fail(SpoolError::File(error)));
             }
+            self.bytes += self.chunk.len() as u64;
         }
         let len = out.len().min(self.chunk.len());
         out[..len].copy_from_slice(&self.chunk.split_to(len));

@@ -10,8 +10,7 @@ use kuberewind_capture::{NetnsSpec, missing_rights};
 use kuberewind_export::figures;
 
 use crate::agent::{
-    ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource,
-    confine,
+    ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource, confine,
 };
 use crate::cli::TapArgs;
 use crate::config::{Config, Effective, Origin};
