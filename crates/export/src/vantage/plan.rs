@@ -115,7 +115,7 @@ impl Plan {
     /// Of the streams of an export, each with what was found in it; nothing of those that nobody
     /// looked at is left out.
     pub(crate) fn new(mut surveys: Vec<Option<Survey>>) -> Self {
-        let keys = contested(&surveys);
+        let mut flows = contested(&surveys);
         let views = surveys.iter().map(|survey| survey.as_ref().map(views).unwrap_or_default());
         let mut plan = Self {
             views: views.collect(),
@@ -123,21 +123,21 @@ impl Plan {
             unseen: surveys.iter().flatten().map(|survey| survey.unseen).sum(),
             ..Self::default()
         };
-        for key in keys {
-            plan.rule(key, &mut surveys);
+        for (lane, survey) in (0..).zip(&mut surveys) {
+            if let Some(survey) = survey.take() {
+                survey.give(lane, &mut flows);
+            }
+        }
+        for (key, entries) in flows.into_iter().filter(|(_, entries)| !entries.is_empty()) {
+            plan.rule(key, &entries);
         }
         plan.cut_named();
         plan
     }
 
-    fn rule(&mut self, key: Key, surveys: &mut [Option<Survey>]) {
-        let mut entries = Vec::new();
-        for (lane, survey) in (0..).zip(surveys) {
-            let seen = survey.iter_mut().flat_map(|survey| survey.take(&key));
-            entries.extend(seen.map(|seen| Entry { lane, seen }));
-        }
+    fn rule(&mut self, key: Key, entries: &[Entry]) {
         let mut rulings = Vec::with_capacity(entries.len());
-        for agreed in agree(&key, &entries, &self.views) {
+        for agreed in agree(&key, entries, &self.views) {
             self.note(key, &agreed);
             let of = |(entry, verdict): (&Entry, Verdict)| Ruling {
                 lane: entry.lane,
@@ -284,19 +284,19 @@ impl Ruling {
     }
 }
 
-/// Flows that more than one interface saw.
-fn contested(surveys: &[Option<Survey>]) -> Vec<Key> {
+/// Flows that more than one interface saw, with nothing of them yet.
+fn contested(surveys: &[Option<Survey>]) -> ByKey<Vec<Entry>> {
     let mut first: ByKey<(usize, Sole)> = ByKey::default();
-    let mut contested: ByKey<()> = ByKey::default();
+    let mut contested: ByKey<Vec<Entry>> = ByKey::default();
     for (lane, survey) in surveys.iter().enumerate() {
         for (key, sole) in survey.iter().flat_map(Survey::keys) {
             let view = (lane, sole);
             if sole == Sole::No || *first.entry(*key).or_insert(view) != view {
-                contested.insert(*key, ());
+                contested.insert(*key, Vec::new());
             }
         }
     }
-    contested.into_keys().collect()
+    contested
 }
 
 fn views(survey: &Survey) -> Vec<ViewInfo> {

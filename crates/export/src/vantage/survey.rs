@@ -3,6 +3,7 @@
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, LossAt, PacketStream, WindowAccount};
 
+use super::agree::Entry;
 use super::headers::{ByKey, Fragments, Headers, Key};
 use super::seen::{Opening, Seen};
 
@@ -162,16 +163,19 @@ impl Survey {
         })
     }
 
-    /// Takes out what was seen of a flow.
-    pub(super) fn take(&mut self, key: &Key) -> Vec<Seen> {
-        let mut at = self.flows.remove(key);
-        let mut all = Vec::new();
-        while let Some(here) = at {
-            let View { seen, older } = &mut self.views[here as usize];
-            all.push(std::mem::take(seen));
-            at = *older;
+    /// Hands over what was seen of the flows in a table.
+    pub(super) fn give(mut self, lane: u32, to: &mut ByKey<Vec<Entry>>) {
+        for (key, newest) in &self.flows {
+            let Some(entries) = to.get_mut(key) else { continue };
+            let mut at = Some(*newest);
+            while let Some(here) = at {
+                let View { seen, older } = &mut self.views[here as usize];
+                if (seen.interface as usize) < self.interfaces.len() {
+                    entries.push(Entry { lane, seen: std::mem::take(seen) });
+                }
+                at = *older;
+            }
         }
-        all
     }
 }
 
