@@ -64,7 +64,8 @@ pub(super) fn take_in(
         Err(error) => return (None, Err(SpoolError::File(error))),
     };
     let mut tee = Tee { body, runtime, stop, arrived, chunk: Bytes::new(), file, failed: None };
-    let (mut packets, mut survey) = (0, survey.map(Survey::new));
+    let mut packets = 0;
+    let mut survey = survey.map(|limits| Survey::new(limits, dir));
     let checked = check(&mut tee, &mut packets, survey.as_mut());
     let Tee { file, failed, .. } = tee;
     let spool = Spool { file, packets, survey };
