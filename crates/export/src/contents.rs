@@ -116,7 +116,7 @@ impl<S: PacketStream> Contents<S> {
     fn advance_in_merge(&mut self) -> bool {
         while self.merge.advance() {
             let Some(vantage) = &mut self.vantage else { return true };
-            if !vantage.leaves_out(self.merge.origin(), &self.merge.packet()) {
+            if !vantage.leaves_out(self.merge.lane(), &self.merge.packet()) {
                 return true;
             }
             self.merge.leave_out();

@@ -8,7 +8,7 @@ use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Span, Timestamp, WindowAccount};
 
 use crate::report::{Fetch, LeftOut, NodeReport, describe};
-use crate::vantage::{Origin, Survey};
+use crate::vantage::Survey;
 
 /// One node's packets.
 #[derive(Debug)]
@@ -108,11 +108,9 @@ impl<S: PacketStream> Merge<S> {
         }
     }
 
-    /// The stream of that packet, and its interface there.
-    pub(crate) fn origin(&self) -> Origin {
-        let Some(&Reverse((_, top))) = self.heap.peek() else { return Origin::default() };
-        let interface = self.lanes[top].stream.packet().interface;
-        Origin { lane: u32::try_from(top).unwrap_or(u32::MAX), interface }
+    /// The stream of that packet, counted from 0.
+    pub(crate) fn lane(&self) -> usize {
+        self.heap.peek().map_or(0, |Reverse((_, top))| *top)
     }
 
     /// The packet that [`Self::advance`] went to is not in the file.

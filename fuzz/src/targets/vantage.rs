@@ -89,7 +89,7 @@ pub(super) fn read(input: &[u8]) -> String {
     let recorded: usize = streams.iter().map(|stream| stream.frames.len()).sum();
     let limits = SurveyLimits { views: 64, datagrams: 16 };
     let inputs = streams.into_iter().map(|stream| {
-        let survey = Survey::of(&mut stream.clone(), limits).ok();
+        let survey = Survey::of(&mut stream.clone(), limits, std::env::temp_dir()).ok();
         Input { node: stream.account.node.clone(), stream, fetch: None, survey }
     });
     let export = Export {

@@ -171,7 +171,7 @@ fn views(
         let mut surveys = Vec::new();
         runs[0].push(measure(|| open(&wires)?.iter_mut().try_for_each(drain))?);
         runs[1].push(measure(|| {
-            let survey = |stream: &mut Received<_>| Survey::of(stream, limits);
+            let survey = |stream: &mut Received<_>| Survey::of(stream, limits, dir);
             surveys = open(&wires)?.iter_mut().map(survey).collect::<Result<_, _>>()?;
             Ok(())
         })?);

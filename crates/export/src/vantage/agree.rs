@@ -26,6 +26,8 @@ const TOGETHER: Duration = Duration::from_secs(2);
 pub(super) struct Entry {
     /// The stream that it came by.
     pub(super) lane: u32,
+    /// Its number there.
+    pub(super) number: u32,
     pub(super) seen: Seen,
 }
 
@@ -34,7 +36,7 @@ impl Entry {
         (self.lane, self.seen.interface)
     }
 
-    fn info<'a>(&self, views: &'a [Vec<ViewInfo>]) -> &'a ViewInfo {
+    pub(super) fn info<'a>(&self, views: &'a [Vec<ViewInfo>]) -> &'a ViewInfo {
         &views[self.lane as usize][self.seen.interface as usize]
     }
 }

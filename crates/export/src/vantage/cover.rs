@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use kuberewind_packet::Timestamp;
+use kuberewind_packet::pcapng::PacketBlock;
 
 use super::headers::Headers;
 use super::plan::Verdict;
@@ -42,7 +43,8 @@ pub(super) struct Rest {
 
 impl Rest {
     /// Whether what the packet says is in the file already.
-    pub(super) fn leaves_out(&mut self, headers: &Headers<'_>) -> bool {
+    pub(super) fn leaves_out(&mut self, packet: &PacketBlock<'_>) -> bool {
+        let Some(headers) = Headers::read(packet.data, packet.original_len) else { return false };
         let is_known = match headers.segment() {
             Some(segment) => self.halves[headers.direction].has(&segment),
             None => {

@@ -16,6 +16,7 @@ mod plan;
 mod ranges;
 mod seen;
 mod survey;
+mod track;
 
-pub(crate) use plan::{Origin, Plan};
+pub(crate) use plan::Plan;
 pub use survey::{Survey, SurveyLimits};

@@ -5,8 +5,9 @@ use kuberewind_packet::{Interface, Owner, Span, Timestamp};
 
 use super::agree::{Entry, agree};
 use super::cover::Rest;
-use super::headers::{ByKey, Direction, Fragments, Headers, Key};
+use super::headers::{ByKey, Direction, Key};
 use super::survey::{Sole, Survey};
+use super::track::Steps;
 use crate::report::{DifferingFlow, Sight, VantageReport};
 
 /// So many connections that are not the same at both ends are named; the others are counted.
@@ -15,38 +16,26 @@ const NAMED: usize = 1000;
 /// What is done with the packets of each connection that several interfaces saw.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Where in `rulings` a flow's are.
-    flows: ByKey<Place>,
-    /// Each flow's by stream, interface and time.
-    rulings: Vec<Ruling>,
-    latest: Option<(Key, Place)>,
-    /// Of each stream.
-    fragments: Vec<Fragments>,
-    views: Vec<Vec<ViewInfo>>,
+    lanes: Vec<Lane>,
     connections: u64,
     differing: u64,
     named: Vec<Differing>,
-    unseen: u64,
+    not_compared: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    start: u32,
-    count: u32,
+/// One stream.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Which view each packet is of.
+    steps: Steps,
+    /// What is done with the packets of each view.
+    verdicts: Vec<Verdict>,
 }
 
-/// What is done with what one interface saw of one connection.
-#[derive(Debug)]
-struct Ruling {
-    lane: u32,
-    interface: u32,
-    since: Timestamp,
-    verdict: Verdict,
-}
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Verdict {
     /// The view that is shown, and whatever cannot be compared.
+    #[default]
     Keep,
     /// All of it was seen in views that are shown.
     LeaveOut,
@@ -65,15 +54,6 @@ pub(super) struct ViewInfo {
     is_cut: bool,
 }
 
-/// Where a packet comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Origin {
-    /// The stream,
-    pub(crate) lane: u32,
-    /// and the interface as the stream numbers it.
-    pub(crate) interface: u32,
-}
-
 /// A connection that was not seen the same everywhere.
 #[derive(Debug)]
 struct Differing {
@@ -87,12 +67,12 @@ struct Differing {
     why: Option<&'static str>,
 }
 
+/// One of its views.
 #[derive(Debug)]
 struct Glance {
-    origin: Origin,
-    since: Timestamp,
-    packets: u64,
-    bytes: u64,
+    lane: u32,
+    number: u32,
+    sight: Sight,
 }
 
 /// A connection's views, the one that is shown first.
@@ -114,47 +94,50 @@ impl ViewInfo {
 impl Plan {
     /// Of the streams of an export, each with what was found in it; nothing of those that nobody
     /// looked at is left out.
-    pub(crate) fn new(mut surveys: Vec<Option<Survey>>) -> Self {
-        let keys = contested(&surveys);
-        let views = surveys.iter().map(|survey| survey.as_ref().map(views).unwrap_or_default());
-        let mut plan = Self {
-            views: views.collect(),
-            fragments: surveys.iter().map(|_| Fragments::default()).collect(),
-            unseen: surveys.iter().flatten().map(|survey| survey.unseen).sum(),
-            ..Self::default()
-        };
-        for key in keys {
-            plan.rule(key, &mut surveys);
+    pub(crate) fn new(surveys: Vec<Option<Survey>>) -> Self {
+        let mut flows = contested(&surveys);
+        let views: Vec<_> =
+            surveys.iter().map(|survey| survey.as_ref().map(views).unwrap_or_default()).collect();
+        let mut plan = Self::default();
+        for (lane, survey) in (0..).zip(surveys) {
+            plan.add_lane(lane, survey, &mut flows);
+        }
+        for (key, entries) in flows.into_iter().filter(|(_, entries)| !entries.is_empty()) {
+            for agreed in agree(&key, &entries, &views) {
+                plan.note(key, &agreed, &views);
+                plan.rule(agreed);
+            }
         }
         plan.cut_named();
         plan
     }
 
-    fn rule(&mut self, key: Key, surveys: &mut [Option<Survey>]) {
-        let mut entries = Vec::new();
-        for (lane, survey) in (0..).zip(surveys) {
-            let seen = survey.iter_mut().flat_map(|survey| survey.take(&key));
-            entries.extend(seen.map(|seen| Entry { lane, seen }));
+    fn add_lane(&mut self, lane: u32, survey: Option<Survey>, flows: &mut ByKey<Vec<Entry>>) {
+        let mut added = Lane::default();
+        if let Some(survey) = survey {
+            let (packets, unseen, views) = (survey.packets(), survey.unseen, survey.views());
+            let steps = survey.give(lane, flows);
+            self.not_compared += if steps.is_some() { unseen } else { packets };
+            if let Some(steps) = steps {
+                added.steps = steps;
+                added.verdicts.resize_with(views, Verdict::default);
+            }
         }
-        let mut rulings = Vec::with_capacity(entries.len());
-        for agreed in agree(&key, &entries, &self.views) {
-            self.note(key, &agreed);
-            let of = |(entry, verdict): (&Entry, Verdict)| Ruling {
-                lane: entry.lane,
-                interface: entry.seen.interface,
-                since: entry.seen.first,
-                verdict,
-            };
-            rulings.extend(agreed.entries.into_iter().zip(agreed.verdicts).map(of));
+        self.lanes.push(added);
+    }
+
+    fn rule(&mut self, agreed: Agreed<'_>) {
+        for (entry, verdict) in agreed.entries.into_iter().zip(agreed.verdicts) {
+            *self.verdict(entry.lane, entry.number) = verdict;
         }
-        rulings.sort_by_key(Ruling::order);
-        let place = Place { start: index(self.rulings.len()), count: index(rulings.len()) };
-        self.flows.insert(key, place);
-        self.rulings.append(&mut rulings);
+    }
+
+    fn verdict(&mut self, lane: u32, number: u32) -> &mut Verdict {
+        &mut self.lanes[lane as usize].verdicts[number as usize]
     }
 
     /// Takes note of a connection that several interfaces saw.
-    fn note(&mut self, key: Key, agreed: &Agreed<'_>) {
+    fn note(&mut self, key: Key, agreed: &Agreed<'_>, views: &[Vec<ViewInfo>]) {
         let [shown, others @ ..] = &agreed.entries[..] else { return };
         if others.is_empty() {
             return;
@@ -164,24 +147,17 @@ impl Plan {
             if key.is_tcp() { entry.seen.bytes } else { entry.seen.packets }
         };
         let by = others.iter().map(|other| amount(other).abs_diff(amount(shown))).sum();
-        let all_left_out =
-            agreed.verdicts.iter().skip(1).all(|verdict| matches!(verdict, Verdict::LeaveOut));
-        if by == 0 && all_left_out {
+        let mut verdicts = agreed.verdicts.iter().skip(1);
+        if by == 0 && verdicts.all(|verdict| matches!(verdict, Verdict::LeaveOut)) {
             return;
         }
         self.differing += 1;
-        let glance = |entry: &&Entry| Glance {
-            origin: Origin { lane: entry.lane, interface: entry.seen.interface },
-            since: entry.seen.first,
-            packets: entry.seen.packets,
-            bytes: entry.seen.bytes,
-        };
         self.named.push(Differing {
             by,
             key,
             since: shown.seen.first,
             client: agreed.client,
-            sights: agreed.entries.iter().map(glance).collect(),
+            sights: agreed.entries.iter().map(|entry| Glance::of(entry, views)).collect(),
             why: agreed.why,
         });
         if self.named.len() > 4 * NAMED {
@@ -196,78 +172,40 @@ impl Plan {
 
     /// Whether the packet stands in the file as somebody else saw it. All packets of each stream are
     /// asked for, in their order.
-    pub(crate) fn leaves_out(&mut self, origin: Origin, packet: &PacketBlock<'_>) -> bool {
-        if self.rulings.is_empty() {
-            return false;
+    #[inline]
+    pub(crate) fn leaves_out(&mut self, lane: usize, packet: &PacketBlock<'_>) -> bool {
+        let Some(Lane { steps, verdicts }) = self.lanes.get_mut(lane) else { return false };
+        let Some(number) = steps.next() else { return false };
+        match verdicts.get_mut(number as usize) {
+            Some(Verdict::LeaveOut) => true,
+            Some(Verdict::Judge(rest)) => rest.leaves_out(packet),
+            Some(Verdict::Keep) | None => false,
         }
-        let Some(mut headers) = Headers::read(packet.data, packet.original_len) else {
-            return false;
-        };
-        if let Some(fragments) = self.fragments.get_mut(origin.lane as usize) {
-            fragments.resolve(&mut headers);
-        }
-        let Some(place) = self.find(&headers.key) else { return false };
-        match self.ruling(place, origin, packet.timestamp) {
-            Some(Ruling { verdict: Verdict::LeaveOut, .. }) => true,
-            Some(Ruling { verdict: Verdict::Judge(rest), .. }) => rest.leaves_out(&headers),
-            Some(Ruling { verdict: Verdict::Keep, .. }) | None => false,
-        }
-    }
-
-    fn find(&mut self, key: &Key) -> Option<Place> {
-        if let Some((latest, place)) = &self.latest
-            && latest == key
-        {
-            return Some(*place);
-        }
-        let place = *self.flows.get(key)?;
-        self.latest = Some((*key, place));
-        Some(place)
-    }
-
-    fn ruling(&mut self, place: Place, origin: Origin, time: Timestamp) -> Option<&mut Ruling> {
-        let (start, count) = (place.start as usize, place.count as usize);
-        let rulings = &mut self.rulings[start..start + count];
-        let Origin { lane, interface } = origin;
-        let after = rulings.partition_point(|ruling| ruling.order() <= (lane, interface, time));
-        let ruling = &mut rulings[after.checked_sub(1)?];
-        ((ruling.lane, ruling.interface) == (lane, interface)).then_some(ruling)
     }
 
     /// What became of it, but for the counts of packets.
     pub(crate) fn report(mut self) -> VantageReport {
         let flows = std::mem::take(&mut self.named);
-        let flows = flows.into_iter().map(|flow| self.describe(&flow)).collect();
+        let flows = flows.into_iter().map(|flow| self.describe(flow)).collect();
         VantageReport {
             connections: self.connections,
             differing: self.differing,
             flows,
-            not_compared: self.unseen,
+            not_compared: self.not_compared,
             ..VantageReport::default()
         }
     }
 
-    fn describe(&mut self, flow: &Differing) -> DifferingFlow {
-        let place = self.find(&flow.key);
-        let mut sights = flow.sights.iter().map(|glance| {
-            let ruling = place.and_then(|place| self.ruling(place, glance.origin, glance.since));
-            let only_here = match ruling.map(|ruling| &ruling.verdict) {
-                Some(Verdict::Judge(rest)) => rest.kept(),
-                Some(Verdict::Keep) => glance.packets,
-                Some(Verdict::LeaveOut) | None => 0,
+    fn describe(&mut self, flow: Differing) -> DifferingFlow {
+        let finish = |Glance { lane, number, sight }| {
+            let in_file = match self.verdict(lane, number) {
+                Verdict::Keep => sight.packets,
+                Verdict::LeaveOut => 0,
+                Verdict::Judge(rest) => rest.kept(),
             };
-            let Origin { lane, interface } = glance.origin;
-            let Interface { node, .. } = &self.views[lane as usize][interface as usize].interface;
-            let if_name = self.views[lane as usize][interface as usize].interface.if_name();
-            Sight {
-                node: node.clone(),
-                interface: if_name,
-                packets: glance.packets,
-                bytes: glance.bytes,
-                in_file: only_here,
-            }
-        });
-        let mut sights: Vec<_> = sights.by_ref().collect();
+            Sight { in_file, ..sight }
+        };
+        let mut sights: Vec<_> = flow.sights.into_iter().map(finish).collect();
         let others = sights.split_off(1);
         DifferingFlow {
             flow: flow.key.named(flow.client).to_string(),
@@ -278,25 +216,33 @@ impl Plan {
     }
 }
 
-impl Ruling {
-    fn order(&self) -> (u32, u32, Timestamp) {
-        (self.lane, self.interface, self.since)
+impl Glance {
+    fn of(entry: &Entry, views: &[Vec<ViewInfo>]) -> Self {
+        let Interface { node, .. } = &entry.info(views).interface;
+        let sight = Sight {
+            node: node.clone(),
+            interface: entry.info(views).interface.if_name(),
+            packets: entry.seen.packets,
+            bytes: entry.seen.bytes,
+            in_file: 0,
+        };
+        Self { lane: entry.lane, number: entry.number, sight }
     }
 }
 
-/// Flows that more than one interface saw.
-fn contested(surveys: &[Option<Survey>]) -> Vec<Key> {
+/// Flows that more than one interface saw, with nothing of them yet.
+fn contested(surveys: &[Option<Survey>]) -> ByKey<Vec<Entry>> {
     let mut first: ByKey<(usize, Sole)> = ByKey::default();
-    let mut contested: ByKey<()> = ByKey::default();
+    let mut contested: ByKey<Vec<Entry>> = ByKey::default();
     for (lane, survey) in surveys.iter().enumerate() {
         for (key, sole) in survey.iter().flat_map(Survey::keys) {
             let view = (lane, sole);
             if sole == Sole::No || *first.entry(*key).or_insert(view) != view {
-                contested.insert(*key, ());
+                contested.insert(*key, Vec::new());
             }
         }
     }
-    contested.into_keys().collect()
+    contested
 }
 
 fn views(survey: &Survey) -> Vec<ViewInfo> {
@@ -311,9 +257,4 @@ fn views(survey: &Survey) -> Vec<ViewInfo> {
         }
     };
     survey.interfaces.iter().map(view).collect()
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "there are at most as many as views")]
-fn index(count: usize) -> u32 {
-    count as u32
 }

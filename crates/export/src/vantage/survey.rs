@@ -1,10 +1,17 @@
 //! A first look at a stream: which connections it has, and what of each every interface saw.
 
+use std::path::PathBuf;
+
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, LossAt, PacketStream, WindowAccount};
 
+use super::agree::Entry;
 use super::headers::{ByKey, Fragments, Headers, Key};
 use super::seen::{Opening, Seen};
+use super::track::{Steps, Track};
+
+/// Stands for packets that are never left out. There are fewer views.
+const NO_VIEW: u32 = u32::MAX;
 
 /// How much is kept in memory of all streams of an export together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub struct Survey {
     /// Packets come in bursts of one flow.
     latest: Option<(Key, u32)>,
     fragments: Fragments,
+    /// Of each packet, its place in `views`.
+    track: Track,
     /// Packets of connections that there was no room for.
     pub(super) unseen: u64,
     pub(super) interfaces: Vec<Interface>,
@@ -58,8 +67,8 @@ struct View {
 }
 
 impl Survey {
-    /// Nothing yet.
-    pub fn new(limits: SurveyLimits) -> Self {
+    /// Nothing yet. A note of 4 bytes for each packet is kept in a nameless file in `dir`.
+    pub fn new(limits: SurveyLimits, dir: impl Into<PathBuf>) -> Self {
         Self {
             views_left: limits.views,
             datagrams_left: limits.datagrams,
@@ -67,6 +76,7 @@ impl Survey {
             views: Vec::new(),
             latest: None,
             fragments: Fragments::default(),
+            track: Track::new(dir.into()),
             unseen: 0,
             interfaces: Vec::new(),
             losses: None,
@@ -74,8 +84,12 @@ impl Survey {
     }
 
     /// Reads a stream to its end, or to where it fails.
-    pub fn of<S: PacketStream>(stream: &mut S, limits: SurveyLimits) -> Result<Self, S::Error> {
-        let mut survey = Self::new(limits);
+    pub fn of<S: PacketStream>(
+        stream: &mut S,
+        limits: SurveyLimits,
+        dir: impl Into<PathBuf>,
+    ) -> Result<Self, S::Error> {
+        let mut survey = Self::new(limits, dir);
         while stream.advance()? {
             survey.see(&stream.packet());
         }
@@ -85,7 +99,13 @@ impl Survey {
 
     /// Takes note of the next packet.
     pub fn see(&mut self, packet: &PacketBlock<'_>) {
-        let Some(mut headers) = Headers::read(packet.data, packet.original_len) else { return };
+        let view = self.find_view(packet);
+        self.track.push(view.unwrap_or(NO_VIEW));
+    }
+
+    /// Whose packet it is; nobody's where it is never left out.
+    fn find_view(&mut self, packet: &PacketBlock<'_>) -> Option<u32> {
+        let mut headers = Headers::read(packet.data, packet.original_len)?;
         self.fragments.resolve(&mut headers);
         let segment = headers.segment();
         let opening = segment.and_then(|segment| Opening::of(&segment, headers.direction));
@@ -96,7 +116,7 @@ impl Survey {
             Some(at) => at,
             None if self.views_left == 0 => {
                 self.unseen += 1;
-                return;
+                return None;
             }
             None => {
                 let seen = Seen::new(packet.interface, packet.timestamp, opening);
@@ -105,6 +125,7 @@ impl Survey {
         };
         let seen = &mut self.views[at as usize].seen;
         seen.take(&headers, segment.as_ref(), packet.timestamp, &mut self.datagrams_left);
+        Some(at)
     }
 
     /// There are no more. `account` is none where the stream broke off.
@@ -162,16 +183,32 @@ impl Survey {
         })
     }
 
-    /// Takes out what was seen of a flow.
-    pub(super) fn take(&mut self, key: &Key) -> Vec<Seen> {
-        let mut at = self.flows.remove(key);
-        let mut all = Vec::new();
-        while let Some(here) = at {
-            let View { seen, older } = &mut self.views[here as usize];
-            all.push(std::mem::take(seen));
-            at = *older;
+    /// How many packets there were.
+    pub(super) fn packets(&self) -> u64 {
+        self.track.count
+    }
+
+    /// How many views of connections there are.
+    pub(super) fn views(&self) -> usize {
+        self.views.len()
+    }
+
+    /// Hands over what was seen of the flows in a table, and which packet is of which view; nothing
+    /// where that could not be kept.
+    pub(super) fn give(mut self, lane: u32, to: &mut ByKey<Vec<Entry>>) -> Option<Steps> {
+        let steps = self.track.rewind()?;
+        for (key, newest) in &self.flows {
+            let Some(entries) = to.get_mut(key) else { continue };
+            let mut at = Some(*newest);
+            while let Some(here) = at {
+                let View { seen, older } = &mut self.views[here as usize];
+                if (seen.interface as usize) < self.interfaces.len() {
+                    entries.push(Entry { lane, number: here, seen: std::mem::take(seen) });
+                }
+                at = *older;
+            }
         }
-        all
+        Some(steps)
     }
 }
 

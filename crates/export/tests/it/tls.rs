@@ -259,7 +259,8 @@ fn secrets_of_the_end_that_is_left_out_open_what_the_other_saw() {
     let server = Made { key_log, ..Made::new("n1", later.collect()) };
     let client = Made::new("n2", packets);
     let surveyed = |made: Made| {
-        let survey = Survey::of(&mut made.clone(), SurveyLimits::default()).unwrap();
+        let survey =
+            Survey::of(&mut made.clone(), SurveyLimits::default(), std::env::temp_dir()).unwrap();
         Input { survey: Some(survey), ..made.input() }
     };
     let both = TlsParts { secrets: true, plaintext: true };

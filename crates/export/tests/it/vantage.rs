@@ -133,7 +133,8 @@ fn exported(streams: &[Made], limits: Option<SurveyLimits>) -> (Vec<(String, Pac
         Destination { place: Place::Directory(dir.path().to_owned()), format: Format::Pcapng };
     let inputs = streams.iter().map(|stream| {
         let limits = limits.map(|limits| limits.shared_by(streams.len()));
-        let survey = limits.map(|limits| Survey::of(&mut stream.clone(), limits).unwrap());
+        let survey =
+            limits.map(|limits| Survey::of(&mut stream.clone(), limits, dir.path()).unwrap());
         kuberewind_export::Input { survey, ..stream.clone().input() }
     });
     let export = Export { tls: TlsParts::default(), ..export() };

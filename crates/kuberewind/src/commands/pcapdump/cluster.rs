@@ -24,7 +24,7 @@ use super::super::cluster::Cluster;
 use super::super::fleet::Fleet;
 use super::super::{advice, coverage, shutdown};
 use super::clocks::{self, Clocks, Reading};
-use super::deliver::{deliver, finish, job, user, views_note};
+use super::deliver::{deliver, finish, job, spool_dir, user, views_note};
 use super::fetch::{Fetcher, Outcome};
 use super::plan::{self, Holding, Part};
 use super::progress::Board;
@@ -120,14 +120,6 @@ fn patience(timeout: &str) -> anyhow::Result<Patience> {
 fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-/// Beside the file, where there must be room for it anyway.
-fn spool_dir(destination: &Destination) -> std::path::PathBuf {
-    match destination.place.directory() {
-        Some(dir) => dir.to_owned(),
-        None => std::env::temp_dir(),
-    }
 }
 
 /// Ctrl-C for whoever waits.

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use kuberewind_export::{
@@ -37,6 +37,14 @@ pub(super) fn views_note(args: &ExportArgs, destination: &Destination) -> Option
     let text = "packets that several interfaces saw are in the file as often, and .pcap does not tell \
                 whose views they are: --format pcapng does";
     (all && destination.format == Format::Pcap).then(|| text.to_owned())
+}
+
+/// Beside the file, where there must be room for it anyway.
+pub(super) fn spool_dir(destination: &Destination) -> PathBuf {
+    match destination.place.directory() {
+        Some(dir) => dir.to_owned(),
+        None => std::env::temp_dir(),
+    }
 }
 
 /// Who exports, for the recorder's log.

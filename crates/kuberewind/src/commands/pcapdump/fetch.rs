@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use kuberewind_cluster::agents::{self, Agent};
 use kuberewind_cluster::portforward::{self, Patience};
 use kuberewind_cluster::{Access, ClusterError, names};
-use kuberewind_export::{SurveyLimits, figures};
+use kuberewind_export::{Survey, SurveyLimits, figures};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -213,7 +213,8 @@ impl Fetcher {
                 Err(error) => return (None, Err(self.failure(part, error))),
             },
         };
-        let (arrived, runtime, survey) = (Arc::clone(arrived), Handle::current(), self.survey);
+        let (arrived, runtime) = (Arc::clone(arrived), Handle::current());
+        let survey = self.survey.map(|limits| Survey::new(limits, &self.dir));
         let taken = tokio::task::spawn_blocking(move || {
             take_in(body, runtime, into, arrived, stop, survey)
         });

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use kuberewind_export::wire::{Received, WireError};
@@ -22,7 +22,7 @@ use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
 
 use super::super::{advice, coverage, shutdown};
-use super::deliver::{deliver, finish, job, user, views_note};
+use super::deliver::{deliver, finish, job, spool_dir, user, views_note};
 use super::window::Asked;
 
 /// Everything that can be wrong with the call is found before the recorder is asked.
@@ -119,7 +119,7 @@ fn from_disk(
     let mut survey = None;
     if args.vantage()? == VantageArg::One {
         // What cannot be read is told when it is read again.
-        survey = Survey::of(&mut open(), SurveyLimits::default()).ok();
+        survey = Survey::of(&mut open(), SurveyLimits::default(), spool_dir(destination)).ok();
     }
     let mut key_log = Vec::new();
     if tls != TlsParts::default() {
@@ -189,13 +189,13 @@ fn spooled(
     destination: &Destination,
     surveyed: bool,
 ) -> anyhow::Result<(Received<BufReader<File>>, Option<Survey>)> {
-    let dir = destination.place.directory().map_or_else(std::env::temp_dir, Path::to_owned);
+    let dir = spool_dir(destination);
     let file = tempfile::tempfile_in(&dir).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ExportError::NoDirectory(dir.clone()),
         _ => ExportError::Create { dir: dir.clone(), source },
     })?;
     let mut copying = Copying { body, file, failed: None };
-    let checked = check(&mut copying, surveyed);
+    let checked = check(&mut copying, surveyed.then_some(&dir));
     let Copying { mut file, failed, .. } = copying;
     if let Some(source) = failed {
         return Err(ExportError::Write { dir, source }.into());
@@ -208,11 +208,11 @@ fn spooled(
     Ok((Received::open(BufReader::new(file))?, survey))
 }
 
-/// Reads a stream to its end mark.
-fn check(body: impl Read, surveyed: bool) -> Result<Option<Survey>, WireError> {
+/// Reads a stream to its end mark; looks at its packets where there is a directory for what it notes.
+fn check(body: impl Read, surveyed_in: Option<&PathBuf>) -> Result<Option<Survey>, WireError> {
     let mut stream = Received::open(body)?;
-    if surveyed {
-        return Survey::of(&mut stream, SurveyLimits::default()).map(Some);
+    if let Some(dir) = surveyed_in {
+        return Survey::of(&mut stream, SurveyLimits::default(), dir).map(Some);
     }
     while stream.advance()? {}
     Ok(None)

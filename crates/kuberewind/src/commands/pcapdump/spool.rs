@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
+use kuberewind_export::Survey;
 use kuberewind_export::wire::{Received, WireError};
-use kuberewind_export::{Survey, SurveyLimits};
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Span, Timestamp, WindowAccount};
 use tokio::runtime::Handle;
@@ -90,7 +90,7 @@ pub(super) fn take_in(
     Into { file, known }: Into,
     arrived: Arc<Arrived>,
     stop: watch::Receiver<bool>,
-    survey: Option<SurveyLimits>,
+    mut survey: Option<Survey>,
 ) -> (Option<Spool>, Result<(), SpoolError>) {
     arrived.bytes.store(known, Ordering::Relaxed);
     let again = file.try_clone().and_then(|mut again| again.rewind().map(|()| again));
@@ -101,7 +101,7 @@ pub(super) fn take_in(
     let (chunk, bytes) = (Bytes::new(), known);
     let mut tee = Tee { body, runtime, stop, arrived, chunk, file, bytes, failed: None };
     let newest = Arc::clone(&tee.arrived);
-    let (mut packets, mut survey) = (0, survey.map(Survey::new));
+    let mut packets = 0;
     let checked = check(again.chain(&mut tee), &newest.newest, &mut packets, survey.as_mut());
     let Tee { file, bytes, failed, .. } = tee;
     let can_go_on =
