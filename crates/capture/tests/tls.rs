@@ -116,7 +116,7 @@ fn line_of(event: &SecretEvent) -> (&'static str, Vec<u8>) {
             };
             (LABELS[place], expand_label(&key.0, word, transcript))
         }
-        Secret::KeyLog { label, secret, .. } => {
+        Secret::KeyLog { label, secret, .. } | Secret::InObject { label, secret, .. } => {
             let place = match label {
                 KeyLogLabel::ClientRandom => 0,
                 KeyLogLabel::ClientEarlyTraffic => 1,
@@ -490,14 +490,16 @@ fn node_shows_its_secrets() {
 
 #[test]
 fn a_library_whose_secrets_cannot_be_seen_is_named() {
-    let netns = Netns::new();
+    let (lab, netns) = (Lab::new(), Netns::new());
     let seen = Seen::of(&[&netns]);
-    let script = "import ctypes, time; ctypes.CDLL('libgnutls.so.30'); time.sleep(600)";
-    let _python = netns.spawn("python3", &["-c", script]);
-    until("GnuTLS", SOON, || !seen.status().unsupported.is_empty());
+    let (source, library) = (lab.file("nss.c", "int SSL_ImportFD(void) { return 0; }"), lab.path("nss.so"));
+    run("cc", &["-shared", "-o", &library, &source]);
+    let script = format!("import ctypes, time; ctypes.CDLL('{library}'); time.sleep(600)");
+    let _python = netns.spawn("python3", &["-c", &script]);
+    until("NSS", SOON, || !seen.status().unsupported.is_empty());
     let status = seen.status();
     let [found] = &status.unsupported[..] else { panic!("{status:?}") };
-    assert_eq!((&found.library[..], found.processes), ("GnuTLS", 1));
+    assert_eq!((&found.library[..], found.processes), ("NSS", 1));
     assert_eq!(found.owners, [netns.target().owner]);
     seen.probes.stop();
 }

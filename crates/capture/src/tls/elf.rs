@@ -248,17 +248,22 @@ impl Elf {
         })
     }
 
-    /// Up to 128 bytes of code; fewer at the end of the file.
-    pub(crate) fn code(&mut self, address: u64) -> Result<Vec<u8>> {
+    /// So many bytes of code; fewer at the end of the file.
+    pub(crate) fn code(&mut self, address: u64, len: usize) -> Result<Vec<u8>> {
         let offset = self.code_offset_of(address).ok_or(Malformed::Cut)?;
-        let len = (self.source.len.saturating_sub(offset)).min(128);
-        let mut code = vec![0; usize::try_from(len).map_err(|_| Malformed::Cut)?];
+        let rest = usize::try_from(self.source.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut code = vec![0; rest.min(len)];
         self.source.read(offset, &mut code)?;
         Ok(code)
     }
 
     fn loaded(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(|segment| segment.kind == PT_LOAD)
+    }
+
+    /// What is mapped to be run.
+    pub(crate) fn code_segments(&self) -> Vec<Segment> {
+        self.loaded().filter(|segment| segment.flags & PF_X != 0).copied().collect()
     }
 
     /// What is mapped, but not to be run: constants.
@@ -438,6 +443,30 @@ impl Elf {
         Ok(None)
     }
 
+    /// Shows all of a segment, some at a time and with the address of the first byte; each part begins
+    /// with the last bytes of the one before, one fewer than `overlap`.
+    pub(crate) fn walk(
+        &mut self,
+        segment: Segment,
+        overlap: usize,
+        mut show: impl FnMut(u64, &[u8]),
+    ) -> Result<()> {
+        let (mut at, end) = (segment.offset, after(segment.offset, segment.len).min(self.source.len));
+        let mut shown: Vec<u8> = Vec::new();
+        while at < end {
+            let keep = shown.len().min(overlap.saturating_sub(1));
+            shown.drain(..shown.len() - keep);
+            let block = self.source.block(at)?;
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let block = &block[..block.len().min(room)];
+            let before = at - segment.offset - keep as u64;
+            shown.extend_from_slice(block);
+            at += block.len() as u64;
+            show(segment.address.wrapping_add(before), &shown);
+        }
+        Ok(())
+    }
+
     /// What a relative relocation writes at this address when the file is loaded.
     pub(crate) fn relocated(&mut self, address: u64) -> Result<Option<u64>> {
         const RELATIVE: [u64; 2] = [8, 1027];
@@ -602,16 +631,16 @@ mod tests {
     #[test]
     fn openssl_is_found_with_its_version_and_build_id() {
         let finding = inspect(File::open(LIBCRYPTO).unwrap()).unwrap();
-        assert_eq!(finding.secrets(), Some(Hook::OpenSsl));
+        assert_eq!(finding.places[0].hook, Hook::OpenSsl);
         assert!(finding.version.unwrap().starts_with("3."));
         assert_eq!(finding.build_id.unwrap().len(), 40);
-        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().secrets(), None);
+        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().library, None);
     }
 
     #[test]
     fn tls_without_symbols_is_named_as_not_supported() {
-        let finding = inspect(file(&elf(b"..CLIENT_HANDSHAKE_TRAFFIC_SECRET\0.."))).unwrap();
-        assert_eq!(finding.unsupported, Some(Unsupported::Stripped));
+        let finding = inspect(file(&elf(b"..CLIENT_RANDOM\0.."))).unwrap();
+        assert_eq!(finding.unsupported, Some(Unsupported::Unknown));
         assert_eq!(inspect(file(&elf(b"no such thing"))).unwrap(), Finding::default());
     }
 

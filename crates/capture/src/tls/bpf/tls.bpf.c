@@ -21,6 +21,8 @@ enum kind {
 	DERIVATION = 1, /* TLS 1.3: HKDF-Expand-Label(key, label, data) */
 	EXPANSION = 2,  /* TLS 1.2: key is the main secret, data the client's random */
 	KEY_LOG = 3,    /* key is the secret with this label, data the client's random */
+	C_KEY_LOG = 4,  /* the same, from a library in C */
+	IN_OBJECT = 5,  /* key is the secret with this label, the client's random is in the object */
 };
 
 #define LABEL 40
@@ -35,10 +37,21 @@ struct secret {
 	u32 label_len;
 	u32 key_len;
 	u32 data_len;
-	u32 reserved;
+	u32 file; /* whose code, as the reader numbers files; 0 where it does not matter */
 	u8 label[LABEL];
 	u8 key[BYTES];
 	u8 data[BYTES];
+};
+
+#define OWN 1024
+#define POINTERS 40
+#define BEHIND 256
+
+/* A secret, and the object that its function was given; what could not be read is zero. */
+struct in_object {
+	struct secret secret;
+	u8 own[OWN];
+	u8 behind[POINTERS][BEHIND]; /* what its first words point to */
 };
 
 /* A process that may have mapped something new. */
@@ -158,6 +171,21 @@ static __always_inline void begin(struct secret *secret, u32 netns)
 	secret->tid = (u32)id;
 }
 
+/* Up to 39 characters and a zero. */
+static __always_inline long read_label(u8 *to, u64 from)
+{
+	long len = bpf_probe_read_user_str(to, LABEL, (void *)from);
+#ifdef SLEEPABLE
+	if (len < 0) {
+		u8 touched;
+		if (bpf_copy_from_user(&touched, 1, (void *)from))
+			return len;
+		len = bpf_probe_read_user_str(to, LABEL, (void *)from);
+	}
+#endif
+	return len;
+}
+
 static __always_inline void send(struct secret *secret)
 {
 	if (bpf_ringbuf_output(&secrets, secret, sizeof(*secret), 0))
@@ -272,6 +300,90 @@ UPROBE int openssl_kdf_derive(struct pt_regs *ctx)
 	secret.data_len = at_most(given.data.size, BYTES);
 	if (read(secret.key, at_most(given.key.size, BYTES), given.key.at) ||
 	    read(secret.data, at_most(given.data.size, BYTES), given.data.at))
+		goto unreadable;
+	send(&secret);
+	return 0;
+unreadable:
+	count(UNREADABLE);
+	return 0;
+}
+
+/* What the reader says of a file when it attaches to it. Linux 5.15; where there is none the reader
+ * does not attach. */
+struct file {
+	u32 number;
+	u32 depth;   /* 0: not known where the random is; 1: in the object; 2: behind a pointer there */
+	u64 pointer; /* where the pointer is */
+	u64 offset;
+};
+
+static __always_inline struct file file_of(struct pt_regs *ctx)
+{
+	u64 cookie = 0;
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_attach_cookie))
+		cookie = bpf_get_attach_cookie(ctx);
+	return (struct file){
+		.number = cookie >> 34,
+		.depth = cookie >> 32 & 3,
+		.pointer = cookie >> 16 & 0xffff,
+		.offset = cookie & 0xffff,
+	};
+}
+
+/* The secret with all that may hold the client's random. */
+static __always_inline void send_in_object(const struct secret *secret, u64 object)
+{
+	struct in_object *event = bpf_ringbuf_reserve(&secrets, sizeof(*event), 0);
+	if (!event) {
+		count(LOST);
+		return;
+	}
+	event->secret = *secret;
+	for (u32 at = 0; at < OWN; at += BEHIND)
+		/* Whatever it cannot read it zeroes. */
+		bpf_probe_read_user(event->own + at, BEHIND, (void *)(object + at));
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < POINTERS; i++) {
+		u64 pointer = 0;
+		bpf_probe_read_user(&pointer, sizeof(pointer), (void *)(object + i * sizeof(u64)));
+		bpf_probe_read_user(event->behind[i], BEHIND, (void *)pointer);
+	}
+	bpf_ringbuf_submit(event, 0);
+	count(SECRETS);
+}
+
+/* OpenSSL and BoringSSL: ssl_log_secret(SSL *, const char *label, const uint8_t *secret, size_t len)
+ * GnuTLS: _gnutls_call_keylog_func(gnutls_session_t, const char *label, const uint8_t *secret,
+ *                                  unsigned len)
+ * They are called whether or not there is a key log. */
+UPROBE int c_key_log(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	struct file file = file_of(ctx);
+	struct secret secret;
+	begin(&secret, netns);
+	secret.kind = file.depth ? C_KEY_LOG : IN_OBJECT;
+	secret.file = file.number;
+	u64 object = PT_REGS_PARM1(ctx), len = (u32)PT_REGS_PARM4(ctx);
+	long label = read_label(secret.label, PT_REGS_PARM2(ctx));
+	if (label <= 1)
+		goto unreadable;
+	secret.label_len = label - 1;
+	secret.key_len = at_most(len, BYTES);
+	if (read(secret.key, at_most(len, BYTES), PT_REGS_PARM3(ctx)))
+		goto unreadable;
+	if (!file.depth) {
+		send_in_object(&secret, object);
+		return 0;
+	}
+	if (file.depth == 2 && read(&object, sizeof(object), object + file.pointer))
+		goto unreadable;
+	secret.data_len = 32;
+	if (read(secret.data, 32, object + file.offset))
 		goto unreadable;
 	send(&secret);
 	return 0;
