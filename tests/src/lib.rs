@@ -40,6 +40,7 @@ pub use netns::VethPair;
 pub use program::Program;
 pub use program::kuberewind;
 pub use program::output;
+pub use program::python;
 pub use program::succeed;
 pub use program::target_dir;
 pub use program::use_build;

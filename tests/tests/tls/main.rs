@@ -2,6 +2,8 @@
 //! recorded by the whole recorder, each export read by tshark.
 
 mod body;
+mod boringssl;
+mod gnutls;
 mod judge;
 mod lab;
 mod mutual;

@@ -215,16 +215,19 @@ fn holds(elf: &mut Elf, wanted: &[u8]) -> Result<bool> {
     Ok(false)
 }
 
-/// What stands behind a library's name, up to a space: its version, if it begins with a digit.
+/// What stands behind a library's name, if it begins with a digit: its version.
 fn version(elf: &mut Elf, name: &str) -> Result<Option<String>> {
+    /// The name alone stands in other texts, too.
+    const MENTIONS: usize = 64;
     for segment in elf.constants() {
-        for major in ["1.", "3.", "4."] {
-            let wanted = [name, major].concat();
-            let found = elf.find(segment.offset, segment.len.min(SEARCHED), wanted.as_bytes())?;
-            let text = found.map(|at| after(at, name.len() as u64));
-            if let Some(text) = text.and_then(|at| elf.bytes::<32>(at).ok()) {
-                let version = text.split(|byte| *byte == b' ' || *byte == 0).next();
-                return Ok(version.map(|version| String::from_utf8_lossy(version).into_owned()));
+        let (mut at, end) = (segment.offset, after(segment.offset, segment.len.min(SEARCHED)));
+        for _ in 0..MENTIONS {
+            let Some(found) = elf.find(at, end.saturating_sub(at), name.as_bytes())? else { break };
+            at = after(found, name.len() as u64);
+            let Ok(text) = elf.bytes::<32>(at) else { break };
+            let version = text.split(|byte| *byte == b' ' || *byte == 0).next();
+            if let Some(version) = version.filter(|_| text[0].is_ascii_digit() && text[1] == b'.') {
+                return Ok(Some(String::from_utf8_lossy(version).into_owned()));
             }
         }
     }

@@ -27,8 +27,10 @@ const LABELS: [&str; 7] = [
 ];
 /// How much of a program's constants is searched, in bytes.
 const SEARCHED: u64 = 64 << 20;
-/// Copies of one label that are looked at: each part of a program may have its own.
-const COPIES: usize = 4;
+/// Labels that are looked at: each part of a program may have its own copies.
+const MAX_COPIES: usize = 64;
+/// Of a label, with the zero behind it.
+const LONGEST_LABEL: usize = 32;
 /// Places that load labels, of which more are not looked at.
 const MAX_REFERENCES: usize = 256;
 /// Between a label and the call there are at most so many instructions.
@@ -46,22 +48,27 @@ type Labels = BTreeMap<u64, &'static str>;
 /// The labels that this file has.
 pub(crate) fn labels(elf: &mut Elf) -> Result<Labels> {
     let mut labels = Labels::new();
-    for segment in elf.constants() {
-        for label in LABELS {
-            let text = [label.as_bytes(), b"\0"].concat();
-            let (mut at, end) = (segment.offset, segment.offset + segment.len.min(SEARCHED));
-            for _ in 0..COPIES {
-                let Some(found) = elf.find(at, end.saturating_sub(at), &text)? else { break };
-                labels.extend(elf.address_of(found).map(|address| (address, label)));
-                at = found + 1;
+    for mut segment in elf.constants() {
+        segment.len = segment.len.min(SEARCHED);
+        elf.walk(segment, LONGEST_LABEL, |address, bytes| {
+            let mut rest = bytes;
+            while let Some(skip) = rest.iter().position(|byte| matches!(byte, b'C' | b'S' | b'E')) {
+                rest = &rest[skip..];
+                let here = address + (bytes.len() - rest.len()) as u64;
+                let label = LABELS.into_iter().find(|label| is_text(rest, label));
+                if let Some(label) = label.filter(|_| labels.len() < MAX_COPIES) {
+                    labels.insert(here, label);
+                }
+                rest = &rest[1..];
             }
-            if labels.is_empty() {
-                // Who does not have the first has none.
-                break;
-            }
-        }
+        })?;
     }
     Ok(labels)
+}
+
+/// Whether this text, and then a zero, stands at the beginning.
+fn is_text(bytes: &[u8], text: &str) -> bool {
+    bytes.starts_with(text.as_bytes()) && bytes.get(text.len()) == Some(&0)
 }
 
 /// The address of the function that is given most of the labels.
