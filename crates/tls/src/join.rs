@@ -12,9 +12,9 @@ use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::handshakes::{Handshakes, Hello, Name, Seen};
+use crate::object::Lessons;
 use crate::schedule::{expand_label, main_secret};
 use crate::suite::Hash;
-use crate::object::Lessons;
 use crate::{
     Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Secret, SecretBytes, SecretEvent,
 };

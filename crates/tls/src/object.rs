@@ -128,7 +128,8 @@ mod tests {
     fn a_random_is_found_in_the_object_and_behind_its_pointers() {
         let random = [7; 32];
         let with = |before: usize| SecretBytes([vec![1; before], random.to_vec()].concat());
-        let object = Object { file: 1, own: with(0x160), behind: vec![(8, with(0)), (16, with(6))] };
+        let object =
+            Object { file: 1, own: with(0x160), behind: vec![(8, with(0)), (16, with(6))] };
         assert_eq!(object.places_of(&random), [path(None, 0x160), path(Some(8), 0)]);
         assert_eq!(object.places_of(&[8; 32]), []);
     }

@@ -14,6 +14,10 @@ pub(super) const WORDS: &[&str] = &[
     "crypto/tls.(*Config).writeKeyLog\0",
     "_rt0_amd64_linux\0",
     "CLIENT_HANDSHAKE_TRAFFIC_SECRET\0",
+    "CLIENT_RANDOM\0",
+    "SSL_get_client_random\0",
+    "gnutls_session_get_random\0",
+    "\u{48}\u{8d}\u{35}",
     ".gopclntab\0",
     ".go.module\0",
     "OpenSSL 3.0.17 ",
@@ -28,7 +32,22 @@ pub(super) fn libraries() -> Vec<Vec<u8>> {
     const INSIDE: &str = "static __attribute__((used, noinline)) int EVP_KDF_derive(int a) {\n\
         return a * 3; }\n\
         const char text[] = \"CLIENT_HANDSHAKE_TRAFFIC_SECRET\"; int main(void) { return 0; }\n";
+    // A key log whose function is found by its labels, with the function that hands out randoms.
+    const KEY_LOG: &str = "#include <string.h>\n\
+        struct inner { long a[6]; char random[32]; };\n\
+        struct object { long a[6]; struct inner *inner; };\n\
+        static __attribute__((noinline)) long say(struct object *o, const char *label,\n\
+        const char *secret, long len) { return o->a[2] + label[1] * len + secret[0]; }\n\
+        long SSL_get_client_random(struct object *o, char *out, long len) {\n\
+        if (!len) return 32; if (len > 32) len = 32;\n\
+        memcpy(out, o->inner->random, len); return len; }\n\
+        long derive(struct object *o, const char *s) { return\n\
+        say(o, \"CLIENT_RANDOM\", s, 48) + say(o, \"EXPORTER_SECRET\", s + 1, 32) +\n\
+        say(o, \"CLIENT_TRAFFIC_SECRET_0\", s + 2, 32); }\n\
+        int main(int c, char **v) { return derive((void *)v, v[0]); }\n";
     vec![
+        compile(KEY_LOG, &["-shared", "-fPIC", "-s"]),
+        compile(KEY_LOG, &["-no-pie"]),
         compile(EXPORTED, &["-shared", "-fPIC", "-s"]),
         compile(EXPORTED, &["-shared", "-fPIC", "-Wl,--build-id"]),
         compile(INSIDE, &[]),

@@ -451,7 +451,8 @@ impl Elf {
         overlap: usize,
         mut show: impl FnMut(u64, &[u8]),
     ) -> Result<()> {
-        let (mut at, end) = (segment.offset, after(segment.offset, segment.len).min(self.source.len));
+        let (mut at, end) =
+            (segment.offset, after(segment.offset, segment.len).min(self.source.len));
         let mut shown: Vec<u8> = Vec::new();
         while at < end {
             let keep = shown.len().min(overlap.saturating_sub(1));

@@ -170,11 +170,7 @@ fn inspect_key_log(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
         return Ok(());
     };
     finding.places.push(Place { hook: Hook::KeyLog, offset });
-    for name in GETTERS {
-        let getter = elf.exported(name)?.or(elf.symbol(name)?);
-        let learned = getter.and_then(|getter| getter::learn(elf, getter));
-        finding.random = finding.random.or(learned);
-    }
+    finding.random = random(elf)?;
     (finding.library, finding.version) = if elf.exported("gnutls_record_send")?.is_some() {
         (Some("GnuTLS"), None)
     } else if holds(elf, b"BoringSSL")? {
@@ -185,13 +181,28 @@ fn inspect_key_log(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
     Ok(())
 }
 
+/// Where a library keeps the client's random, as the function that hands it out tells.
+fn random(elf: &mut Elf) -> Result<Option<ObjectPath>> {
+    for name in GETTERS {
+        if let Some(getter) = named(elf, name, true)? {
+            return Ok(getter::learn(elf, getter));
+        }
+    }
+    Ok(None)
+}
+
 /// Where to probe a function of C.
 fn function(elf: &mut Elf, name: &str, look_in_symbols: bool) -> Result<Option<u64>> {
-    let mut address = elf.exported(name)?;
-    if address.is_none() && look_in_symbols {
-        address = elf.symbol(name)?;
-    }
+    let address = named(elf, name, look_in_symbols)?;
     address.map(|address| probe(elf, address)).transpose().map(Option::flatten)
+}
+
+/// The address of a function of C.
+fn named(elf: &mut Elf, name: &str, look_in_symbols: bool) -> Result<Option<u64>> {
+    match elf.exported(name)? {
+        None if look_in_symbols => elf.symbol(name),
+        found => Ok(found),
+    }
 }
 
 /// The instruction at which a function of C is probed, in the file.

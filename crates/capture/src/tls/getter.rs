@@ -228,8 +228,18 @@ impl Machine {
         });
         match instruction.mnemonic() {
             M::Nop | M::Endbr64 => {}
-            M::Mov | M::Movzx | M::Movsxd | M::Movups | M::Movaps | M::Movdqu | M::Movdqa
-            | M::Movq | M::Vmovdqu | M::Vmovdqa | M::Vmovups | M::Vmovaps => {
+            M::Mov
+            | M::Movzx
+            | M::Movsxd
+            | M::Movups
+            | M::Movaps
+            | M::Movdqu
+            | M::Movdqa
+            | M::Movq
+            | M::Vmovdqu
+            | M::Vmovdqa
+            | M::Vmovups
+            | M::Vmovaps => {
                 return self.write(instruction, second);
             }
             M::Movsb | M::Movsd | M::Movsq => return self.copied(),
@@ -253,8 +263,16 @@ impl Machine {
                 self.compared = Some((result, Value::Number(0), false));
                 return self.write(instruction, result);
             }
-            M::Cmova | M::Cmovae | M::Cmovb | M::Cmovbe | M::Cmove | M::Cmovne | M::Cmovg
-            | M::Cmovge | M::Cmovl | M::Cmovle => {
+            M::Cmova
+            | M::Cmovae
+            | M::Cmovb
+            | M::Cmovbe
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovg
+            | M::Cmovge
+            | M::Cmovl
+            | M::Cmovle => {
                 if self.holds(instruction.condition_code()) {
                     return self.write(instruction, second);
                 }
@@ -278,7 +296,9 @@ impl Machine {
         if instruction.op0_kind() == OpKind::Register {
             let register = instruction.op0_register();
             let value = match value {
-                Value::Number(number) if register.size() == 4 => Value::Number(number & 0xffff_ffff),
+                Value::Number(number) if register.size() == 4 => {
+                    Value::Number(number & 0xffff_ffff)
+                }
                 other => other,
             };
             self.registers.insert(register.full_register(), value);

@@ -54,7 +54,7 @@ pub(crate) fn labels(elf: &mut Elf) -> Result<Labels> {
             let mut rest = bytes;
             while let Some(skip) = rest.iter().position(|byte| matches!(byte, b'C' | b'S' | b'E')) {
                 rest = &rest[skip..];
-                let here = address + (bytes.len() - rest.len()) as u64;
+                let here = address.wrapping_add((bytes.len() - rest.len()) as u64);
                 let label = LABELS.into_iter().find(|label| is_text(rest, label));
                 if let Some(label) = label.filter(|_| labels.len() < MAX_COPIES) {
                     labels.insert(here, label);
@@ -101,10 +101,11 @@ fn references(elf: &mut Elf, labels: &Labels) -> Result<Vec<(u64, &'static str)>
     for segment in elf.code_segments() {
         elf.walk(segment, LOAD, |address, bytes| {
             for (at, window) in bytes.windows(LOAD).enumerate() {
-                let Some((target, len)) = loaded(window, address + at as u64) else { continue };
+                let here = address.wrapping_add(at as u64);
+                let Some((target, len)) = loaded(window, here) else { continue };
                 let label = labels.get(&target).filter(|_| (low..=high).contains(&&target));
                 if let Some(label) = label.filter(|_| found.len() < MAX_REFERENCES) {
-                    found.push((address + at as u64 + len, *label));
+                    found.push((here.wrapping_add(len), *label));
                 }
             }
         })?;

@@ -274,8 +274,7 @@ impl Watch {
                 }
             }
             if place.hook == Hook::KeyLog {
-                known.puzzle =
-                    file.try_clone().ok().map(|file| Puzzle { number, place, file });
+                known.puzzle = file.try_clone().ok().map(|file| Puzzle { number, place, file });
             }
         }
         known
