@@ -14,6 +14,7 @@ mod disk;
 mod flow;
 pub mod judges;
 mod netns;
+pub mod peers;
 mod program;
 mod recorder;
 mod side_by_side;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 use kuberewind_tests::target_dir;
 
-use crate::step;
+use crate::{peers, step};
 
 /// Modules, each with the package that brings it: packets that nobody else sends, and Helm's own engine.
 const PYTHON: [(&str, &str); 5] = [
@@ -27,7 +27,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 31] = [
+const PACKAGES: [(&str, Sign); 33] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -54,6 +54,8 @@ const PACKAGES: [(&str, Sign); 31] = [
     ("gnutls-bin", Sign::Program("gnutls-serv")),
     ("wget", Sign::Program("wget")),
     ("nodejs", Sign::Program("node")),
+    ("npm", Sign::Program("npm")),
+    ("binutils", Sign::Program("strip")),
     (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("bind9-dnsutils", Sign::Program("dig")),
@@ -65,7 +67,8 @@ const PACKAGES: [(&str, Sign); 31] = [
 pub(crate) fn run() -> Result<()> {
     let missing = PACKAGES.iter().filter(|(_, sign)| !is_there(sign)).map(|(package, _)| *package);
     install(&missing.collect::<Vec<_>>())?;
-    install_python()
+    install_python()?;
+    peers::install()
 }
 
 fn is_there(sign: &Sign) -> bool {
