@@ -14,3 +14,9 @@ pub fn pyopenssl(target: &Path, cryptography: &str, stripped: bool) -> PathBuf {
     let suffix = if stripped { "-stripped" } else { "" };
     target.join(format!("peers/cryptography-{cryptography}{suffix}"))
 }
+
+/// A program of these tests with rustls and one of the two cryptographies that it can have: `ring`,
+/// `aws-lc`.
+pub fn rustls(target: &Path, cryptography: &str) -> PathBuf {
+    target.join(format!("peers/rustls-{cryptography}/release/rustls-peer"))
+}

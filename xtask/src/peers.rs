@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use kuberewind_tests::peers::{node, pyopenssl};
+use kuberewind_tests::peers::{node, pyopenssl, rustls};
 use kuberewind_tests::{python, target_dir};
 
 use crate::step;
@@ -23,13 +23,15 @@ const MORE_CRYPTOGRAPHY: [(&str, &str); 2] = [("43.0.3", "24.2.1"), ("46.0.3", "
 
 /// What the ordinary tests need.
 pub(crate) fn install() -> Result<()> {
-    install_these(&NODE, &CRYPTOGRAPHY)
+    install_these(&NODE, &CRYPTOGRAPHY)?;
+    build_rustls("ring")
 }
 
 /// What the whole matrix needs.
 pub(crate) fn install_all() -> Result<()> {
     install()?;
-    install_these(&MORE_NODE, &MORE_CRYPTOGRAPHY)
+    install_these(&MORE_NODE, &MORE_CRYPTOGRAPHY)?;
+    build_rustls("aws-lc")
 }
 
 /// Runs programs with every library in every version against each other, and shows a table.
@@ -68,6 +70,16 @@ fn install_these(nodes: &[&str], cryptographies: &[(&str, &str)]) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// As programs are shipped: for release, with symbols.
+fn build_rustls(cryptography: &str) -> Result<()> {
+    let program = rustls(&target_dir(), cryptography);
+    let target = program.ancestors().nth(2).context("a folder for rustls")?;
+    let manifest = step::root().join("tests/tests/tls/programs/rustls/Cargo.toml");
+    let mut cargo = step::cargo(&["build", "--quiet", "--release", "--locked", "--features"]);
+    cargo.arg(cryptography).arg("--manifest-path").arg(manifest);
+    step::run(cargo.arg("--target-dir").arg(target))
 }
 
 /// As npm has it: an archive with a folder `package`.

@@ -381,7 +381,8 @@ impl Derived {
         }
     }
 
-    const fn key_log_label(self) -> KeyLogLabel {
+    /// What a key log calls it.
+    pub const fn key_log_label(self) -> KeyLogLabel {
         match self {
             Self::ClientEarly => KeyLogLabel::ClientEarlyTraffic,
             Self::ClientHandshake => KeyLogLabel::ClientHandshakeTraffic,

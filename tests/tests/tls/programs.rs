@@ -1,7 +1,7 @@
-//! Python, Node.js and Go, each as server and as client, with the libraries that they bring. The other side is not recorded, so that all
+//! Python, Node.js, Go and Rust, each as server and as client, with the libraries that they bring. The other side is not recorded, so that all
 //! secrets come from the program that is named.
 
-use kuberewind_tests::peers::{node, pyopenssl};
+use kuberewind_tests::peers::{node, pyopenssl, rustls};
 use kuberewind_tests::{python, target_dir};
 
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
@@ -81,5 +81,13 @@ fn go_is_readable_plain_stripped_and_position_independent() {
             }
         }
     }
+    lab.judge();
+}
+
+#[test]
+fn rustls_is_readable() {
+    let mut lab = Lab::new();
+    let program = rustls(&target_dir(), "ring").display().to_string();
+    speaks(&mut lab, &[&program], "/rustls-peer");
     lab.judge();
 }

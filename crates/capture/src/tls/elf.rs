@@ -22,6 +22,10 @@ const MAX_DYNAMIC: u64 = 1024;
 /// Symbols that share a bucket of the hash table.
 const MAX_CHAIN: u32 = 4096;
 const MAX_NOTES: u32 = 64;
+/// Symbols whose names are looked at when only a part of it is known.
+const MAX_LIKE: u32 = 64;
+/// Of a symbol's name, before and behind the part that is known.
+const MAX_NAME: u64 = 512;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -388,12 +392,50 @@ impl Elf {
         let mut place = 0;
         while let Some(found) = self.find(names.offset + place, names.len - place, &text)? {
             let offset = found - names.offset;
-            if let Some(address) = self.function_named(symbols, offset)? {
+            if let Some((address, _)) = self.function_named(symbols, offset)? {
                 return Ok(Some(address));
             }
             place = offset + 1;
         }
         Ok(None)
+    }
+
+    /// Functions whose names hold all of these words, at most `most`: addresses and lengths, by the full
+    /// symbol table.
+    pub(crate) fn functions_like<const N: usize>(
+        &mut self,
+        words: [&str; N],
+        most: usize,
+    ) -> Result<Vec<(u64, u64)>> {
+        let mut functions = Vec::new();
+        let Some((symbols, names)) = self.symbol_table()? else { return Ok(functions) };
+        let Some(first) = words.first() else { return Ok(functions) };
+        let (mut at, end) = (names.offset, names.offset + names.len);
+        for _ in 0..MAX_LIKE {
+            let Some(found) = self.find(at, end - at, first.as_bytes())? else { break };
+            let (name, start) = self.text_around(found, names.offset)?;
+            let is_it = words.iter().all(|word| position(&name, word.as_bytes()).is_some());
+            if is_it && let Some(function) = self.function_named(symbols, start - names.offset)? {
+                functions.push(function);
+            }
+            if functions.len() >= most {
+                break;
+            }
+            at = found + 1;
+        }
+        Ok(functions)
+    }
+
+    /// The text that a place stands in, and where that begins, not before `from`; cut where it is long.
+    fn text_around(&mut self, at: u64, from: u64) -> Result<(Vec<u8>, u64)> {
+        let reach = MAX_NAME.min(at - from);
+        let room = MAX_NAME.min(self.source.len - at);
+        let mut bytes = vec![0; usize::try_from(reach + room).unwrap_or(0)];
+        self.source.read(at - reach, &mut bytes)?;
+        let before = usize::try_from(reach).unwrap_or(0);
+        let start = bytes[..before].iter().rposition(|byte| *byte == 0).map_or(0, |zero| zero + 1);
+        let len = bytes[start..].iter().position(|byte| *byte == 0).unwrap_or(bytes.len() - start);
+        Ok((bytes[start..start + len].to_vec(), at - (before - start) as u64))
     }
 
     fn symbol_table(&mut self) -> Result<Option<(Section, Section)>> {
@@ -410,12 +452,13 @@ impl Elf {
         Ok(None)
     }
 
-    fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<u64>> {
+    /// The address and the length of the function with this name.
+    fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<(u64, u64)>> {
         for index in 0..symbols.len / SYMBOL as u64 {
             let bytes: [u8; SYMBOL] = self.bytes(symbols.offset + index * SYMBOL as u64)?;
             let function = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
             if function && u64::from(word(&bytes, 0)) == name {
-                return Ok(Some(double(&bytes, 8)));
+                return Ok(Some((double(&bytes, 8), double(&bytes, 16))));
             }
         }
         Ok(None)

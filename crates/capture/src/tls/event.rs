@@ -12,13 +12,16 @@ const EXPANSION: u32 = 2;
 const KEY_LOG: u32 = 3;
 const C_KEY_LOG: u32 = 4;
 const IN_OBJECT: u32 = 5;
+const RUST_KEY_LOG: u32 = 6;
+const RUST_IN_OBJECT: u32 = 7;
+const RUST_EXPANSION: u32 = 8;
 
 const FIXED: usize = 40;
 const LABEL: usize = 40;
 const BYTES: usize = 64;
 const LEN: usize = FIXED + LABEL + 2 * BYTES;
 const OWN: usize = 1024;
-const POINTERS: usize = 40;
+const POINTERS: usize = 64;
 const BEHIND: usize = 256;
 const POINTER: usize = 8;
 
@@ -45,11 +48,13 @@ pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
         EXPANSION => ("OpenSSL", key_log(expansion(label)?, key, data)?),
         KEY_LOG => ("Go", key_log(key_log_label(label)?, key, data)?),
         C_KEY_LOG => ("C", key_log(key_log_label(label)?, key, data)?),
-        IN_OBJECT => {
-            let label = key_log_label(label)?;
-            let secret = SecretBytes(key.to_vec());
-            ("C", Secret::InObject { label, secret, object: object(word(36), rest)? })
+        IN_OBJECT => ("C", in_object(key_log_label(label)?, key, word(36), rest)?),
+        RUST_KEY_LOG => ("rustls", key_log(derived(label)?.key_log_label(), key, data)?),
+        RUST_IN_OBJECT => {
+            let label = derived(label)?.key_log_label();
+            ("rustls", in_object(label, key, word(36), rest)?)
         }
+        RUST_EXPANSION => ("rustls", key_log(expansion(label)?, key, data)?),
         _ => return None,
     };
     Some(SecretEvent {
@@ -62,7 +67,17 @@ pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
 }
 
 fn derivation(label: &[u8], key: &[u8], transcript: &[u8]) -> Option<Secret> {
-    let label = match label {
+    let label = derived(label)?;
+    let of_one_hash = key.len() == transcript.len() && matches!(key.len(), 32 | 48);
+    of_one_hash.then(|| Secret::Derivation {
+        label,
+        key: SecretBytes(key.to_vec()),
+        transcript: transcript.to_vec(),
+    })
+}
+
+fn derived(label: &[u8]) -> Option<Derived> {
+    Some(match label {
         b"c e traffic" => Derived::ClientEarly,
         b"c hs traffic" => Derived::ClientHandshake,
         b"s hs traffic" => Derived::ServerHandshake,
@@ -70,12 +85,6 @@ fn derivation(label: &[u8], key: &[u8], transcript: &[u8]) -> Option<Secret> {
         b"s ap traffic" => Derived::ServerTraffic,
         b"exp master" => Derived::Exporter,
         _ => return None,
-    };
-    let of_one_hash = key.len() == transcript.len() && matches!(key.len(), 32 | 48);
-    of_one_hash.then(|| Secret::Derivation {
-        label,
-        key: SecretBytes(key.to_vec()),
-        transcript: transcript.to_vec(),
     })
 }
 
@@ -92,6 +101,11 @@ fn key_log(label: KeyLogLabel, secret: &[u8], random: &[u8]) -> Option<Secret> {
 
 fn key_log_label(label: &[u8]) -> Option<KeyLogLabel> {
     KeyLogLabel::find(str::from_utf8(label).ok()?)
+}
+
+fn in_object(label: KeyLogLabel, secret: &[u8], file: u32, object: &[u8]) -> Option<Secret> {
+    let secret = SecretBytes(secret.to_vec());
+    Some(Secret::InObject { label, secret, object: self::object(file, object)? })
 }
 
 fn object(file: u32, bytes: &[u8]) -> Option<Object> {

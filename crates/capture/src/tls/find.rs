@@ -9,6 +9,7 @@ use super::getter;
 use super::instruction::{C_ARGUMENTS, cheapest, stack_check};
 use super::key_log;
 use super::pclntab::{self, Functions};
+use super::rustls;
 
 /// Which BPF program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,8 +20,21 @@ pub(crate) enum Hook {
     Go,
     /// Other libraries in C: the function that writes a line of the key log.
     KeyLog,
+    /// rustls, TLS 1.3: where secrets begin to be derived.
+    RustlsExpand,
+    /// rustls, TLS 1.3: where they have been.
+    RustlsExpanded,
+    /// rustls, TLS 1.2.
+    RustlsPrf,
     /// The dynamic loader's `_dl_debug_state`: libraries have been mapped.
     Loader,
+}
+
+impl Hook {
+    /// Whether its program must be told where the client's random is.
+    pub(crate) fn asks_where_the_random_is(self) -> bool {
+        matches!(self, Self::KeyLog | Self::RustlsExpanded)
+    }
 }
 
 /// Where a probe goes.
@@ -38,6 +52,8 @@ pub(crate) enum Unsupported {
     OldOpenSsl,
     /// A TLS library with a key log, whose function was not found.
     Unknown,
+    /// rustls, without symbols.
+    Rustls,
     /// Mozilla's NSS.
     Nss,
     /// The Java virtual machine, whose TLS is written in Java.
@@ -52,6 +68,7 @@ impl Unsupported {
         match self {
             Self::OldOpenSsl => "OpenSSL",
             Self::Unknown => "TLS in the program",
+            Self::Rustls => "rustls",
             Self::Nss => "NSS",
             Self::Java => "Java",
             Self::Go => "Go",
@@ -66,6 +83,7 @@ impl Unsupported {
                 "a TLS library without symbols, in which the function that writes key logs was not \
                  found"
             }
+            Self::Rustls => "rustls in a program without symbols: not supported",
             Self::Nss => "NSS: not supported yet",
             Self::Java => "Java: TLS in the JVM cannot be seen",
             Self::Go => "Go before 1.17, or not for amd64: not supported yet",
@@ -143,6 +161,10 @@ fn inspect_c(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
         finding.unsupported = unsupported(elf)?;
     }
     if finding.places.is_empty() && finding.unsupported.is_none() {
+        finding.places = rustls::places(elf)?;
+        finding.library = (!finding.places.is_empty()).then_some("rustls");
+    }
+    if finding.places.is_empty() && finding.unsupported.is_none() {
         inspect_key_log(elf, finding)?;
     }
     Ok(())
@@ -156,7 +178,7 @@ fn inspect_key_log(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
     if is_openssl && holds(elf, b"\0EVP_KDF_derive\0")? {
         return Ok(());
     }
-    if labels.is_empty() {
+    if !labels.are_there {
         finding.unsupported = is_openssl.then_some(Unsupported::OldOpenSsl);
         return Ok(());
     }
@@ -166,7 +188,9 @@ fn inspect_key_log(elf: &mut Elf, finding: &mut Finding) -> Result<()> {
     };
     let offset = function.map(|function| probe(elf, function)).transpose()?.flatten();
     let Some(offset) = offset else {
-        finding.unsupported = Some(Unsupported::Unknown);
+        let is_rust = holds(elf, b"rustls")?;
+        finding.unsupported =
+            Some(if is_rust { Unsupported::Rustls } else { Unsupported::Unknown });
         return Ok(());
     };
     finding.places.push(Place { hook: Hook::KeyLog, offset });

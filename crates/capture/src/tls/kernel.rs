@@ -128,14 +128,17 @@ impl Programs {
             Hook::OpenSsl => "openssl_kdf_derive",
             Hook::Go => "go_write_key_log",
             Hook::KeyLog => "c_key_log",
+            Hook::RustlsExpand => "rustls_expand",
+            Hook::RustlsExpanded => "rustls_expanded",
+            Hook::RustlsPrf => "rustls_prf",
             Hook::Loader => "loaded",
         };
         let offset = usize::try_from(place.offset);
         let offset = offset.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
         let program = self.program(name);
         let program = program.map_err(|_| std::io::Error::from(std::io::ErrorKind::NotFound))?;
-        // Linux 5.15; only this program asks for it.
-        let cookie = if place.hook == Hook::KeyLog { told.cookie() } else { 0 };
+        // Linux 5.15; only these programs ask for it.
+        let cookie = if place.hook.asks_where_the_random_is() { told.cookie() } else { 0 };
         let options = UprobeOpts { cookie, ..UprobeOpts::default() };
         program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
     }

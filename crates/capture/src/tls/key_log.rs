@@ -25,6 +25,8 @@ const LABELS: [&str; 7] = [
     "SERVER_TRAFFIC_SECRET_0",
     "EXPORTER_SECRET",
 ];
+/// The one that only TLS libraries have, and programs that read key logs.
+const TELLING: &str = "SERVER_HANDSHAKE_TRAFFIC_SECRET";
 /// How much of a program's constants is searched, in bytes.
 const SEARCHED: u64 = 64 << 20;
 /// Labels that are looked at: each part of a program may have its own copies.
@@ -42,12 +44,18 @@ const LOAD: usize = 7;
 /// A function that fewer different labels are given to is another.
 const LEAST_LABELS: usize = 2;
 
-/// Labels by the addresses of their copies.
-type Labels = BTreeMap<u64, &'static str>;
+/// Labels, as a file has them.
+#[derive(Debug, Default)]
+pub(crate) struct Labels {
+    /// By the addresses of their copies: those that C can use.
+    c: BTreeMap<u64, &'static str>,
+    /// They are there, be it without the zeros behind them.
+    pub(crate) are_there: bool,
+}
 
 /// The labels that this file has.
 pub(crate) fn labels(elf: &mut Elf) -> Result<Labels> {
-    let mut labels = Labels::new();
+    let mut labels = Labels::default();
     for mut segment in elf.constants() {
         segment.len = segment.len.min(SEARCHED);
         elf.walk(segment, LONGEST_LABEL, |address, bytes| {
@@ -55,20 +63,17 @@ pub(crate) fn labels(elf: &mut Elf) -> Result<Labels> {
             while let Some(skip) = rest.iter().position(|byte| matches!(byte, b'C' | b'S' | b'E')) {
                 rest = &rest[skip..];
                 let here = address.wrapping_add((bytes.len() - rest.len()) as u64);
-                let label = LABELS.into_iter().find(|label| is_text(rest, label));
-                if let Some(label) = label.filter(|_| labels.len() < MAX_COPIES) {
-                    labels.insert(here, label);
+                let label = LABELS.into_iter().find(|label| rest.starts_with(label.as_bytes()));
+                labels.are_there |= label == Some(TELLING);
+                let of_c = |label: &&str| rest.get(label.len()) == Some(&0);
+                if let Some(label) = label.filter(of_c).filter(|_| labels.c.len() < MAX_COPIES) {
+                    labels.c.insert(here, label);
                 }
                 rest = &rest[1..];
             }
         })?;
     }
     Ok(labels)
-}
-
-/// Whether this text, and then a zero, stands at the beginning.
-fn is_text(bytes: &[u8], text: &str) -> bool {
-    bytes.starts_with(text.as_bytes()) && bytes.get(text.len()) == Some(&0)
 }
 
 /// The address of the function that is given most of the labels.
@@ -94,7 +99,7 @@ pub(crate) fn function(elf: &mut Elf, labels: &Labels) -> Result<Option<u64>> {
 /// Where a label is loaded into the second argument's register, behind that instruction.
 fn references(elf: &mut Elf, labels: &Labels) -> Result<Vec<(u64, &'static str)>> {
     let mut found = Vec::new();
-    let (Some((low, _)), Some((high, _))) = (labels.first_key_value(), labels.last_key_value())
+    let (Some((low, _)), Some((high, _))) = (labels.c.first_key_value(), labels.c.last_key_value())
     else {
         return Ok(found);
     };
@@ -103,7 +108,7 @@ fn references(elf: &mut Elf, labels: &Labels) -> Result<Vec<(u64, &'static str)>
             for (at, window) in bytes.windows(LOAD).enumerate() {
                 let here = address.wrapping_add(at as u64);
                 let Some((target, len)) = loaded(window, here) else { continue };
-                let label = labels.get(&target).filter(|_| (low..=high).contains(&&target));
+                let label = labels.c.get(&target).filter(|_| (low..=high).contains(&&target));
                 if let Some(label) = label.filter(|_| found.len() < MAX_REFERENCES) {
                     found.push((here.wrapping_add(len), *label));
                 }

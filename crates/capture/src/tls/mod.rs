@@ -14,6 +14,7 @@ mod kernel;
 mod key_log;
 mod pclntab;
 mod processes;
+mod rustls;
 mod status;
 mod watch;
 

@@ -77,19 +77,21 @@ struct Known {
     finding: Finding,
     /// Dropped, they are detached.
     links: Vec<Link>,
-    /// A library of which is not known yet where it keeps the client's random.
-    puzzle: Option<Puzzle>,
+    /// Places of which is not known yet where the client's random is.
+    puzzles: Vec<Puzzle>,
     problem: Option<String>,
     used: Instant,
     studied: Instant,
 }
 
-/// What it takes to attach anew once more is known.
+/// A probe that is attached anew once more is known.
 #[derive(Debug)]
 struct Puzzle {
     number: u32,
     place: Place,
     file: File,
+    /// Which of the links it is.
+    link: usize,
 }
 
 /// A recorded process.
@@ -247,7 +249,7 @@ impl Watch {
             path: mapping.path.clone(),
             finding: Finding::default(),
             links: Vec::new(),
-            puzzle: None,
+            puzzles: Vec::new(),
             problem: None,
             used: Instant::now(),
             studied: Instant::now(),
@@ -271,10 +273,13 @@ impl Watch {
                 Ok(link) => known.links.push(link),
                 Err(error) => {
                     known.problem = Some(format!("attach to {}: {error}", mapping.path));
+                    continue;
                 }
             }
-            if place.hook == Hook::KeyLog {
-                known.puzzle = file.try_clone().ok().map(|file| Puzzle { number, place, file });
+            if place.hook.asks_where_the_random_is()
+                && let Ok(file) = file.try_clone()
+            {
+                known.puzzles.push(Puzzle { number, place, file, link: known.links.len() - 1 });
             }
         }
         known
@@ -289,9 +294,12 @@ impl Watch {
     /// Lets the probe in this file read the client's random where connections have shown it, unless the
     /// library's own code says otherwise.
     fn solve(&mut self, number: u32, random: ObjectPath) {
-        let is_it = |known: &&mut Known| known.puzzle.as_ref().is_some_and(|p| p.number == number);
-        let Some(known) = self.files.values_mut().find(is_it) else { return };
-        let Some(Puzzle { place, file, .. }) = known.puzzle.take() else { return };
+        let found = self.files.values_mut().find_map(|known| {
+            let at = known.puzzles.iter().position(|puzzle| puzzle.number == number)?;
+            let puzzle = known.puzzles.swap_remove(at);
+            Some((known, puzzle))
+        });
+        let Some((known, Puzzle { place, file, link, .. })) = found else { return };
         let path = &known.path;
         if let Some(other) = known.finding.random.filter(|other| *other != random) {
             known.problem = Some(format!(
@@ -303,7 +311,7 @@ impl Watch {
         }
         match self.programs.attach(place, &file, Told { file: number, random: Some(random) }) {
             // The one before goes only now, so that nothing is missed.
-            Ok(link) => known.links = vec![link],
+            Ok(new) => known.links[link] = new,
             Err(error) => known.problem = Some(format!("attach to {path} again: {error}")),
         }
         tracing::debug!("{path} keeps the client's random at {random}");

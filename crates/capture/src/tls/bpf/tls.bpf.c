@@ -23,6 +23,9 @@ enum kind {
 	KEY_LOG = 3,    /* key is the secret with this label, data the client's random */
 	C_KEY_LOG = 4,  /* the same, from a library in C */
 	IN_OBJECT = 5,  /* key is the secret with this label, the client's random is in the object */
+	RUST_KEY_LOG = 6,   /* as C_KEY_LOG, with TLS 1.3's own labels */
+	RUST_IN_OBJECT = 7, /* as IN_OBJECT, with TLS 1.3's own labels; the object is the stack */
+	RUST_EXPANSION = 8, /* as EXPANSION */
 };
 
 #define LABEL 40
@@ -44,7 +47,7 @@ struct secret {
 };
 
 #define OWN 1024
-#define POINTERS 40
+#define POINTERS 64
 #define BEHIND 256
 
 /* A secret, and the object that its function was given; what could not be read is zero. */
@@ -352,6 +355,22 @@ static __always_inline void send_in_object(const struct secret *secret, u64 obje
 	count(SECRETS);
 }
 
+/* The secret with the client's random, which this object holds. */
+static __always_inline void send_with_random(struct secret *secret, const struct file *file, u64 object)
+{
+	secret->file = file->number;
+	if (!file->depth) {
+		send_in_object(secret, object);
+		return;
+	}
+	secret->data_len = 32;
+	if ((file->depth == 2 && read(&object, sizeof(object), object + file->pointer)) ||
+	    read(secret->data, 32, object + file->offset))
+		count(UNREADABLE);
+	else
+		send(secret);
+}
+
 /* OpenSSL and BoringSSL: ssl_log_secret(SSL *, const char *label, const uint8_t *secret, size_t len)
  * GnuTLS: _gnutls_call_keylog_func(gnutls_session_t, const char *label, const uint8_t *secret,
  *                                  unsigned len)
@@ -367,7 +386,6 @@ UPROBE int c_key_log(struct pt_regs *ctx)
 	struct secret secret;
 	begin(&secret, netns);
 	secret.kind = file.depth ? C_KEY_LOG : IN_OBJECT;
-	secret.file = file.number;
 	u64 object = PT_REGS_PARM1(ctx), len = (u32)PT_REGS_PARM4(ctx);
 	long label = read_label(secret.label, PT_REGS_PARM2(ctx));
 	if (label <= 1)
@@ -376,16 +394,7 @@ UPROBE int c_key_log(struct pt_regs *ctx)
 	secret.key_len = at_most(len, BYTES);
 	if (read(secret.key, at_most(len, BYTES), PT_REGS_PARM3(ctx)))
 		goto unreadable;
-	if (!file.depth) {
-		send_in_object(&secret, object);
-		return 0;
-	}
-	if (file.depth == 2 && read(&object, sizeof(object), object + file.pointer))
-		goto unreadable;
-	secret.data_len = 32;
-	if (read(secret.data, 32, object + file.offset))
-		goto unreadable;
-	send(&secret);
+	send_with_random(&secret, &file, object);
 	return 0;
 unreadable:
 	count(UNREADABLE);
@@ -416,6 +425,103 @@ UPROBE int go_write_key_log(struct pt_regs *ctx)
 		return 0;
 	}
 	send(&secret);
+	return 0;
+}
+
+/* A Rust slice. */
+struct rust_slice {
+	u64 at;
+	u64 len;
+};
+
+/* Labels that threads derive secrets for just now; an entry for each such thread. */
+struct derived {
+	u32 len;
+	u8 label[LABEL];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct derived);
+} deriving SEC(".maps");
+
+/* rustls 0.22 and later: fn expand_block(&self, info: &[&[u8]]) -> OkmBlock
+ * The result is written where the first register says; `info` has the parts of an HkdfLabel (RFC 8446
+ * section 7.1): length, the label's length, "tls13 ", label, the context's length, context. */
+UPROBE int rustls_expand(struct pt_regs *ctx)
+{
+	struct rust_slice label;
+	if (ctx->cx != 6)
+		return 0;
+	if (!recorded()) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	if (read(&label, sizeof(label), ctx->dx + 3 * sizeof(label)))
+		return 0;
+	struct derived derived = {};
+	derived.len = at_most(label.len, LABEL);
+	if (read(derived.label, at_most(label.len, LABEL), label.at) || !wanted(derived.label))
+		return 0;
+	u64 thread = bpf_get_current_pid_tgid();
+	bpf_map_update_elem(&deriving, &thread, &derived, 0);
+	return 0;
+}
+
+/* Where it returns: struct OkmBlock { buf: [u8; 64], used: usize } */
+UPROBE int rustls_expanded(struct pt_regs *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid(), used = 0;
+	struct derived *derived = bpf_map_lookup_elem(&deriving, &thread);
+	if (!derived)
+		return 0;
+	struct secret secret;
+	begin(&secret, recorded());
+	secret.label_len = derived->len;
+	__builtin_memcpy(secret.label, derived->label, LABEL);
+	bpf_map_delete_elem(&deriving, &thread);
+	if (read(&used, sizeof(used), ctx->ax + BYTES) || read(secret.key, BYTES, ctx->ax)) {
+		count(UNREADABLE);
+		return 0;
+	}
+	secret.key_len = at_most(used, BYTES);
+	struct file file = file_of(ctx);
+	secret.kind = file.depth ? RUST_KEY_LOG : RUST_IN_OBJECT;
+	send_with_random(&secret, &file, ctx->sp);
+	return 0;
+}
+
+/* fn for_secret(&self, output: &mut [u8], secret: &[u8], label: &[u8], seed: &[u8])
+ * For "key expansion" the seed is the server's random and then the client's. */
+UPROBE int rustls_prf(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	/* Behind the address to return to: the label's length, and the seed. */
+	u64 stack[3];
+	struct secret secret;
+	begin(&secret, netns);
+	if (read(stack, sizeof(stack), ctx->sp + 8) ||
+	    read(secret.label, at_most(stack[0], LABEL), ctx->r9))
+		goto unreadable;
+	if (eight(secret.label) != WORD('k', 'e', 'y', ' ', 'e', 'x', 'p', 'a') || stack[2] != 64)
+		return 0;
+	secret.kind = RUST_EXPANSION;
+	secret.label_len = at_most(stack[0], LABEL);
+	secret.key_len = at_most(ctx->r8, BYTES);
+	secret.data_len = 32;
+	if (read(secret.key, at_most(ctx->r8, BYTES), ctx->cx) ||
+	    read(secret.data, 32, stack[1] + 32))
+		goto unreadable;
+	send(&secret);
+	return 0;
+unreadable:
+	count(UNREADABLE);
 	return 0;
 }
 #endif
