@@ -14,6 +14,7 @@
 //! bytes from outside and never panics on them.
 #![forbid(unsafe_code)]
 
+mod cbc;
 mod decrypt;
 mod error;
 mod event;
