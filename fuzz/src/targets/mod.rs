@@ -11,7 +11,7 @@ mod wire;
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -67,6 +67,12 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "tls-decrypt", seeds: tls::opened, words: tls::WORDS, read: tls::decrypt },
     Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
     Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },
+    Target {
+        name: "elf-key-log",
+        seeds: program::key_logs,
+        words: program::WORDS,
+        read: program::read,
+    },
     Target {
         name: "pclntab",
         seeds: program::go_programs,
