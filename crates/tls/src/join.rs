@@ -4,7 +4,7 @@
 //! known from the packets: that ties a secret to its flow with no word from the process. What it
 //! derives traffic secrets from is the main secret, which follows from the handshake secret.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,15 +12,21 @@ use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::handshakes::{Handshakes, Hello, Name, Seen};
+use crate::object::Lessons;
 use crate::schedule::{expand_label, main_secret};
 use crate::suite::Hash;
-use crate::{Derived, KeyLog, KeyLogLabel, KeyLogLine, Secret, SecretBytes, SecretEvent};
+use crate::{
+    Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Secret, SecretBytes, SecretEvent,
+};
 
 /// Secret and handshake come by different ways, in either order; one waits so long for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connections and secrets that wait at a time; beyond that the oldest are given up.
 const MOST: usize = 1 << 15;
+
+/// Secrets that wait with a whole object, 11 KiB each; beyond that the oldest are given up.
+const MOST_OBJECTS: usize = 64;
 
 /// A secret, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +69,9 @@ pub struct Joiner {
     waiting: HashMap<Clue, Vec<SecretEvent>>,
     /// How many events wait.
     waiting_events: usize,
+    /// Secrets whose connections were not found in their objects.
+    objects: VecDeque<SecretEvent>,
+    lessons: Lessons,
     /// What goes when its time has come, oldest first.
     ageing: VecDeque<(Timestamp, Ageing)>,
     joined: Vec<Joined>,
@@ -125,7 +134,19 @@ impl Joiner {
             let Some((_, ageing)) = self.ageing.pop_front() else { break };
             self.give_up(ageing);
         }
+        while let Some(oldest) = self.objects.front()
+            && now.since(oldest.time) > PATIENCE
+        {
+            self.objects.pop_front();
+            self.counts.unmatched += 1;
+        }
         std::mem::take(&mut self.joined)
+    }
+
+    /// Where files' code keeps the client's random, as far as it was learned since the last call. The
+    /// numbers are those of [`crate::Object::file`].
+    pub fn take_learned(&mut self) -> Vec<(u32, ObjectPath)> {
+        self.lessons.take()
     }
 
     /// All of it counted.
@@ -158,6 +179,7 @@ impl Joiner {
             self.know_transcript(name, hash);
         }
         self.retry(&Clue::Random(name));
+        self.retry_objects(name);
     }
 
     fn know_transcript(&mut self, name: Name, hash: Vec<u8>) {
@@ -184,6 +206,21 @@ impl Joiner {
         }
     }
 
+    fn retry_objects(&mut self, (netns, random): Name) {
+        let holds = |event: &SecretEvent| match &event.secret {
+            Secret::InObject { object, .. } => {
+                event.netns == netns && !object.places_of(&random).is_empty()
+            }
+            _ => false,
+        };
+        let (found, waiting) = std::mem::take(&mut self.objects).into_iter().partition(holds);
+        self.objects = waiting;
+        let found: VecDeque<SecretEvent> = found;
+        for event in found {
+            self.place(event);
+        }
+    }
+
     /// Finds the connections of a secret, or lets it wait.
     fn place(&mut self, event: SecretEvent) {
         match &event.secret {
@@ -202,7 +239,32 @@ impl Joiner {
                 }
                 _ => self.counts.unmatched += 1,
             },
-            Secret::KeyLog { .. } => self.counts.unmatched += 1,
+            Secret::InObject { label, secret, .. } if label.fits(secret.0.len()) => {
+                self.place_object(event);
+            }
+            Secret::KeyLog { .. } | Secret::InObject { .. } => self.counts.unmatched += 1,
+        }
+    }
+
+    /// Finds the connections whose randoms stand in the object, and learns where they stand.
+    fn place_object(&mut self, event: SecretEvent) {
+        let Secret::InObject { label, secret, object } = &event.secret else { return };
+        let known = object.randoms().map(|(_, random)| (event.netns, random));
+        let known: BTreeSet<Name> = known.filter(|n| self.connections.contains_key(n)).collect();
+        if known.is_empty() {
+            if self.objects.len() == MOST_OBJECTS {
+                self.objects.pop_front();
+                self.counts.unmatched += 1;
+            }
+            self.objects.push_back(event);
+            return;
+        }
+        let (is_certain, netns) = (known.len() == 1, event.netns);
+        for name in known {
+            if is_certain {
+                self.lessons.add(object.file, name.1, object.places_of(&name.1));
+            }
+            self.give(name, netns, *label, secret.clone());
         }
     }
 
@@ -319,7 +381,8 @@ impl Derived {
         }
     }
 
-    const fn key_log_label(self) -> KeyLogLabel {
+    /// What a key log calls it.
+    pub const fn key_log_label(self) -> KeyLogLabel {
         match self {
             Self::ClientEarly => KeyLogLabel::ClientEarlyTraffic,
             Self::ClientHandshake => KeyLogLabel::ClientHandshakeTraffic,

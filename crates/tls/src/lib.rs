@@ -14,6 +14,7 @@
 //! bytes from outside and never panics on them.
 #![forbid(unsafe_code)]
 
+mod cbc;
 mod decrypt;
 mod error;
 mod event;
@@ -23,6 +24,7 @@ mod handshakes;
 mod hello;
 mod join;
 mod keylog;
+mod object;
 mod open;
 mod schedule;
 mod segment;
@@ -50,6 +52,8 @@ pub use join::Joined;
 pub use join::Joiner;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
+pub use object::Object;
+pub use object::ObjectPath;
 pub use segment::NoSegment;
 pub use segment::Segment;
 pub use suite::Version;

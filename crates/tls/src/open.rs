@@ -2,8 +2,9 @@
 
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
+use crate::cbc::CbcOpener;
 use crate::schedule::{expand_label, next_generation, prf};
-use crate::suite::{Aead, Hash, Suite, Version};
+use crate::suite::{Aead, Cbc, Cipher, Hash, Suite, Version};
 
 /// Length of a record's header: type, version, length.
 pub(crate) const HEADER_LEN: usize = 5;
@@ -37,9 +38,16 @@ enum Construction {
     Tls12,
 }
 
+/// What opens the records of one direction.
+#[derive(Debug)]
+pub(crate) enum Opener {
+    Aead(AeadOpener),
+    Cbc(CbcOpener),
+}
+
 /// A key and what goes with it.
 #[derive(Debug)]
-pub(crate) struct Opener {
+pub(crate) struct AeadOpener {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     construction: Construction,
@@ -47,55 +55,109 @@ pub(crate) struct Opener {
     origin: Option<(Suite, Vec<u8>)>,
 }
 
+/// The randoms of a TLS 1.2 session and what was agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed<'a> {
+    pub(crate) suite: Suite,
+    pub(crate) client_random: &'a [u8; 32],
+    pub(crate) server_random: &'a [u8; 32],
+    pub(crate) encrypt_then_mac: bool,
+}
+
+/// What TLS 1.2's key block is cut into: for each direction in turn first this, then that (RFC 5246
+/// section 6.3).
+struct KeyBlock {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl KeyBlock {
+    fn pair(&mut self, len: usize) -> Option<[Vec<u8>; 2]> {
+        let both = self.bytes.get(self.at..self.at + 2 * len)?;
+        self.at += 2 * len;
+        let (client, server) = both.split_at(len);
+        Some([client.to_vec(), server.to_vec()])
+    }
+}
+
 impl Opener {
     /// Of a TLS 1.3 traffic secret; none when the secret's length is wrong.
     pub(crate) fn tls13(suite: Suite, secret: &[u8]) -> Option<Self> {
+        let Cipher::Aead(aead) = suite.cipher else { return None };
         if secret.len() != suite.hash.len() {
             return None;
         }
-        let key = expand_label(suite.hash, secret, "key", &[], suite.aead.key_len());
+        let key = expand_label(suite.hash, secret, "key", &[], aead.key_len());
         let iv = expand_label(suite.hash, secret, "iv", &[], NONCE_LEN);
-        Some(Self {
-            key: key_of(suite.aead, &key)?,
+        Some(Self::Aead(AeadOpener {
+            key: key_of(aead, &key)?,
             iv: iv.try_into().ok()?,
             construction: Construction::Tls13,
             origin: Some((suite, secret.to_vec())),
-        })
+        }))
     }
 
-    /// The client's and the server's key of a TLS 1.2 session (RFC 5246 section 6.3).
-    pub(crate) fn tls12(
-        suite: Suite,
-        main_secret: &[u8],
-        client_random: &[u8; 32],
-        server_random: &[u8; 32],
-    ) -> Option<[Self; 2]> {
-        let (construction, iv_len) = match suite.aead {
-            Aead::ChaCha20Poly1305 => (Construction::Tls12, NONCE_LEN),
-            Aead::Aes128Gcm | Aead::Aes256Gcm => (Construction::Tls12Explicit, 4),
-        };
-        let key_len = suite.aead.key_len();
+    /// The client's and the server's key of a TLS 1.2 session.
+    pub(crate) fn tls12(agreed: Agreed<'_>, main_secret: &[u8]) -> Option<[Self; 2]> {
+        let Agreed { suite, client_random, server_random, .. } = agreed;
         let seed: [&[u8]; 2] = [server_random, client_random];
-        let block = prf(suite.hash, main_secret, "key expansion", &seed, 2 * (key_len + iv_len));
-        let one = |side: usize| {
-            let key = block.get(side * key_len..(side + 1) * key_len)?;
-            let iv_at = 2 * key_len + side * iv_len;
-            let mut iv = [0; NONCE_LEN];
-            iv[..iv_len].copy_from_slice(block.get(iv_at..iv_at + iv_len)?);
-            Some(Self { key: key_of(suite.aead, key)?, iv, construction, origin: None })
+        let block = |len: usize| KeyBlock {
+            bytes: prf(suite.hash, main_secret, "key expansion", &seed, 2 * len),
+            at: 0,
         };
-        Some([one(0)?, one(1)?])
+        match suite.cipher {
+            Cipher::Aead(aead) => {
+                let iv_len = if aead == Aead::ChaCha20Poly1305 { NONCE_LEN } else { 4 };
+                let mut block = block(aead.key_len() + iv_len);
+                let [client, server] = block.pair(aead.key_len())?;
+                let [client_iv, server_iv] = block.pair(iv_len)?;
+                Some([
+                    tls12_aead(aead, &client, &client_iv)?,
+                    tls12_aead(aead, &server, &server_iv)?,
+                ])
+            }
+            Cipher::Cbc(cbc) => {
+                let mut block = block(cbc.mac.len() + cbc.key_len());
+                let [client_mac, server_mac] = block.pair(cbc.mac.len())?;
+                let [client, server] = block.pair(cbc.key_len())?;
+                let open = |cbc: Cbc, key: &[u8], mac: &[u8]| {
+                    CbcOpener::new(cbc, key, mac, agreed.encrypt_then_mac).map(Self::Cbc)
+                };
+                Some([open(cbc, &client, &client_mac)?, open(cbc, &server, &server_mac)?])
+            }
+        }
     }
 
     /// The key after a `KeyUpdate`.
     pub(crate) fn updated(&self) -> Option<Self> {
-        let (suite, secret) = self.origin.as_ref()?;
+        let Self::Aead(AeadOpener { origin, .. }) = self else { return None };
+        let (suite, secret) = origin.as_ref()?;
         Self::tls13(*suite, &next_generation(suite.hash, secret))
     }
 
     /// Opens the record as number `number` into `out`; says of what type the content is. `out` holds
     /// the content only if it opened.
     pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
+        match self {
+            Self::Aead(aead) => aead.open(number, record, out),
+            Self::Cbc(cbc) => cbc.open(number, record, out),
+        }
+    }
+}
+
+fn tls12_aead(aead: Aead, key: &[u8], iv: &[u8]) -> Option<Opener> {
+    let construction = match aead {
+        Aead::ChaCha20Poly1305 => Construction::Tls12,
+        Aead::Aes128Gcm | Aead::Aes256Gcm => Construction::Tls12Explicit,
+    };
+    let mut whole = [0; NONCE_LEN];
+    whole.get_mut(..iv.len())?.copy_from_slice(iv);
+    let key = key_of(aead, key)?;
+    Some(Opener::Aead(AeadOpener { key, iv: whole, construction, origin: None }))
+}
+
+impl AeadOpener {
+    fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
         let explicit = match self.construction {
             Construction::Tls12Explicit => EXPLICIT_NONCE_LEN,
             Construction::Tls12 | Construction::Tls13 => 0,

@@ -70,6 +70,12 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
     Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },
     Target {
+        name: "elf-key-log",
+        seeds: program::key_logs,
+        words: program::WORDS,
+        read: program::read,
+    },
+    Target {
         name: "pclntab",
         seeds: program::go_programs,
         words: program::WORDS,

@@ -14,6 +14,11 @@ pub(super) const WORDS: &[&str] = &[
     "crypto/tls.(*Config).writeKeyLog\0",
     "_rt0_amd64_linux\0",
     "CLIENT_HANDSHAKE_TRAFFIC_SECRET\0",
+    "CLIENT_RANDOM\0",
+    "SSL_get_client_random\0",
+    "gnutls_session_get_random\0",
+    "12expand_block",
+    "10for_secret",
     ".gopclntab\0",
     ".go.module\0",
     "OpenSSL 3.0.17 ",
@@ -33,6 +38,39 @@ pub(super) fn libraries() -> Vec<Vec<u8>> {
         compile(EXPORTED, &["-shared", "-fPIC", "-Wl,--build-id"]),
         compile(INSIDE, &[]),
         compile(INSIDE, &["-s"]),
+    ]
+}
+
+/// A library with a key log whose function is found by its labels, and with one that hands out clients'
+/// randoms; the same as a program; and one with functions that are called like those of rustls.
+pub(super) fn key_logs() -> Vec<Vec<u8>> {
+    const KEY_LOG: &str = "#include <string.h>\n\
+        struct inner { long a[6]; char random[32]; };\n\
+        struct object { long a[6]; struct inner *inner; };\n\
+        static __attribute__((noinline)) long say(struct object *o, const char *label,\n\
+        const char *secret, long len) { return o->a[2] + label[1] * len + secret[0]; }\n\
+        long SSL_get_client_random(struct object *o, char *out, long len) {\n\
+        if (!len) return 32; if (len > 32) len = 32;\n\
+        memcpy(out, o->inner->random, len); return len; }\n\
+        long derive(struct object *o, const char *s) { return\n\
+        say(o, \"CLIENT_RANDOM\", s, 48) + say(o, \"EXPORTER_SECRET\", s + 1, 32) +\n\
+        say(o, \"CLIENT_TRAFFIC_SECRET_0\", s + 2, 32); }\n\
+        int main(int c, char **v) { return derive((void *)v, v[0]); }\n";
+    const RUST: &str = "#include <string.h>\n\
+        struct block { char bytes[64]; long used; };\n\
+        struct block expand(void *self, void **info, long len)\n\
+        __asm__(\"_ZN8Expander_as_HkdfExpander12expand_block17h0E\");\n\
+        struct block expand(void *self, void **info, long len) { struct block b;\n\
+        memcpy(b.bytes, self, 64); b.used = len + (long)info[0]; return b; }\n\
+        void prf(void *self, char *out, long len, char *secret)\n\
+        __asm__(\"_RNvXNtC_6PrfTls_NtC_3Prf10for_secret\");\n\
+        void prf(void *self, char *out, long len, char *secret) { memcpy(out, secret, len); }\n\
+        int main(int c, char **v) { struct block b = expand(v, (void **)v, c);\n\
+        prf(v, b.bytes, c, v[0]); return b.bytes[3]; }\n";
+    vec![
+        compile(KEY_LOG, &["-shared", "-fPIC", "-s"]),
+        compile(KEY_LOG, &["-no-pie"]),
+        compile(RUST, &[]),
     ]
 }
 

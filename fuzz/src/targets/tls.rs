@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Place, Secret,
-    SecretBytes, SecretEvent, Segment, Twins,
+    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Place,
+    Secret, SecretBytes, SecretEvent, Segment, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -332,9 +332,30 @@ fn event(line: &str) -> Option<SecretEvent> {
         let KeyLogLine { label, client_random, secret } = line;
         Secret::KeyLog { label, client_random, secret }
     });
-    let secret = secret.or_else(|| derivation(line))?;
+    let secret = secret.or_else(|| derivation(line)).or_else(|| in_object(line))?;
     let (time, library) = (Timestamp::from_nanos(1_000_000_000), "OpenSSL".to_owned());
     Some(SecretEvent { time, netns: NETNS, pid: 1, library, secret })
+}
+
+/// `in_object FILE POINTER OFFSET` and a line of a key log, whose client's random stands there.
+fn in_object(line: &str) -> Option<Secret> {
+    let mut words = line.splitn(5, ' ');
+    let is_it = words.next()? == "in_object";
+    let [file, pointer, offset] = [
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        words.next()?.parse::<u16>().ok()?,
+    ];
+    let KeyLogLine { label, client_random, secret } = words.next()?.parse().ok()?;
+    let bytes = [&vec![0; usize::from(offset)][..], &client_random].concat();
+    let pointer = u16::try_from(pointer).ok()?;
+    let (own, behind) = if pointer == 0 {
+        (bytes, Vec::new())
+    } else {
+        (client_random.to_vec(), vec![(pointer, SecretBytes(bytes))])
+    };
+    let object = Object { file, own: SecretBytes(own), behind };
+    is_it.then_some(Secret::InObject { label, secret, object })
 }
 
 fn derivation(line: &str) -> Option<Secret> {

@@ -16,10 +16,12 @@ use tempfile::TempDir;
 use crate::judge::{self, Exchange};
 
 pub(crate) const WITHIN: Duration = Duration::from_secs(30);
-/// Where nginx listens: HTTP/1.1, HTTP/2, and HTTP/1.1 that asks for the client's certificate.
+/// Where nginx listens: HTTP/1.1, HTTP/2, HTTP/1.1 that asks for the client's certificate.
 pub(crate) const NGINX: u16 = 8443;
 pub(crate) const NGINX_HTTP2: u16 = 9443;
 pub(crate) const NGINX_MUTUAL: u16 = 7443;
+/// HTTP/2 with TLS 1.2 only.
+pub(crate) const NGINX_OLD: u16 = 8444;
 
 /// Clients' ports. Between them Wireshark knows no protocol: where it does, at either end, it does not
 /// look for TLS, be the secrets in the file or not (`tshark -G decodes`).
@@ -159,6 +161,11 @@ fn nginx_config(dir: &Path, files: &Files) -> String {
                 ssl_verify_client on;
                 location /post {{ proxy_pass http://unix:{dir}/reads-bodies; }}
             }}
+            server {{
+                listen {NGINX_OLD} ssl http2;
+                ssl_protocols TLSv1.2;
+                location /post {{ proxy_pass http://unix:{dir}/reads-bodies; }}
+            }}
             server {{ listen unix:{dir}/reads-bodies; return 200 posted; }}
         }}"
     )
@@ -218,6 +225,16 @@ impl Lab {
         let mut server = Program::start(&mut command);
         server.wait_to_say("ready", WITHIN);
         self.servers.push(server);
+        self.wait_for_probes(library);
+    }
+
+    /// Starts a program at the recorded end that loads a library and says `ready`; waits until secrets
+    /// are read from it.
+    pub(crate) fn load(&mut self, program: &[&str], library: &str) {
+        let mut command = self.exec(End::Recorded, program[0]);
+        let mut program = Program::start(command.args(&program[1..]));
+        program.wait_to_say("ready", WITHIN);
+        self.servers.push(program);
         self.wait_for_probes(library);
     }
 

@@ -2,8 +2,12 @@
 //! recorded by the whole recorder, each export read by tshark.
 
 mod body;
+mod boringssl;
+mod envoy;
+mod gnutls;
 mod judge;
 mod lab;
+mod matrix;
 mod mutual;
 mod nginx;
 mod openssl;

@@ -83,6 +83,31 @@ fn s_server_and_s_client_are_readable() {
     lab.judge();
 }
 
+/// Ours in the `.pcap`, Wireshark's own decryption in the `.pcapng`.
+#[test]
+fn cbc_suites_are_readable_whether_encrypted_or_authenticated_first() {
+    let mut lab = Lab::new();
+    let config = lab.files.path("mac-then-encrypt.cnf");
+    let sections = [
+        "openssl_conf = all",
+        "[all]\nssl_conf = modules",
+        "[modules]\nsystem_default = tls",
+        "[tls]\nOptions = -EncryptThenMac",
+    ];
+    fs::write(&config, sections.join("\n")).expect("a file");
+    serve(&mut lab, PORT, &["-HTTP", "-tls1_2"]);
+    for suite in ["AES128-SHA", "AES256-SHA", "AES128-SHA256", "AES256-SHA384"] {
+        for (order, config) in [("encrypted", None), ("authenticated", Some(&config))] {
+            let uri = page(&mut lab, &format!("{suite}-{order}"));
+            let mut curl = lab.exec(End::Peer, "curl");
+            curl.envs(config.map(|config| ("OPENSSL_CONF", config)));
+            curl.args(curl_arguments("1.2")).args(["--ciphers", &format!("ECDHE-ECDSA-{suite}")]);
+            succeed(curl.arg(format!("https://{}:{PORT}{uri}", other_end(End::Peer))));
+        }
+    }
+    lab.judge();
+}
+
 /// In the `.pcapng` it is not: Wireshark 4.0 does not take the end of TLS for the end of an answer.
 #[test]
 fn an_answer_that_ends_with_its_connection_is_whole_in_the_pcap() {

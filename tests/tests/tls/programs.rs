@@ -1,9 +1,12 @@
-//! Python, Node.js and Go, each as server and as client. The other side is not recorded, so that all
+//! Python, Node.js, Go and Rust, each as server and as client, with the libraries that they bring. The other side is not recorded, so that all
 //! secrets come from the program that is named.
+
+use kuberewind_tests::peers::{node, pyopenssl, rustls};
+use kuberewind_tests::{python, target_dir};
 
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
 
-const PORT: u16 = 10443;
+pub(crate) const PORT: u16 = 10443;
 
 /// Curl asks the program, and the program asks nginx.
 fn speaks(lab: &mut Lab, program: &[&str], library: &str) {
@@ -39,6 +42,25 @@ fn node_js_is_readable() {
 }
 
 #[test]
+fn node_js_with_openssl_1_1_1_is_readable() {
+    let mut lab = Lab::new();
+    let source = source("node.js").display().to_string();
+    let node = node(&target_dir(), "16.20.2").display().to_string();
+    speaks(&mut lab, &[&node, &source], "/node");
+    lab.judge();
+}
+
+#[test]
+fn openssl_without_symbols_in_a_python_module_is_readable() {
+    let mut lab = Lab::new();
+    let source = source("pyopenssl.py").display().to_string();
+    let path = pyopenssl(&target_dir(), "50.0.2", true);
+    let path = format!("PYTHONPATH={}", path.display());
+    speaks(&mut lab, &["env", &path, &python(), &source], "/_rust.abi3.so");
+    lab.judge();
+}
+
+#[test]
 fn go_is_readable_plain_stripped_and_position_independent() {
     let builds: [(&str, &[&str]); 3] = [
         ("plain", &[]),
@@ -59,5 +81,13 @@ fn go_is_readable_plain_stripped_and_position_independent() {
             }
         }
     }
+    lab.judge();
+}
+
+#[test]
+fn rustls_is_readable() {
+    let mut lab = Lab::new();
+    let program = rustls(&target_dir(), "ring").display().to_string();
+    speaks(&mut lab, &[&program], "/rustls-peer");
     lab.judge();
 }

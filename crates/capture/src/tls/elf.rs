@@ -22,6 +22,10 @@ const MAX_DYNAMIC: u64 = 1024;
 /// Symbols that share a bucket of the hash table.
 const MAX_CHAIN: u32 = 4096;
 const MAX_NOTES: u32 = 64;
+/// Symbols whose names are looked at when only a part of it is known.
+const MAX_LIKE: u32 = 64;
+/// Of a symbol's name, before and behind the part that is known.
+const MAX_NAME: u64 = 512;
 
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -248,17 +252,22 @@ impl Elf {
         })
     }
 
-    /// Up to 128 bytes of code; fewer at the end of the file.
-    pub(crate) fn code(&mut self, address: u64) -> Result<Vec<u8>> {
+    /// So many bytes of code; fewer at the end of the file.
+    pub(crate) fn code(&mut self, address: u64, len: usize) -> Result<Vec<u8>> {
         let offset = self.code_offset_of(address).ok_or(Malformed::Cut)?;
-        let len = (self.source.len.saturating_sub(offset)).min(128);
-        let mut code = vec![0; usize::try_from(len).map_err(|_| Malformed::Cut)?];
+        let rest = usize::try_from(self.source.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut code = vec![0; rest.min(len)];
         self.source.read(offset, &mut code)?;
         Ok(code)
     }
 
     fn loaded(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(|segment| segment.kind == PT_LOAD)
+    }
+
+    /// What is mapped to be run.
+    pub(crate) fn code_segments(&self) -> Vec<Segment> {
+        self.loaded().filter(|segment| segment.flags & PF_X != 0).copied().collect()
     }
 
     /// What is mapped, but not to be run: constants.
@@ -383,12 +392,50 @@ impl Elf {
         let mut place = 0;
         while let Some(found) = self.find(names.offset + place, names.len - place, &text)? {
             let offset = found - names.offset;
-            if let Some(address) = self.function_named(symbols, offset)? {
+            if let Some((address, _)) = self.function_named(symbols, offset)? {
                 return Ok(Some(address));
             }
             place = offset + 1;
         }
         Ok(None)
+    }
+
+    /// Functions whose names hold all of these words, at most `most`: addresses and lengths, by the full
+    /// symbol table.
+    pub(crate) fn functions_like<const N: usize>(
+        &mut self,
+        words: [&str; N],
+        most: usize,
+    ) -> Result<Vec<(u64, u64)>> {
+        let mut functions = Vec::new();
+        let Some((symbols, names)) = self.symbol_table()? else { return Ok(functions) };
+        let Some(first) = words.first() else { return Ok(functions) };
+        let (mut at, end) = (names.offset, names.offset + names.len);
+        for _ in 0..MAX_LIKE {
+            let Some(found) = self.find(at, end - at, first.as_bytes())? else { break };
+            let (name, start) = self.text_around(found, names.offset)?;
+            let is_it = words.iter().all(|word| position(&name, word.as_bytes()).is_some());
+            if is_it && let Some(function) = self.function_named(symbols, start - names.offset)? {
+                functions.push(function);
+            }
+            if functions.len() >= most {
+                break;
+            }
+            at = found + 1;
+        }
+        Ok(functions)
+    }
+
+    /// The text that a place stands in, and where that begins, not before `from`; cut where it is long.
+    fn text_around(&mut self, at: u64, from: u64) -> Result<(Vec<u8>, u64)> {
+        let reach = MAX_NAME.min(at - from);
+        let room = MAX_NAME.min(self.source.len - at);
+        let mut bytes = vec![0; usize::try_from(reach + room).unwrap_or(0)];
+        self.source.read(at - reach, &mut bytes)?;
+        let before = usize::try_from(reach).unwrap_or(0);
+        let start = bytes[..before].iter().rposition(|byte| *byte == 0).map_or(0, |zero| zero + 1);
+        let len = bytes[start..].iter().position(|byte| *byte == 0).unwrap_or(bytes.len() - start);
+        Ok((bytes[start..start + len].to_vec(), at - (before - start) as u64))
     }
 
     fn symbol_table(&mut self) -> Result<Option<(Section, Section)>> {
@@ -405,12 +452,13 @@ impl Elf {
         Ok(None)
     }
 
-    fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<u64>> {
+    /// The address and the length of the function with this name.
+    fn function_named(&mut self, symbols: Section, name: u64) -> Result<Option<(u64, u64)>> {
         for index in 0..symbols.len / SYMBOL as u64 {
             let bytes: [u8; SYMBOL] = self.bytes(symbols.offset + index * SYMBOL as u64)?;
             let function = half(&bytes, 6) != 0 && bytes[4] & 0xf == STT_FUNC;
             if function && u64::from(word(&bytes, 0)) == name {
-                return Ok(Some(double(&bytes, 8)));
+                return Ok(Some((double(&bytes, 8), double(&bytes, 16))));
             }
         }
         Ok(None)
@@ -436,6 +484,31 @@ impl Elf {
             tail.drain(..tail.len() - keep);
         }
         Ok(None)
+    }
+
+    /// Shows all of a segment, some at a time and with the address of the first byte; each part begins
+    /// with the last bytes of the one before, one fewer than `overlap`.
+    pub(crate) fn walk(
+        &mut self,
+        segment: Segment,
+        overlap: usize,
+        mut show: impl FnMut(u64, &[u8]),
+    ) -> Result<()> {
+        let (mut at, end) =
+            (segment.offset, after(segment.offset, segment.len).min(self.source.len));
+        let mut shown: Vec<u8> = Vec::new();
+        while at < end {
+            let keep = shown.len().min(overlap.saturating_sub(1));
+            shown.drain(..shown.len() - keep);
+            let block = self.source.block(at)?;
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let block = &block[..block.len().min(room)];
+            let before = at - segment.offset - keep as u64;
+            shown.extend_from_slice(block);
+            at += block.len() as u64;
+            show(segment.address.wrapping_add(before), &shown);
+        }
+        Ok(())
     }
 
     /// What a relative relocation writes at this address when the file is loaded.
@@ -602,16 +675,16 @@ mod tests {
     #[test]
     fn openssl_is_found_with_its_version_and_build_id() {
         let finding = inspect(File::open(LIBCRYPTO).unwrap()).unwrap();
-        assert_eq!(finding.secrets(), Some(Hook::OpenSsl));
+        assert_eq!(finding.places[0].hook, Hook::OpenSsl);
         assert!(finding.version.unwrap().starts_with("3."));
         assert_eq!(finding.build_id.unwrap().len(), 40);
-        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().secrets(), None);
+        assert_eq!(inspect(File::open(LIBSSL).unwrap()).unwrap().library, None);
     }
 
     #[test]
     fn tls_without_symbols_is_named_as_not_supported() {
-        let finding = inspect(file(&elf(b"..CLIENT_HANDSHAKE_TRAFFIC_SECRET\0.."))).unwrap();
-        assert_eq!(finding.unsupported, Some(Unsupported::Stripped));
+        let finding = inspect(file(&elf(b"..CLIENT_RANDOM\0.."))).unwrap();
+        assert_eq!(finding.unsupported, Some(Unsupported::Unknown));
         assert_eq!(inspect(file(&elf(b"no such thing"))).unwrap(), Finding::default());
     }
 

@@ -4,17 +4,26 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
 use kuberewind_packet::{NetnsId, Timestamp};
-use kuberewind_tls::{Derived, KeyLogLabel, Secret, SecretBytes, SecretEvent};
+use kuberewind_tls::{Derived, KeyLogLabel, Object, Secret, SecretBytes, SecretEvent};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 const DERIVATION: u32 = 1;
 const EXPANSION: u32 = 2;
 const KEY_LOG: u32 = 3;
+const C_KEY_LOG: u32 = 4;
+const IN_OBJECT: u32 = 5;
+const RUST_KEY_LOG: u32 = 6;
+const RUST_IN_OBJECT: u32 = 7;
+const RUST_EXPANSION: u32 = 8;
 
 const FIXED: usize = 40;
 const LABEL: usize = 40;
 const BYTES: usize = 64;
 const LEN: usize = FIXED + LABEL + 2 * BYTES;
+const OWN: usize = 1024;
+const POINTERS: usize = 64;
+const BEHIND: usize = 256;
+const POINTER: usize = 8;
 
 /// What stands in the ring `hints`: a process that may have mapped something new.
 pub(crate) fn hinted(bytes: &[u8]) -> Option<u32> {
@@ -23,7 +32,7 @@ pub(crate) fn hinted(bytes: &[u8]) -> Option<u32> {
 
 /// Reads what stands in the ring `secrets`. None for a derivation that is no TLS secret.
 pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
-    let bytes: &[u8; LEN] = bytes.first_chunk()?;
+    let (bytes, rest) = bytes.split_first_chunk::<LEN>()?;
     let word =
         |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let time = u64::from_ne_bytes(*bytes.first_chunk()?);
@@ -38,6 +47,14 @@ pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
         DERIVATION => ("OpenSSL", derivation(label, key, data)?),
         EXPANSION => ("OpenSSL", key_log(expansion(label)?, key, data)?),
         KEY_LOG => ("Go", key_log(key_log_label(label)?, key, data)?),
+        C_KEY_LOG => ("C", key_log(key_log_label(label)?, key, data)?),
+        IN_OBJECT => ("C", in_object(key_log_label(label)?, key, word(36), rest)?),
+        RUST_KEY_LOG => ("rustls", key_log(derived(label)?.key_log_label(), key, data)?),
+        RUST_IN_OBJECT => {
+            let label = derived(label)?.key_log_label();
+            ("rustls", in_object(label, key, word(36), rest)?)
+        }
+        RUST_EXPANSION => ("rustls", key_log(expansion(label)?, key, data)?),
         _ => return None,
     };
     Some(SecretEvent {
@@ -50,7 +67,17 @@ pub(crate) fn decode(bytes: &[u8], clock: Clock) -> Option<SecretEvent> {
 }
 
 fn derivation(label: &[u8], key: &[u8], transcript: &[u8]) -> Option<Secret> {
-    let label = match label {
+    let label = derived(label)?;
+    let of_one_hash = key.len() == transcript.len() && matches!(key.len(), 32 | 48);
+    of_one_hash.then(|| Secret::Derivation {
+        label,
+        key: SecretBytes(key.to_vec()),
+        transcript: transcript.to_vec(),
+    })
+}
+
+fn derived(label: &[u8]) -> Option<Derived> {
+    Some(match label {
         b"c e traffic" => Derived::ClientEarly,
         b"c hs traffic" => Derived::ClientHandshake,
         b"s hs traffic" => Derived::ServerHandshake,
@@ -58,12 +85,6 @@ fn derivation(label: &[u8], key: &[u8], transcript: &[u8]) -> Option<Secret> {
         b"s ap traffic" => Derived::ServerTraffic,
         b"exp master" => Derived::Exporter,
         _ => return None,
-    };
-    let of_one_hash = key.len() == transcript.len() && matches!(key.len(), 32 | 48);
-    of_one_hash.then(|| Secret::Derivation {
-        label,
-        key: SecretBytes(key.to_vec()),
-        transcript: transcript.to_vec(),
     })
 }
 
@@ -79,16 +100,23 @@ fn key_log(label: KeyLogLabel, secret: &[u8], random: &[u8]) -> Option<Secret> {
 }
 
 fn key_log_label(label: &[u8]) -> Option<KeyLogLabel> {
-    Some(match label {
-        b"CLIENT_RANDOM" => KeyLogLabel::ClientRandom,
-        b"CLIENT_EARLY_TRAFFIC_SECRET" => KeyLogLabel::ClientEarlyTraffic,
-        b"CLIENT_HANDSHAKE_TRAFFIC_SECRET" => KeyLogLabel::ClientHandshakeTraffic,
-        b"SERVER_HANDSHAKE_TRAFFIC_SECRET" => KeyLogLabel::ServerHandshakeTraffic,
-        b"CLIENT_TRAFFIC_SECRET_0" => KeyLogLabel::ClientTraffic,
-        b"SERVER_TRAFFIC_SECRET_0" => KeyLogLabel::ServerTraffic,
-        b"EXPORTER_SECRET" => KeyLogLabel::Exporter,
-        _ => return None,
-    })
+    KeyLogLabel::find(str::from_utf8(label).ok()?)
+}
+
+fn in_object(label: KeyLogLabel, secret: &[u8], file: u32, object: &[u8]) -> Option<Secret> {
+    let secret = SecretBytes(secret.to_vec());
+    Some(Secret::InObject { label, secret, object: self::object(file, object)? })
+}
+
+fn object(file: u32, bytes: &[u8]) -> Option<Object> {
+    let (own, behind) = bytes.split_at_checked(OWN)?;
+    let behind = behind.get(..POINTERS * BEHIND)?.chunks(BEHIND).enumerate();
+    // What could not be read.
+    let behind = behind.filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0));
+    let behind = behind.filter_map(|(number, bytes)| {
+        Some((u16::try_from(number * POINTER).ok()?, SecretBytes(bytes.to_vec())))
+    });
+    Some(Object { file, own: SecretBytes(own.to_vec()), behind: behind.collect() })
 }
 
 /// From the clock that BPF programs have (`CLOCK_MONOTONIC`) to the one that packets are stamped with
@@ -178,6 +206,22 @@ mod tests {
             },
         };
         assert_eq!(event, expected);
+    }
+
+    #[test]
+    fn an_object_is_told_with_what_it_points_to() {
+        let mut bytes = sent(IN_OBJECT, b"CLIENT_RANDOM", &[1; 48], &[]);
+        bytes[36] = 7;
+        bytes.resize(LEN + OWN + POINTERS * BEHIND, 0);
+        let third = LEN + OWN + 2 * BEHIND;
+        bytes[third..third + 4].fill(9);
+        let told = |bytes: &[u8]| decode(bytes, Clock { ahead: 0 }).map(|event| event.secret);
+        let Some(Secret::InObject { label, object, .. }) = told(&bytes) else { panic!("nothing") };
+        assert_eq!((label, object.file), (KeyLogLabel::ClientRandom, 7));
+        assert_eq!((object.own.0.len(), object.behind.len()), (OWN, 1));
+        assert_eq!((object.behind[0].0, &object.behind[0].1.0[..5]), (16, &[9, 9, 9, 9, 0][..]));
+        bytes.pop();
+        assert_eq!(told(&bytes), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use kuberewind_packet::NetnsId;
+use kuberewind_tls::ObjectPath;
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeOpts, set_print,
 };
@@ -30,6 +31,27 @@ pub(crate) struct Maps {
     counters: MapHandle,
     pub(crate) secrets: MapHandle,
     pub(crate) hints: MapHandle,
+}
+
+/// What a program is told of the file that it is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The file's number, of 30 bits.
+    pub(crate) file: u32,
+    /// Where its library keeps the client's random, if that is known.
+    pub(crate) random: Option<ObjectPath>,
+}
+
+impl Told {
+    /// As `file_of` in `bpf/tls.bpf.c` takes it apart.
+    fn cookie(self) -> u64 {
+        let (depth, pointer, offset) = match self.random {
+            None => (0_u64, 0, 0),
+            Some(ObjectPath { pointer: None, offset }) => (1, 0, offset),
+            Some(ObjectPath { pointer: Some(pointer), offset }) => (2, pointer, offset),
+        };
+        u64::from(self.file) << 34 | depth << 32 | u64::from(pointer) << 16 | u64::from(offset)
+    }
 }
 
 /// What the programs counted since they were loaded.
@@ -95,18 +117,30 @@ impl Programs {
     }
 
     /// Attaches a program to an instruction of a file, in every process that runs it, now or later.
-    pub(crate) fn attach(&self, place: Place, file: &File) -> Result<Link, libbpf_rs::Error> {
+    pub(crate) fn attach(
+        &self,
+        place: Place,
+        file: &File,
+        told: Told,
+    ) -> Result<Link, libbpf_rs::Error> {
         const EVERY_PROCESS: i32 = -1;
         let name = match place.hook {
             Hook::OpenSsl => "openssl_kdf_derive",
             Hook::Go => "go_write_key_log",
+            Hook::KeyLog => "c_key_log",
+            Hook::RustlsExpand => "rustls_expand",
+            Hook::RustlsExpanded => "rustls_expanded",
+            Hook::RustlsPrf => "rustls_prf",
             Hook::Loader => "loaded",
         };
         let offset = usize::try_from(place.offset);
         let offset = offset.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
         let program = self.program(name);
         let program = program.map_err(|_| std::io::Error::from(std::io::ErrorKind::NotFound))?;
-        program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, UprobeOpts::default())
+        // Linux 5.15; only these programs ask for it.
+        let cookie = if place.hook.asks_where_the_random_is() { told.cookie() } else { 0 };
+        let options = UprobeOpts { cookie, ..UprobeOpts::default() };
+        program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
     }
 
     fn program(&self, name: &'static str) -> Result<libbpf_rs::ProgramMut<'_>, TlsError> {
@@ -161,6 +195,14 @@ mod tests {
         for object in [PLAIN, SLEEPABLE] {
             assert!(load(object).is_ok());
         }
+    }
+
+    #[test]
+    fn what_a_program_is_told_fits_into_a_number() {
+        let cookie = |file, random| Told { file, random }.cookie();
+        assert_eq!(cookie(1, None), 1 << 34);
+        let behind = ObjectPath { pointer: Some(0xa8), offset: 0xb8 };
+        assert_eq!(cookie((1 << 30) - 1, Some(behind)), 0xffff_fffe_00a8_00b8);
     }
 
     #[test]

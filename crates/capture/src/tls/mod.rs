@@ -8,10 +8,13 @@ mod elf;
 mod error;
 mod event;
 mod find;
+mod getter;
 mod instruction;
 mod kernel;
+mod key_log;
 mod pclntab;
 mod processes;
+mod rustls;
 mod status;
 mod watch;
 
@@ -31,7 +34,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use kuberewind_packet::{NetnsId, Owner};
-use kuberewind_tls::SecretEvent;
+use kuberewind_tls::{ObjectPath, SecretEvent};
 use libbpf_rs::{Link, RingBuffer, RingBufferBuilder};
 
 use crate::namespaces::Target;
@@ -144,6 +147,13 @@ impl TlsProbes {
         let _ = self.orders.send(Order::Targets(new));
     }
 
+    /// Tells the probes where the library in a file, named by the number in its secrets, keeps the
+    /// client's random, as connections have shown. From then on that alone is read of its objects.
+    pub fn teacher(&self) -> impl Fn(u32, ObjectPath) + Send + 'static {
+        let orders = self.orders.clone();
+        move |file, path| drop(orders.send(Order::Learned(file, path)))
+    }
+
     /// What is seen, and what is not.
     pub fn status(&self) -> TlsStatus {
         let sight = lock(&self.shown).clone();
@@ -193,8 +203,10 @@ pub fn look_into(file: File) -> Result<(Vec<u64>, String), String> {
     let finding = find::inspect(file).map_err(|malformed| format!("{malformed:?}"))?;
     let places = finding.places.iter().map(|place| place.offset).collect();
     let kinds: Vec<_> = finding.places.iter().map(|place| place.hook).collect();
-    let find::Finding { unsupported, version, build_id, .. } = finding;
-    Ok((places, format!("{kinds:?} {unsupported:?} {} {}", version.is_some(), build_id.is_some())))
+    let find::Finding { library, random, unsupported, version, build_id, .. } = finding;
+    let random = random.map(|path| path.to_string());
+    let words = format!("{library:?} {kinds:?} {random:?} {unsupported:?}");
+    Ok((places, format!("{words} {} {}", version.is_some(), build_id.is_some())))
 }
 
 /// Loads the probes and takes them away again: whether TLS secrets can be seen here.

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use kuberewind_packet::{NetnsId, Owner};
+use kuberewind_tls::ObjectPath;
 use libbpf_rs::Link;
 
-use super::find::{Finding, Hook, inspect};
-use super::kernel::Programs;
+use super::find::{Finding, Hook, Place, inspect};
+use super::kernel::{Programs, Told};
 use super::processes::{FileId, Mapping, Processes};
 use super::status::{LibraryStatus, UnsupportedStatus};
 
@@ -51,6 +52,8 @@ pub(crate) enum Order {
     Targets(BTreeMap<NetnsId, Owner>),
     /// A recorded process may have mapped something new.
     Look(u32),
+    /// Connections have shown where a file's library keeps the client's random.
+    Learned(u32, ObjectPath),
     /// The end.
     Stop,
 }
@@ -74,9 +77,21 @@ struct Known {
     finding: Finding,
     /// Dropped, they are detached.
     links: Vec<Link>,
+    /// Places of which is not known yet where the client's random is.
+    puzzles: Vec<Puzzle>,
     problem: Option<String>,
     used: Instant,
     studied: Instant,
+}
+
+/// A probe that is attached anew once more is known.
+#[derive(Debug)]
+struct Puzzle {
+    number: u32,
+    place: Place,
+    file: File,
+    /// Which of the links it is.
+    link: usize,
 }
 
 /// A recorded process.
@@ -97,6 +112,8 @@ pub(crate) struct Watch {
     files: HashMap<FileId, Known>,
     lives: HashMap<u32, Life>,
     again: BTreeSet<(Instant, u32)>,
+    /// The number that the last puzzle was given.
+    numbered: u32,
     hasher: RandomState,
     problem: Option<String>,
     /// Whether files of processes may not be opened.
@@ -113,6 +130,7 @@ impl Watch {
             files: HashMap::new(),
             lives: HashMap::new(),
             again: BTreeSet::new(),
+            numbered: 0,
             hasher: RandomState::new(),
             problem: None,
             denied: false,
@@ -136,6 +154,7 @@ impl Watch {
                 match order {
                     Order::Targets(new) => targets = Some(new),
                     Order::Look(pid) => drop(pids.insert(pid)),
+                    Order::Learned(number, path) => self.solve(number, path),
                     Order::Stop => return,
                 }
             }
@@ -225,11 +244,12 @@ impl Watch {
         Some(id)
     }
 
-    fn study(&self, file: &File, mapping: &Mapping) -> Known {
+    fn study(&mut self, file: &File, mapping: &Mapping) -> Known {
         let mut known = Known {
             path: mapping.path.clone(),
             finding: Finding::default(),
             links: Vec::new(),
+            puzzles: Vec::new(),
             problem: None,
             used: Instant::now(),
             studied: Instant::now(),
@@ -247,15 +267,54 @@ impl Watch {
             known.problem = Some(text);
             return known;
         }
-        for place in &known.finding.places {
-            match self.programs.attach(*place, file) {
+        for place in known.finding.places.clone() {
+            let number = self.next_number();
+            match self.programs.attach(place, file, Told { file: number, random: None }) {
                 Ok(link) => known.links.push(link),
                 Err(error) => {
                     known.problem = Some(format!("attach to {}: {error}", mapping.path));
+                    continue;
                 }
+            }
+            if place.hook.asks_where_the_random_is()
+                && let Ok(file) = file.try_clone()
+            {
+                known.puzzles.push(Puzzle { number, place, file, link: known.links.len() - 1 });
             }
         }
         known
+    }
+
+    fn next_number(&mut self) -> u32 {
+        const MOST: u32 = (1 << 30) - 1;
+        self.numbered = if self.numbered == MOST { 1 } else { self.numbered + 1 };
+        self.numbered
+    }
+
+    /// Lets the probe in this file read the client's random where connections have shown it, unless the
+    /// library's own code says otherwise.
+    fn solve(&mut self, number: u32, random: ObjectPath) {
+        let found = self.files.values_mut().find_map(|known| {
+            let at = known.puzzles.iter().position(|puzzle| puzzle.number == number)?;
+            let puzzle = known.puzzles.swap_remove(at);
+            Some((known, puzzle))
+        });
+        let Some((known, Puzzle { place, file, link, .. })) = found else { return };
+        let path = &known.path;
+        if let Some(other) = known.finding.random.filter(|other| *other != random) {
+            known.problem = Some(format!(
+                "read TLS secrets of {path}: its code keeps the client's random at {other}, its \
+                 connections at {random}"
+            ));
+            known.links.clear();
+            return;
+        }
+        match self.programs.attach(place, &file, Told { file: number, random: Some(random) }) {
+            // The one before goes only now, so that nothing is missed.
+            Ok(new) => known.links[link] = new,
+            Err(error) => known.problem = Some(format!("attach to {path} again: {error}")),
+        }
+        tracing::debug!("{path} keeps the client's random at {random}");
     }
 
     /// A probe holds on to its file, and so to the mounted file system of a container that has ended.
@@ -313,9 +372,9 @@ impl Watch {
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();
             let path = known.path.clone();
             sight.problems.extend(known.problem.clone());
-            if let Some(hook) = known.finding.secrets().filter(|_| !known.links.is_empty()) {
+            if let Some(library) = known.finding.library.filter(|_| !known.links.is_empty()) {
                 sight.libraries.push(LibraryStatus {
-                    library: if hook == Hook::Go { "Go" } else { "OpenSSL" }.to_owned(),
+                    library: library.to_owned(),
                     path,
                     version: known.finding.version.clone(),
                     build_id: known.finding.build_id.clone(),

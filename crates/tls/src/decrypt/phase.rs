@@ -4,7 +4,7 @@ use crate::KeyLog;
 use crate::KeyLogLabel as Label;
 use crate::decrypt::session::Session;
 use crate::flow::Sender;
-use crate::open::{Opener, Record};
+use crate::open::{Agreed, Opener, Record};
 use crate::suite::Version;
 
 /// What a phase's records are.
@@ -61,8 +61,14 @@ impl Phase {
             }
             _ => {
                 let secrets = log.candidates(client_random, Label::ClientRandom);
+                let agreed = Agreed {
+                    suite,
+                    client_random,
+                    server_random: &hello.random,
+                    encrypt_then_mac: hello.encrypt_then_mac,
+                };
                 let keys = secrets
-                    .filter_map(|secret| Opener::tls12(suite, secret, client_random, &hello.random))
+                    .filter_map(|secret| Opener::tls12(agreed, secret))
                     .filter_map(|pair| pair.into_iter().nth(sender.index()))
                     .collect();
                 vec![Self { kind: Kind::Epoch, keys }]

@@ -2,7 +2,7 @@
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Joiner, KeyLog, KeyLogLabel, Limits, Place, PortsTaken, Secret,
+    Decryptor, Derived, Joiner, KeyLog, KeyLogLabel, Limits, Object, Place, PortsTaken, Secret,
     SecretBytes, SecretEvent, Twins,
 };
 use proptest::prelude::*;
@@ -63,7 +63,12 @@ fn event() -> impl Strategy<Value = SecretEvent> {
         client_random: [7; 32],
         secret: SecretBytes(secret),
     });
-    prop_oneof![derivation, line].prop_map(|secret| SecretEvent {
+    let behind = prop::collection::vec((any::<u16>(), bytes().prop_map(SecretBytes)), 0..4);
+    let object = (0..3_u32, bytes(), behind, sized()).prop_map(|(file, own, behind, secret)| {
+        let object = Object { file, own: SecretBytes(own), behind };
+        Secret::InObject { label: KeyLogLabel::ClientTraffic, secret: SecretBytes(secret), object }
+    });
+    prop_oneof![derivation, line, object].prop_map(|secret| SecretEvent {
         time: Timestamp::MIN,
         netns: NetnsId(1),
         pid: 1,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use kuberewind_packet::{NetnsId, Timestamp};
-use kuberewind_tls::{Derived, Joiner, KeyLogLabel, KeyLogLine, Secret, SecretBytes, SecretEvent};
+use kuberewind_tls::{
+    Derived, Joiner, KeyLogLabel, KeyLogLine, Object, ObjectPath, Secret, SecretBytes, SecretEvent,
+};
 use proptest::prelude::*;
 use ring::digest;
 
@@ -239,6 +241,52 @@ fn a_main_secret_of_tls_1_2_is_found_by_the_clients_random() {
     };
     joiner.secret(elsewhere);
     assert!(joiner.take(at(2)).is_empty());
+}
+
+/// A secret from a library of which is not known where it keeps the client's random; here it is behind
+/// the pointer at 8.
+fn in_object(file: u32, random: u8) -> SecretEvent {
+    let behind = vec![(8, SecretBytes([vec![1; 0x30], vec![random; 32]].concat()))];
+    let object = Object { file, own: SecretBytes(vec![2; 100]), behind };
+    let secret = SecretBytes(vec![random; 48]);
+    event(Secret::InObject { label: KeyLogLabel::ClientRandom, secret, object })
+}
+
+#[test]
+fn a_secret_finds_its_connection_in_the_object_and_three_show_where() {
+    let mut joiner = Joiner::default();
+    for random in [9, 10, 11] {
+        let hello = record(22, &client_hello(random, 0));
+        let packet = frame(true, u32::from(random) << 20, &hello);
+        // In either order.
+        if random == 10 {
+            joiner.packet(NETNS, at(1), &packet);
+            joiner.secret(in_object(4, random));
+        } else {
+            joiner.secret(in_object(4, random));
+            joiner.packet(NETNS, at(1), &packet);
+        }
+        let given = joiner.take(at(2));
+        let given = given.iter().map(|joined| &joined.line);
+        let given: Vec<_> = given.map(|line| (line.client_random, line.secret.0[0])).collect();
+        assert_eq!(given, [([random; 32], random)]);
+    }
+    let place = ObjectPath { pointer: Some(8), offset: 0x30 };
+    assert_eq!(joiner.take_learned(), [(4, place)]);
+    assert_eq!((joiner.counts().covered, joiner.counts().unmatched), (3, 0));
+}
+
+#[test]
+fn of_objects_without_a_connection_few_are_kept() {
+    let mut joiner = Joiner::default();
+    for number in 0..1000 {
+        joiner.secret(in_object(number, 200));
+    }
+    let unmatched = joiner.counts().unmatched;
+    assert!((900..1000).contains(&unmatched), "{unmatched}");
+    assert!(joiner.take(at(2).saturating_add(Duration::from_mins(1))).is_empty());
+    assert_eq!(joiner.counts().unmatched, 1000);
+    assert_eq!(joiner.take_learned(), []);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn free_port() -> u16 {
 }
 
 /// curl fetches a file from openssl while tcpdump records.
-fn fetch_while_recorded(version: &str, body: &[u8]) -> (Vec<u8>, KeyLog) {
+fn fetch_while_recorded(options: &[&str], config: &str, body: &[u8]) -> (Vec<u8>, KeyLog) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     std::fs::write(at.join("body"), body).unwrap();
@@ -53,7 +53,9 @@ fn fetch_while_recorded(version: &str, body: &[u8]) -> (Vec<u8>, KeyLog) {
     let accept = format!("127.0.0.1:{port}");
     let serve = ["s_server", "-accept", &accept, "-key", "key.pem", "-cert", "cert.pem", "-WWW"];
     let mut server = run(at, "openssl", &serve);
-    let _server = Running(server.arg(version).stderr(Stdio::null()).spawn().unwrap());
+    std::fs::write(at.join("openssl.cnf"), config).unwrap();
+    server.args(options).env("OPENSSL_CONF", at.join("openssl.cnf")).stderr(Stdio::null());
+    let _server = Running(server.spawn().unwrap());
     let filter = format!("tcp port {port}");
     let record = ["-i", "lo", "-U", "-B", "65536", "--time-stamp-precision=nano", "-Z", "root"];
     let mut recorder = run(at, "tcpdump", &record);
@@ -81,10 +83,38 @@ fn fetch_while_recorded(version: &str, body: &[u8]) -> (Vec<u8>, KeyLog) {
 fn five_megabytes_decrypt_to_the_byte() {
     let body: Vec<u8> = (0..5_000_000_u32).map(|n| (n ^ n >> 7 ^ n >> 15) as u8).collect();
     for version in ["-tls1_3", "-tls1_2"] {
-        let (pcap, log) = fetch_while_recorded(version, &body);
+        let (pcap, log) = fetch_while_recorded(&[version], "", &body);
         let said = decrypt(&read_pcap(&pcap), &log);
         assert_eq!(said.outcomes(), [Outcome::Opened], "{version}");
         assert!(said.server.ends_with(&body), "{version}: {} bytes", said.server.len());
         assert!(said.client.starts_with(b"GET /body HTTP/1.1\r\n"), "{version}");
+    }
+}
+
+/// OpenSSL's `SSL_OP_NO_ENCRYPT_THEN_MAC`, as its configuration has it.
+const MAC_THEN_ENCRYPT: &str = "\
+    openssl_conf = all\n[all]\nssl_conf = modules\n[modules]\nsystem_default = tls\n\
+    [tls]\nOptions = -EncryptThenMac\n";
+
+#[test]
+fn every_cbc_suite_decrypts_to_the_byte_whatever_is_done_first() {
+    let body: Vec<u8> = (0..50_000_u32).map(|n| (n ^ n >> 7) as u8).collect();
+    for suite in ["AES128-SHA", "AES256-SHA", "AES128-SHA256", "AES256-SHA384"] {
+        for config in ["", MAC_THEN_ENCRYPT] {
+            let suite = format!("ECDHE-ECDSA-{suite}");
+            let options = ["-tls1_2", "-cipher", &suite];
+            let (pcap, log) = fetch_while_recorded(&options, config, &body);
+            let packets = read_pcap(&pcap);
+            let hello = packets.iter().map(|packet| &packet.bytes[..]).find(|bytes| {
+                bytes.get(66) == Some(&22) && bytes.get(71) == Some(&2) // a ServerHello
+            });
+            let extension = [0, 22, 0, 0];
+            let agreed = hello.unwrap()[66..200].windows(4).any(|window| window == extension);
+            assert_eq!(agreed, config.is_empty(), "{suite}: encrypt-then-MAC");
+            let said = decrypt(&packets, &log);
+            assert_eq!(said.outcomes(), [Outcome::Opened], "{suite} {config}");
+            assert!(said.server.ends_with(&body), "{suite} {config}");
+            assert!(said.client.starts_with(b"GET /body HTTP/1.1\r\n"), "{suite} {config}");
+        }
     }
 }

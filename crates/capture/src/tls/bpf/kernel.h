@@ -23,7 +23,13 @@ typedef __u64 u64;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+/* Only whether the kernel has it is asked, by its name. */
+enum bpf_func_id {
+	BPF_FUNC_get_attach_cookie = 174,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -21,6 +21,11 @@ enum kind {
 	DERIVATION = 1, /* TLS 1.3: HKDF-Expand-Label(key, label, data) */
 	EXPANSION = 2,  /* TLS 1.2: key is the main secret, data the client's random */
 	KEY_LOG = 3,    /* key is the secret with this label, data the client's random */
+	C_KEY_LOG = 4,  /* the same, from a library in C */
+	IN_OBJECT = 5,  /* key is the secret with this label, the client's random is in the object */
+	RUST_KEY_LOG = 6,   /* as C_KEY_LOG, with TLS 1.3's own labels */
+	RUST_IN_OBJECT = 7, /* as IN_OBJECT, with TLS 1.3's own labels; the object is the stack */
+	RUST_EXPANSION = 8, /* as EXPANSION */
 };
 
 #define LABEL 40
@@ -35,10 +40,21 @@ struct secret {
 	u32 label_len;
 	u32 key_len;
 	u32 data_len;
-	u32 reserved;
+	u32 file; /* whose code, as the reader numbers files; 0 where it does not matter */
 	u8 label[LABEL];
 	u8 key[BYTES];
 	u8 data[BYTES];
+};
+
+#define OWN 1024
+#define POINTERS 64
+#define BEHIND 256
+
+/* A secret, and the object that its function was given; what could not be read is zero. */
+struct in_object {
+	struct secret secret;
+	u8 own[OWN];
+	u8 behind[POINTERS][BEHIND]; /* what its first words point to */
 };
 
 /* A process that may have mapped something new. */
@@ -156,6 +172,21 @@ static __always_inline void begin(struct secret *secret, u32 netns)
 	secret->netns = netns;
 	secret->pid = id >> 32;
 	secret->tid = (u32)id;
+}
+
+/* Up to 39 characters and a zero. */
+static __always_inline long read_label(u8 *to, u64 from)
+{
+	long len = bpf_probe_read_user_str(to, LABEL, (void *)from);
+#ifdef SLEEPABLE
+	if (len < 0) {
+		u8 touched;
+		if (bpf_copy_from_user(&touched, 1, (void *)from))
+			return len;
+		len = bpf_probe_read_user_str(to, LABEL, (void *)from);
+	}
+#endif
+	return len;
 }
 
 static __always_inline void send(struct secret *secret)
@@ -280,6 +311,96 @@ unreadable:
 	return 0;
 }
 
+/* What the reader says of a file when it attaches to it. Linux 5.15; where there is none the reader
+ * does not attach. */
+struct file {
+	u32 number;
+	u32 depth;   /* 0: not known where the random is; 1: in the object; 2: behind a pointer there */
+	u64 pointer; /* where the pointer is */
+	u64 offset;
+};
+
+static __always_inline struct file file_of(struct pt_regs *ctx)
+{
+	u64 cookie = 0;
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_attach_cookie))
+		cookie = bpf_get_attach_cookie(ctx);
+	return (struct file){
+		.number = cookie >> 34,
+		.depth = cookie >> 32 & 3,
+		.pointer = cookie >> 16 & 0xffff,
+		.offset = cookie & 0xffff,
+	};
+}
+
+/* The secret with all that may hold the client's random. */
+static __always_inline void send_in_object(const struct secret *secret, u64 object)
+{
+	struct in_object *event = bpf_ringbuf_reserve(&secrets, sizeof(*event), 0);
+	if (!event) {
+		count(LOST);
+		return;
+	}
+	event->secret = *secret;
+	for (u32 at = 0; at < OWN; at += BEHIND)
+		/* Whatever it cannot read it zeroes. */
+		bpf_probe_read_user(event->own + at, BEHIND, (void *)(object + at));
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < POINTERS; i++) {
+		u64 pointer = 0;
+		bpf_probe_read_user(&pointer, sizeof(pointer), (void *)(object + i * sizeof(u64)));
+		bpf_probe_read_user(event->behind[i], BEHIND, (void *)pointer);
+	}
+	bpf_ringbuf_submit(event, 0);
+	count(SECRETS);
+}
+
+/* The secret with the client's random, which this object holds. */
+static __always_inline void send_with_random(struct secret *secret, const struct file *file, u64 object)
+{
+	secret->file = file->number;
+	if (!file->depth) {
+		send_in_object(secret, object);
+		return;
+	}
+	secret->data_len = 32;
+	if ((file->depth == 2 && read(&object, sizeof(object), object + file->pointer)) ||
+	    read(secret->data, 32, object + file->offset))
+		count(UNREADABLE);
+	else
+		send(secret);
+}
+
+/* OpenSSL and BoringSSL: ssl_log_secret(SSL *, const char *label, const uint8_t *secret, size_t len)
+ * GnuTLS: _gnutls_call_keylog_func(gnutls_session_t, const char *label, const uint8_t *secret,
+ *                                  unsigned len)
+ * They are called whether or not there is a key log. */
+UPROBE int c_key_log(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	struct file file = file_of(ctx);
+	struct secret secret;
+	begin(&secret, netns);
+	secret.kind = file.depth ? C_KEY_LOG : IN_OBJECT;
+	u64 object = PT_REGS_PARM1(ctx), len = (u32)PT_REGS_PARM4(ctx);
+	long label = read_label(secret.label, PT_REGS_PARM2(ctx));
+	if (label <= 1)
+		goto unreadable;
+	secret.label_len = label - 1;
+	secret.key_len = at_most(len, BYTES);
+	if (read(secret.key, at_most(len, BYTES), PT_REGS_PARM3(ctx)))
+		goto unreadable;
+	send_with_random(&secret, &file, object);
+	return 0;
+unreadable:
+	count(UNREADABLE);
+	return 0;
+}
+
 #if defined(__TARGET_ARCH_x86)
 /* Go 1.17 and later, whose calling convention passes nine words in registers:
  * func (c *Config) writeKeyLog(label string, clientRandom, secret []byte) error
@@ -304,6 +425,103 @@ UPROBE int go_write_key_log(struct pt_regs *ctx)
 		return 0;
 	}
 	send(&secret);
+	return 0;
+}
+
+/* A Rust slice. */
+struct rust_slice {
+	u64 at;
+	u64 len;
+};
+
+/* Labels that threads derive secrets for just now; an entry for each such thread. */
+struct derived {
+	u32 len;
+	u8 label[LABEL];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct derived);
+} deriving SEC(".maps");
+
+/* rustls 0.22 and later: fn expand_block(&self, info: &[&[u8]]) -> OkmBlock
+ * The result is written where the first register says; `info` has the parts of an HkdfLabel (RFC 8446
+ * section 7.1): length, the label's length, "tls13 ", label, the context's length, context. */
+UPROBE int rustls_expand(struct pt_regs *ctx)
+{
+	struct rust_slice label;
+	if (ctx->cx != 6)
+		return 0;
+	if (!recorded()) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	if (read(&label, sizeof(label), ctx->dx + 3 * sizeof(label)))
+		return 0;
+	struct derived derived = {};
+	derived.len = at_most(label.len, LABEL);
+	if (read(derived.label, at_most(label.len, LABEL), label.at) || !wanted(derived.label))
+		return 0;
+	u64 thread = bpf_get_current_pid_tgid();
+	bpf_map_update_elem(&deriving, &thread, &derived, 0);
+	return 0;
+}
+
+/* Where it returns: struct OkmBlock { buf: [u8; 64], used: usize } */
+UPROBE int rustls_expanded(struct pt_regs *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid(), used = 0;
+	struct derived *derived = bpf_map_lookup_elem(&deriving, &thread);
+	if (!derived)
+		return 0;
+	struct secret secret;
+	begin(&secret, recorded());
+	secret.label_len = derived->len;
+	__builtin_memcpy(secret.label, derived->label, LABEL);
+	bpf_map_delete_elem(&deriving, &thread);
+	if (read(&used, sizeof(used), ctx->ax + BYTES) || read(secret.key, BYTES, ctx->ax)) {
+		count(UNREADABLE);
+		return 0;
+	}
+	secret.key_len = at_most(used, BYTES);
+	struct file file = file_of(ctx);
+	secret.kind = file.depth ? RUST_KEY_LOG : RUST_IN_OBJECT;
+	send_with_random(&secret, &file, ctx->sp);
+	return 0;
+}
+
+/* fn for_secret(&self, output: &mut [u8], secret: &[u8], label: &[u8], seed: &[u8])
+ * For "key expansion" the seed is the server's random and then the client's. */
+UPROBE int rustls_prf(struct pt_regs *ctx)
+{
+	u32 netns = recorded();
+	if (!netns) {
+		count(ELSEWHERE);
+		return 0;
+	}
+	/* Behind the address to return to: the label's length, and the seed. */
+	u64 stack[3];
+	struct secret secret;
+	begin(&secret, netns);
+	if (read(stack, sizeof(stack), ctx->sp + 8) ||
+	    read(secret.label, at_most(stack[0], LABEL), ctx->r9))
+		goto unreadable;
+	if (eight(secret.label) != WORD('k', 'e', 'y', ' ', 'e', 'x', 'p', 'a') || stack[2] != 64)
+		return 0;
+	secret.kind = RUST_EXPANSION;
+	secret.label_len = at_most(stack[0], LABEL);
+	secret.key_len = at_most(ctx->r8, BYTES);
+	secret.data_len = 32;
+	if (read(secret.key, at_most(ctx->r8, BYTES), ctx->cx) ||
+	    read(secret.data, 32, stack[1] + 32))
+		goto unreadable;
+	send(&secret);
+	return 0;
+unreadable:
+	count(UNREADABLE);
 	return 0;
 }
 #endif

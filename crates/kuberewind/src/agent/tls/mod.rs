@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 use kuberewind_capture::{Target, TlsConfig, TlsError, TlsProbes};
 use kuberewind_packet::{NetnsId, Span, Timestamp};
 use kuberewind_store::Note;
-use kuberewind_tls::{JoinCounts, Joined, Joiner, SecretEvent};
+use kuberewind_tls::{JoinCounts, Joined, Joiner, ObjectPath, SecretEvent};
 
 use keep::Kept;
 use tap::HandshakePacket;
@@ -131,6 +131,7 @@ impl Tls {
         let keeps_control_plane = Arc::<AtomicBool>::default();
         let mut work = Work {
             joiner: Joiner::default(),
+            teach: Box::new(probes.teacher()),
             vault: Arc::clone(&vault),
             write,
             unwritten: Vec::new(),
@@ -244,6 +245,8 @@ pub(crate) fn left_behind(
 /// What the joiner's thread works with.
 struct Work {
     joiner: Joiner,
+    /// joiner --where libraries keep the client's random--> probes; waits while their queue is full.
+    teach: Box<dyn Fn(u32, ObjectPath) + Send>,
     vault: Arc<Vault>,
     write: Write,
     /// What could not be written so far: the store is busy, or its recorder is stopping.
@@ -287,6 +290,7 @@ impl Work {
     /// What was joined and may be kept, and is not written yet.
     fn take(&mut self) -> Vec<Kept> {
         let joined = self.joiner.take(Timestamp::now());
+        self.joiner.take_learned().into_iter().for_each(|(file, path)| (self.teach)(file, path));
         let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
         let (kept, discarded): (Vec<Joined>, Vec<Joined>) =
             joined.into_iter().partition(|j| keep_all || !self.control_plane.has(j));
@@ -350,6 +354,7 @@ mod tests {
         let shown = Arc::<Mutex<Shown>>::default();
         let mut work = Work {
             joiner: Joiner::default(),
+            teach: Box::new(|_, _| {}),
             vault: Arc::new(Vault::open(&dir.path().join("key")).unwrap()),
             write: Box::new(move |_| does.load(Ordering::Relaxed)),
             unwritten: Vec::new(),

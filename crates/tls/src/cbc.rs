@@ -1,0 +1,115 @@
+//! Opening a record of TLS 1.2 that was encrypted with AES in CBC mode and authenticated with an HMAC
+//! (RFC 5246 section 6.2.3.2; RFC 7366 where the HMAC is of what was encrypted).
+
+use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
+use aes::{Aes128, Aes256, Block};
+use ring::hmac;
+
+use crate::open::Record;
+use crate::suite::Cbc;
+
+const BLOCK: usize = 16;
+
+/// A key, its HMAC's, and what goes with them.
+#[derive(Debug)]
+pub(crate) struct CbcOpener {
+    key: Key,
+    mac: hmac::Key,
+    mac_len: usize,
+    /// The HMAC stands behind what was encrypted, and is of that.
+    encrypt_then_mac: bool,
+}
+
+enum Key {
+    Aes128(Aes128),
+    Aes256(Aes256),
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Aes128(_) => "AES-128",
+            Self::Aes256(_) => "AES-256",
+        })
+    }
+}
+
+impl CbcOpener {
+    pub(crate) fn new(cbc: Cbc, key: &[u8], mac: &[u8], encrypt_then_mac: bool) -> Option<Self> {
+        let key = match cbc.key_len() {
+            16 => Key::Aes128(Aes128::new_from_slice(key).ok()?),
+            _ => Key::Aes256(Aes256::new_from_slice(key).ok()?),
+        };
+        let (mac, mac_len) = (hmac::Key::new(cbc.mac.algorithm(), mac), cbc.mac.len());
+        Some(Self { key, mac, mac_len, encrypt_then_mac })
+    }
+
+    /// Opens the record as number `number` into `out`, which holds the content only if it opened.
+    pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
+        if self.encrypt_then_mac {
+            let (sealed, mac) =
+                record.body.split_at_checked(record.body.len().checked_sub(self.mac_len)?)?;
+            self.verify(number, record, sealed, mac)?;
+            self.decrypt(sealed, out)?;
+            let content = unpadded(out)?;
+            out.truncate(content);
+        } else {
+            self.decrypt(record.body, out)?;
+            let content = unpadded(out)?.checked_sub(self.mac_len)?;
+            let (content, mac) = out.split_at(content);
+            self.verify(number, record, content, mac.get(..self.mac_len)?)?;
+            let len = content.len();
+            out.truncate(len);
+        }
+        Some(record.content_type())
+    }
+
+    /// Whether the HMAC is that of these bytes: compared in constant time.
+    fn verify(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> Option<()> {
+        let len = u16::try_from(bytes.len()).ok()?.to_be_bytes();
+        let header = [&number.to_be_bytes()[..], &record.header[..3], &len].concat();
+        hmac::verify(&self.mac, &[&header, bytes].concat(), mac).ok()
+    }
+
+    /// What stands behind the first block, which is the initialization vector.
+    fn decrypt(&self, sealed: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let (iv, blocks) = sealed.split_first_chunk::<BLOCK>()?;
+        if blocks.is_empty() || blocks.len() % BLOCK != 0 {
+            return None;
+        }
+        let iv = &Block::from(*iv);
+        let mut blocks: Vec<Block> = blocks
+            .chunks_exact(BLOCK)
+            .filter_map(|block| block.first_chunk::<BLOCK>().map(|block| Block::from(*block)))
+            .collect();
+        match &self.key {
+            Key::Aes128(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
+            Key::Aes256(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
+        }
+        out.clear();
+        out.extend(blocks.iter().flatten());
+        Some(())
+    }
+}
+
+/// How much stands before the padding: bytes that all say how many they are, but for the last, which
+/// says how many there are before it.
+fn unpadded(bytes: &[u8]) -> Option<usize> {
+    let last = *bytes.last()?;
+    let len = bytes.len().checked_sub(1 + usize::from(last))?;
+    bytes[len..].iter().all(|byte| *byte == last).then_some(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_says_its_own_length() {
+        assert_eq!(unpadded(&[7, 7, 0]), Some(2));
+        assert_eq!(unpadded(&[7, 2, 2, 2]), Some(1));
+        assert_eq!(unpadded(&[7, 1, 2, 2]), None);
+        assert_eq!(unpadded(&[2, 2]), None);
+        assert_eq!(unpadded(&[]), None);
+    }
+}
