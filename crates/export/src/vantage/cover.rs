@@ -45,12 +45,11 @@ impl Rest {
     /// Whether what the packet says is in the file already.
     pub(super) fn leaves_out(&mut self, packet: &PacketBlock<'_>) -> bool {
         let Some(headers) = Headers::read(packet.data, packet.original_len) else { return false };
-        let is_known = match headers.segment() {
-            Some(segment) => self.halves[headers.direction].has(&segment),
-            None => {
-                self.count += 1;
-                self.datagrams.has(self.count - 1)
-            }
+        let is_known = if let Some(segment) = headers.segment() {
+            self.halves[headers.direction].has(&segment)
+        } else {
+            self.count += 1;
+            self.datagrams.has(self.count - 1)
         };
         self.kept += u64::from(!is_known);
         is_known

@@ -86,15 +86,12 @@ impl Seen {
         let half = &mut self.halves[headers.direction];
         half.first = half.first.or(std::num::NonZeroU64::new(time.as_nanos()));
         half.hops = half.hops.max(headers.hops);
-        match segment {
-            Some(segment) => {
-                self.bytes += u64::from(segment.captured);
-                half.take(segment);
-            }
-            None => {
-                self.bytes += headers.carried_bytes();
-                self.datagrams.get_or_insert_default().take((headers.fingerprint(), time), room);
-            }
+        if let Some(segment) = segment {
+            self.bytes += u64::from(segment.captured);
+            half.take(segment);
+        } else {
+            self.bytes += headers.carried_bytes();
+            self.datagrams.get_or_insert_default().take((headers.fingerprint(), time), room);
         }
     }
 
