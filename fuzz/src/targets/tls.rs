@@ -16,6 +16,8 @@ use kuberewind_tls::{
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
 pub(super) const WORDS: &[&str] = &[
+    "in_object 1 8 48 ",
+    "in_object 1 0 352 ",
     "\u{16}\u{3}\u{3}\0\u{4}\u{1}\0\0\0",
     "\u{16}\u{3}\u{1}\u{40}\0",
     "\u{14}\u{3}\u{3}\0\u{1}\u{1}",
@@ -341,14 +343,11 @@ fn event(line: &str) -> Option<SecretEvent> {
 fn in_object(line: &str) -> Option<Secret> {
     let mut words = line.splitn(5, ' ');
     let is_it = words.next()? == "in_object";
-    let [file, pointer, offset] = [
-        words.next()?.parse().ok()?,
-        words.next()?.parse().ok()?,
-        words.next()?.parse::<u16>().ok()?,
-    ];
+    let file = words.next()?.parse().ok()?;
+    let [pointer, offset] = [words.next()?, words.next()?].map(str::parse::<u16>);
+    let (pointer, offset) = (pointer.ok()?, offset.ok()?);
     let KeyLogLine { label, client_random, secret } = words.next()?.parse().ok()?;
     let bytes = [&vec![0; usize::from(offset)][..], &client_random].concat();
-    let pointer = u16::try_from(pointer).ok()?;
     let (own, behind) = if pointer == 0 {
         (bytes, Vec::new())
     } else {

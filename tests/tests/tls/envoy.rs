@@ -8,6 +8,7 @@ use kuberewind_tests::{Program, VethPair, succeed, target_dir};
 
 use crate::judge::Exchange;
 use crate::lab::{End, Lab, NGINX, VERSIONS, WITHIN, curl_arguments, other_end, text};
+use crate::openssl::take_up_again;
 
 const TLS: u16 = 10443;
 const PLAIN: u16 = 10080;
@@ -63,42 +64,50 @@ fn config(lab: &Lab) -> String {
     format!(r#"{{"static_resources": {{"listeners": [{listeners}], "clusters": [{clusters}]}}}}"#)
 }
 
-#[test]
-fn envoy_is_readable() {
-    let mut lab = Lab::new();
+/// Envoy at the recorded end.
+pub(crate) fn serve(lab: &mut Lab) {
     let path = lab.files.path("envoy.json");
-    fs::write(&path, config(&lab)).expect("a file");
+    fs::write(&path, config(lab)).expect("a file");
     let mut command = lab.exec(End::Recorded, &envoy(&target_dir()).display().to_string());
     command.args(["--disable-hot-restart", "--concurrency", "1", "--config-path"]).arg(&path);
     let mut envoy = Program::start(&mut command);
     envoy.wait_to_say("starting main dispatch loop", WITHIN);
     lab.keep(envoy);
     lab.wait_for_probes("/envoy");
+}
+
+/// curl asks Envoy over TLS.
+pub(crate) fn ask(lab: &mut Lab, version: &str, tag: &str) {
+    let uri = format!("/anything?{tag}");
+    let mut curl = lab.exec(End::Peer, "curl");
+    let url = format!("https://{}:{TLS}{uri}", other_end(End::Peer));
+    succeed(curl.args(curl_arguments(version)).args(["--http1.1", &url]));
+    let answered = text(10).into();
+    lab.expect(tag, vec![Exchange { answered, ..Exchange::new("GET", &uri) }]);
+}
+
+/// curl asks Envoy over loopback, and Envoy asks nginx over TLS.
+pub(crate) fn ask_through(lab: &mut Lab, version: &str, tag: &str) {
+    let (asked, passed_on) = (format!("/{version}?{tag}"), format!("/text/100000?{tag}"));
+    let mut curl = lab.exec(End::Recorded, "curl");
+    succeed(curl.args(["-sSf", "-o", "/dev/null", &format!("http://127.0.0.1:{PLAIN}{asked}")]));
+    let answered = || text(100_000).into();
+    let exchange = |uri: &str| Exchange { answered: answered(), ..Exchange::new("GET", uri) };
+    lab.expect(tag, vec![exchange(&asked), exchange(&passed_on)]);
+}
+
+#[test]
+fn envoy_is_readable() {
+    let mut lab = Lab::new();
+    serve(&mut lab);
     for round in 0..3 {
         for version in VERSIONS {
-            let tag = format!("server-{version}-{round}");
-            let uri = format!("/anything?{tag}");
-            let mut curl = lab.exec(End::Peer, "curl");
-            let url = format!("https://{}:{TLS}{uri}", other_end(End::Peer));
-            succeed(curl.args(curl_arguments(version)).args(["--http1.1", &url]));
-            let answered = text(10).into();
-            lab.expect(&tag, vec![Exchange { answered, ..Exchange::new("GET", &uri) }]);
+            ask(&mut lab, version, &format!("server-{version}-{round}"));
         }
     }
     for version in VERSIONS {
-        let mut curl = lab.exec(End::Recorded, "curl");
-        let tag = format!("client-{version}");
-        let (asked, passed_on) = (format!("/{version}?{tag}"), format!("/text/100000?{tag}"));
-        succeed(curl.args([
-            "-sSf",
-            "-o",
-            "/dev/null",
-            &format!("http://127.0.0.1:{PLAIN}{asked}"),
-        ]));
-        let answered = || text(100_000).into();
-        let exchange = |uri: &str| Exchange { answered: answered(), ..Exchange::new("GET", uri) };
-        // Over loopback, and then with TLS.
-        lab.expect(&tag, vec![exchange(&asked), exchange(&passed_on)]);
+        ask_through(&mut lab, version, &format!("client-{version}"));
+        take_up_again(&mut lab, TLS, version, &text(10));
     }
     lab.judge();
 }

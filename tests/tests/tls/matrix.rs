@@ -7,7 +7,7 @@ use kuberewind_tests::{python, target_dir};
 
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
 use crate::programs::PORT;
-use crate::{boringssl, gnutls};
+use crate::{boringssl, envoy, gnutls};
 
 /// What is at the recorded end.
 enum Peer {
@@ -16,6 +16,7 @@ enum Peer {
     Grpc,
     Curl,
     GnuTls,
+    Envoy,
 }
 
 const SIDES: [&str; 2] = ["server", "client"];
@@ -44,6 +45,7 @@ fn rows() -> Vec<(&'static str, String, &'static str, Peer)> {
     }
     rows.push(("BoringSSL", "gRPC 1.85".into(), "module, no symbols", Peer::Grpc));
     rows.push(("BoringSSL", "curl_cffi 0.17".into(), "module, symbols", Peer::Curl));
+    rows.push(("BoringSSL", "Envoy 1.40".into(), "executable, no symbols", Peer::Envoy));
     rows.push(("GnuTLS", "3.7".into(), "shared (gnutls-serv, wget)", Peer::GnuTls));
     for cryptography in ["ring", "aws-lc"] {
         let program = rustls(&target, cryptography).display().to_string();
@@ -96,6 +98,14 @@ fn is_readable(peer: &Peer, version: &str, side: &str) -> Option<bool> {
                 let program = boringssl::load_curl(&mut lab);
                 let program = program.each_ref().map(String::as_str);
                 lab.ask(&program, (End::Recorded, NGINX), version, side, &["h1"]);
+            }
+            Peer::Envoy => {
+                envoy::serve(&mut lab);
+                if side == "server" {
+                    envoy::ask(&mut lab, version, side);
+                } else {
+                    envoy::ask_through(&mut lab, version, side);
+                }
             }
             Peer::GnuTls => {
                 gnutls::serve_text(&mut lab);

@@ -58,11 +58,29 @@ fn requests(lab: &Lab, tag: &str) -> PathBuf {
 }
 
 /// `s_client` sends a file to the other end.
-fn send(lab: &Lab, (from, port): (End, u16), file: &Path, more: &[&str]) -> String {
+pub(crate) fn send(lab: &Lab, (from, port): (End, u16), file: &Path, more: &[&str]) -> String {
     let mut shell = lab.exec(from, "sh");
     shell.args(["-c", "file=$1; shift; openssl s_client \"$@\" < \"$file\"", "sh"]).arg(file);
     let to = format!("{}:{port}", other_end(from));
     succeed(shell.args(["-connect", &to]).args(more))
+}
+
+/// `s_client` asks a server at the recorded end, and asks again with the session that it was given. The
+/// answer must tell its length, and nothing comes behind it.
+pub(crate) fn take_up_again(lab: &mut Lab, port: u16, version: &str, answered: &[u8]) {
+    let session = lab.files.path(&format!("session-{port}-{version}")).display().to_string();
+    for (time, option) in [("New", "-sess_out"), ("Reused", "-sess_in")] {
+        let tag = format!("{time}-{port}-{version}");
+        let uri = format!("/anything?{tag}");
+        let file = lab.files.path(&format!("{tag}.request"));
+        let head = format!("GET {uri} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+        fs::write(&file, head).expect("a file");
+        let options = [only(version), "-ign_eof", option, &session];
+        let said = send(lab, (End::Peer, port), &file, &options);
+        assert!(said.contains(&format!("{time}, ")), "{said}");
+        let answered = answered.to_vec().into();
+        lab.expect(&tag, vec![Exchange { answered, ..Exchange::new("GET", &uri) }]);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use kuberewind_tests::peers::{node, pyopenssl, rustls};
 use kuberewind_tests::{python, target_dir};
 
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, VERSIONS, go_program, source};
+use crate::openssl::take_up_again;
 
 pub(crate) const PORT: u16 = 10443;
 
@@ -47,6 +48,9 @@ fn node_js_with_openssl_1_1_1_is_readable() {
     let source = source("node.js").display().to_string();
     let node = node(&target_dir(), "16.20.2").display().to_string();
     speaks(&mut lab, &[&node, &source], "/node");
+    for version in VERSIONS {
+        take_up_again(&mut lab, PORT, version, b"");
+    }
     lab.judge();
 }
 
