@@ -184,8 +184,9 @@ fn views(
             Ok(())
         })?);
     }
-    let all = (streams * packets) as f64;
+    let all = streams * packets;
     println!("  connections recorded at both ends: {left_out} of {all} packets are left out");
+    let all = f64::from(u32::try_from(all)?);
     let names =
         ["read and checked", "the same, and surveyed", "merged, all views", "merged, one view"];
     for (at, (name, own)) in names.iter().zip(&runs).enumerate() {
