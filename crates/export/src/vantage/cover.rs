@@ -6,7 +6,7 @@ use std::time::Duration;
 use kuberewind_packet::Timestamp;
 use kuberewind_packet::pcapng::PacketBlock;
 
-use super::headers::Headers;
+use super::headers::{Headers, Segment};
 use super::plan::Verdict;
 use super::ranges::{Range, Ranges};
 use super::seen::{Datagrams, Half, Seen, position};
@@ -45,12 +45,11 @@ impl Rest {
     /// Whether what the packet says is in the file already.
     pub(super) fn leaves_out(&mut self, packet: &PacketBlock<'_>) -> bool {
         let Some(headers) = Headers::read(packet.data, packet.original_len) else { return false };
-        let is_known = match headers.segment() {
-            Some(segment) => self.halves[headers.direction].has(&segment),
-            None => {
-                self.count += 1;
-                self.datagrams.has(self.count - 1)
-            }
+        let is_known = if let Some(segment) = headers.segment() {
+            self.halves[headers.direction].has(&segment)
+        } else {
+            self.count += 1;
+            self.datagrams.has(self.count - 1)
         };
         self.kept += u64::from(!is_known);
         is_known
@@ -109,7 +108,7 @@ impl Cover {
 
     /// Whether all that a segment says is known. Positions are counted as they were when the view was
     /// looked at first.
-    fn has(&mut self, segment: &super::headers::Segment) -> bool {
+    fn has(&mut self, segment: &Segment) -> bool {
         let start = position(self.base, self.top, segment.sequence);
         let used =
             segment.used().map(|(from, to)| (start + i64::from(from), start + i64::from(to)));

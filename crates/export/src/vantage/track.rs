@@ -113,7 +113,9 @@ mod tests {
         for count in [0, 1, HERE - 1, HERE, HERE + 1, 3 * HERE, 3 * HERE + 7] {
             let numbers: Vec<_> = (7..).take(count).collect();
             let mut track = Track::new(dir.path().to_owned());
-            numbers.iter().for_each(|number| track.push(*number));
+            for number in &numbers {
+                track.push(*number);
+            }
             let mut steps = track.rewind().unwrap();
             let read: Vec<_> = std::iter::from_fn(|| steps.next()).collect();
             assert!(read == numbers, "{count}");
@@ -125,7 +127,9 @@ mod tests {
     #[test]
     fn without_room_for_its_file_there_is_none() {
         let mut track = Track::new("/nowhere".into());
-        (0..40_000).for_each(|number| track.push(number));
+        for number in 0..40_000 {
+            track.push(number);
+        }
         assert!(track.rewind().is_none());
     }
 }

@@ -256,7 +256,8 @@ fn secrets_that_come_later_stand_before_what_they_open() {
 fn secrets_of_the_end_that_is_left_out_open_what_the_other_saw() {
     let (packets, key_log) = (recorded(false).packets, recorded(true).key_log);
     let later = packets.iter().map(|packet| Packet { time: packet.time + 100, ..packet.clone() });
-    let server = Made { key_log, ..Made::new("n1", later.collect()) };
+    let mut server = Made::new("n1", later.collect());
+    server.key_log = key_log;
     let client = Made::new("n2", packets);
     let surveyed = |made: Made| {
         let survey =

@@ -243,14 +243,14 @@ fn all_views_are_in_the_file_where_nobody_looked_before() {
 fn the_end_that_lost_nothing_is_shown_and_the_flow_is_named() {
     let [mut client, server] = both_ends(&conversation(1000, 2000, 60_000), 0);
     client.drain(8..10);
-    let lost = client.len();
+    let left = client.len();
     let mut streams = [stream("n1", server.clone()), stream("n2", client)];
     let (packets, report) = one_view(&streams);
     assert_eq!(shown(&packets), BTreeMap::from([("n1 shop/cart-2/eth0", server.len())]));
     let vantage = report.vantage.as_ref().unwrap();
     let flow = &vantage.flows[0];
     assert_eq!(flow.flow, "10.0.0.1:40000 > 10.0.0.2:80 TCP");
-    assert_eq!((flow.shown.node.as_str(), flow.others[0].packets), ("n1", lost as u64));
+    assert_eq!((flow.shown.node.as_str(), flow.others[0].packets), ("n1", left as u64));
     assert!(report.to_string().contains("not seen the same everywhere"), "{report}");
 
     // A loss that the recorder counted is enough, even where nobody can tell which packets it was.
