@@ -6,7 +6,7 @@ use std::time::Duration;
 use kuberewind_packet::Timestamp;
 use kuberewind_packet::pcapng::PacketBlock;
 
-use super::headers::Headers;
+use super::headers::{Headers, Segment};
 use super::plan::Verdict;
 use super::ranges::{Range, Ranges};
 use super::seen::{Datagrams, Half, Seen, position};
@@ -108,7 +108,7 @@ impl Cover {
 
     /// Whether all that a segment says is known. Positions are counted as they were when the view was
     /// looked at first.
-    fn has(&mut self, segment: &super::headers::Segment) -> bool {
+    fn has(&mut self, segment: &Segment) -> bool {
         let start = position(self.base, self.top, segment.sequence);
         let used =
             segment.used().map(|(from, to)| (start + i64::from(from), start + i64::from(to)));

@@ -1,5 +1,7 @@
 //! What one interface saw of one connection.
 
+use std::num::NonZeroU64;
+
 use kuberewind_packet::Timestamp;
 
 use super::headers::{Direction, Headers, Segment};
@@ -33,7 +35,7 @@ pub(super) struct Opening {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Half {
     /// When the first packet was seen.
-    pub(super) first: Option<std::num::NonZeroU64>,
+    pub(super) first: Option<NonZeroU64>,
     /// The most of them that a packet had left.
     pub(super) hops: u8,
     pub(super) reset: bool,
@@ -84,7 +86,7 @@ impl Seen {
         self.last = time;
         self.packets += 1;
         let half = &mut self.halves[headers.direction];
-        half.first = half.first.or(std::num::NonZeroU64::new(time.as_nanos()));
+        half.first = half.first.or(NonZeroU64::new(time.as_nanos()));
         half.hops = half.hops.max(headers.hops);
         if let Some(segment) = segment {
             self.bytes += u64::from(segment.captured);

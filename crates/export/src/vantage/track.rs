@@ -127,7 +127,9 @@ mod tests {
     #[test]
     fn without_room_for_its_file_there_is_none() {
         let mut track = Track::new("/nowhere".into());
-        (0..40_000).for_each(|number| track.push(number));
+        for number in 0..40_000 {
+            track.push(number);
+        }
         assert!(track.rewind().is_none());
     }
 }
