@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuberewind_filter::Forbidden;
-use kuberewind_packet::{Frame, Loss, LossCause, MAX_CAPTURED, PacketSink, Timestamp};
+use kuberewind_packet::{
+    Frame, Loss, LossAt, LossCause, MAX_CAPTURED, Owner, PacketSink, Span, Timestamp,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::growth::{self, Load};
+use crate::hold::{Hold, Missed};
 use crate::interfaces::{Interfaces, Label};
 use crate::link::{self, Head};
 use crate::links::{LinkEvent, Links};
-use crate::ring::{Block, RETIRE_MILLIS, Ring};
+use crate::ring::{Block, Layout, RETIRE_MILLIS, Ring};
 use crate::seam::Seam;
 use crate::status::InterfaceStatus;
 
@@ -64,6 +67,9 @@ pub(crate) struct Recorded {
     cut: u64,
     /// Of these nothing is stored, in the node's own namespace.
     forbidden: Option<Arc<Forbidden>>,
+    /// What waits while it is not known whether it is to be recorded, and until that has been given to
+    /// the sink.
+    hold: Option<Hold>,
     /// No packet from later than this is waited for.
     pub(crate) leaving: Option<Instant>,
 }
@@ -77,10 +83,17 @@ pub(crate) struct Counts {
     pub(crate) cut: u64,
     /// For how long packets have waited in a ring of which none was read.
     pub(crate) stuck_for: Duration,
+    /// Packets that wait until it is known whether they are to be recorded, and their bytes.
+    pub(crate) held: (u64, u64),
 }
 
 impl Recorded {
-    pub(crate) fn new(ring: Ring, label: Label, links: Links, known: Vec<LinkEvent>) -> Self {
+    pub(crate) fn new(
+        ring: Ring,
+        label: Label,
+        (links, known): (Links, Vec<LinkEvent>),
+        hold: Option<Hold>,
+    ) -> Self {
         Self {
             feeds: vec![Feed::new(ring)],
             interfaces: Interfaces::new(label, links, known),
@@ -92,6 +105,7 @@ impl Recorded {
             lost: BTreeMap::new(),
             cut: 0,
             forbidden: None,
+            hold,
             leaving: None,
         }
     }
@@ -111,9 +125,44 @@ impl Recorded {
         self.feeds.iter().map(|feed| &feed.ring)
     }
 
+    /// It is to be recorded, as this owner's, from its first packet on. `true` when it asks for a
+    /// further ring, since `larger` says that the first is smaller than it would be had it been known.
+    pub(crate) fn want<S: PacketSink>(&mut self, owner: Owner, larger: bool, sink: &mut S) -> bool {
+        self.interfaces.rename(owner, sink);
+        let missed = self.hold.as_mut().and_then(Hold::want);
+        missed.into_iter().for_each(|loss| self.lose(sink, loss));
+        (self.load, self.load_since) = (Load::default(), Instant::now());
+        if larger {
+            self.ask_to_grow();
+        }
+        larger
+    }
+
+    /// It is not to be recorded: what waits is thrown away, and not missed.
+    pub(crate) fn discard(&mut self) {
+        self.hold.iter_mut().for_each(Hold::discard);
+    }
+
+    /// What of this span waits for a decision.
+    pub(crate) fn waiting(&self, span: Span) -> Option<LossAt> {
+        let loss = self.hold.as_ref()?.waiting(span)?;
+        Some(LossAt { owner: self.interfaces.label().owner.to_string(), loss })
+    }
+
+    /// Whether its packets may not go to the sink, not yet or never.
+    fn is_shut(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_shut)
+    }
+
     /// Takes packets from one of its rings for as long as there are some and the sink has room.
     /// Also says how many blocks that were.
     pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> (u32, Drained) {
+        if self.is_shut() {
+            return self.hold_back(place);
+        }
+        if !self.give_held(sink) {
+            return (0, Drained::Refused);
+        }
         let Some(feed) = self.feeds.get_mut(place) else { return (0, Drained::Empty) };
         let layout = feed.ring.layout();
         self.interfaces.skip_ends();
@@ -133,7 +182,7 @@ impl Recorded {
             if taken * self.load.blocks.max(1) > self.load.waiting * layout.blocks {
                 (self.load.waiting, self.load.blocks) = (taken, layout.blocks);
             }
-            let limit = MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD);
+            let limit = limit(layout);
             self.cut += match &mut self.seam {
                 None => give(&block, limit, &mut self.interfaces, sink, forbidden, |_| false),
                 Some(seam) => {
@@ -146,6 +195,39 @@ impl Recorded {
             feed.ring.release();
         }
         (layout.blocks, Drained::Around)
+    }
+
+    /// Empties one of its rings into memory.
+    fn hold_back(&mut self, place: usize) -> (u32, Drained) {
+        let (Some(feed), Some(hold)) = (self.feeds.get_mut(place), self.hold.as_mut()) else {
+            return (0, Drained::Empty);
+        };
+        let now = Instant::now();
+        for taken in 0..feed.ring.layout().blocks {
+            let Some(block) = feed.ring.front() else { return (taken, Drained::Empty) };
+            hold.keep(&block, now);
+            feed.read += u64::from(block.count());
+            feed.ring.release();
+        }
+        (feed.ring.layout().blocks, Drained::Around)
+    }
+
+    /// Gives the sink what has waited; `false` when it has no room for all of it.
+    fn give_held<S: PacketSink>(&mut self, sink: &mut S) -> bool {
+        let (Some(feed), Some(hold)) = (self.feeds.first_mut(), &mut self.hold) else { return true };
+        self.interfaces.skip_ends();
+        let limit = limit(feed.ring.layout());
+        while let Some(block) = hold.front() {
+            if !sink.reserve(block.used()) {
+                feed.refused = true;
+                return false;
+            }
+            let forbidden = self.forbidden.as_deref();
+            self.cut += give(&block, limit, &mut self.interfaces, sink, forbidden, |_| false);
+            hold.pop();
+        }
+        self.hold = None;
+        true
     }
 
     /// A ring of a group that was nearly full gets packets again only once somebody has polled it.
@@ -166,6 +248,10 @@ impl Recorded {
             feed.heed(counted.packets);
             let refused = std::mem::replace(&mut feed.refused, false);
             feed.losses_known = now;
+            if let Some(hold) = self.hold.as_mut().filter(|hold| hold.is_shut()) {
+                hold.miss(Missed { packets: counted.drops.into(), from, to: now });
+                continue;
+            }
             let cause = match () {
                 () if refused => LossCause::Buffer,
                 () if self.short => LossCause::RingMemory,
@@ -176,6 +262,17 @@ impl Recorded {
             }
             self.lose(sink, Loss { cause, packets: counted.drops.into(), from, to: now });
         }
+    }
+
+    /// Lets go of packets that nobody has decided about for too long.
+    pub(crate) fn expire<S: PacketSink>(&mut self, sink: &mut S, now: Instant) {
+        let expired = self.hold.as_mut().and_then(|hold| hold.expire(now));
+        expired.into_iter().for_each(|loss| self.lose(sink, loss));
+    }
+
+    /// Whether the names of its interfaces are needed longer than the interfaces are there.
+    pub(crate) fn holds(&self) -> bool {
+        self.hold.is_some()
     }
 
     fn lose<S: PacketSink>(&mut self, sink: &mut S, loss: Loss) {
@@ -208,9 +305,13 @@ impl Recorded {
         if grown || asked || self.leaving.is_some() || !growth::is_too_small(&load) {
             return false;
         }
+        self.ask_to_grow();
+        true
+    }
+
+    fn ask_to_grow(&mut self) {
         self.asked_at = Some(Instant::now());
         self.seam = Some(Seam::begin(Timestamp::now()));
-        true
     }
 
     /// A further ring had joined by `joined`; `short` when it should have been larger.
@@ -241,6 +342,13 @@ impl Recorded {
     pub(crate) fn finish<S: PacketSink>(mut self, sink: &mut S) -> (Vec<Ring>, Links) {
         let now = Timestamp::now();
         self.note_losses(sink, now);
+        let shut = self.is_shut();
+        for place in 0..if shut { self.feeds.len() } else { 0 } {
+            self.hold_back(place);
+        }
+        let cause = if shut { LossCause::Undecided } else { LossCause::Buffer };
+        let held = self.hold.as_mut().and_then(Hold::let_go);
+        held.into_iter().for_each(|loss| self.lose(sink, Loss { cause, ..loss }));
         for place in 0..self.feeds.len() {
             let (from, packets) = self.feeds[place].leave_rest();
             let cause = LossCause::Buffer;
@@ -264,6 +372,7 @@ impl Recorded {
             lacking: self.interfaces.lacking(),
             cut: self.cut,
             stuck_for: self.stuck_for(),
+            held: self.hold.as_ref().map_or((0, 0), |hold| (hold.packets(), hold.bytes())),
         }
     }
 }
@@ -294,6 +403,11 @@ impl Feed {
         }
         (first, packets)
     }
+}
+
+/// The longest frame that is kept whole.
+fn limit(layout: Layout) -> u32 {
+    MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD)
 }
 
 /// Gives a block's packets to the sink; how many of them were cut at `limit`.

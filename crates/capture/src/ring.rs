@@ -102,6 +102,16 @@ pub(crate) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
+    /// A block that [`Self::copy`] gave.
+    pub(crate) const fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// As much of it as is used.
+    pub(crate) fn copy(&self) -> Box<[u8]> {
+        self.bytes.get(..self.used()).unwrap_or(self.bytes).into()
+    }
+
     /// How many of its bytes the kernel used.
     pub(crate) fn used(&self) -> usize {
         u32_at(self.bytes, 20).unwrap_or(0) as usize

@@ -11,6 +11,7 @@ mod serve;
 mod status;
 mod switch;
 mod tls;
+mod undecided;
 mod wanted;
 
 pub(crate) use api::ApiFailure;
