@@ -191,7 +191,8 @@ impl Hold {
             return None;
         }
         let within = |time: &Timestamp| span.from <= *time && *time < span.to;
-        let mut waiting = self.missed.filter(|missed| missed.from < span.to && missed.to >= span.from);
+        let mut waiting =
+            self.missed.filter(|missed| missed.from < span.to && missed.to >= span.from);
         for kept in &self.blocks {
             let times = Block::of(&kept.bytes).packets().map(|packet| packet.timestamp);
             times

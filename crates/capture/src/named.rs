@@ -50,7 +50,9 @@ pub struct NamedWatch {
 
 impl NamedWatch {
     /// Calls back with all of them: once at the start, and then whenever one came or went.
-    pub fn start(mut on_change: impl FnMut(&[Named]) + Send + 'static) -> Result<Self, CaptureError> {
+    pub fn start(
+        mut on_change: impl FnMut(&[Named]) + Send + 'static,
+    ) -> Result<Self, CaptureError> {
         let failed = |source| CaptureError::Start {
             what: "the watch over names of network namespaces",
             source,
@@ -124,10 +126,8 @@ mod tests {
             67 61 0:4 net:[4026532181] /run/netns/cni-7 rw - nsfs nsfs rw\n\
             broken";
         let named = |netns, path: &str| Named { netns: NetnsId(netns), path: path.into() };
-        let expected = [
-            named(4_026_532_178, "/run/netns/blue"),
-            named(4_026_532_181, "/run/netns/cni-7"),
-        ];
+        let expected =
+            [named(4_026_532_178, "/run/netns/blue"), named(4_026_532_181, "/run/netns/cni-7")];
         assert_eq!(parse(table), expected);
         assert_eq!(expected[1].name(), "cni-7");
     }

@@ -110,9 +110,8 @@ pub(crate) fn open_undecided(
         failed(CaptureError::OpenRing { owner: owner(), bytes: layout.bytes(), source })
     })?;
     let since = Timestamp::now();
-    let links = Links::open().map_err(|source| {
-        failed(CaptureError::ListInterfaces { owner: owner(), source })
-    })?;
+    let links = Links::open()
+        .map_err(|source| failed(CaptureError::ListInterfaces { owner: owner(), source }))?;
     let socket = Arc::clone(ring.socket());
     let recorded = Box::new(Recorded::new(ring, label, links, Some(Hold::new(memory))));
     Ok(Opened { recorded, socket, group, layout, since })

@@ -175,9 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_of_which_nobody_has_decided_is_opened_as_such_even_if_its_number_was_a_targets() {
+    fn a_namespace_of_which_nobody_has_decided_is_opened_as_such_even_if_its_number_was_a_targets()
+    {
         let undecided = vec![target(1, "cni-1")];
-        let desired = Desired { undecided, ..Desired::only(vec![target(1, "pod"), target(2, "b")]) };
+        let desired =
+            Desired { undecided, ..Desired::only(vec![target(1, "pod"), target(2, "b")]) };
         let expected = [Step::Hold(target(1, "cni-1")), Step::Open(target(2, "b"))];
         assert_eq!(plan(&desired, &[], &BTreeSet::new()), expected);
     }

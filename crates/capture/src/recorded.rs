@@ -214,7 +214,9 @@ impl Recorded {
 
     /// Gives the sink what has waited; `false` when it has no room for all of it.
     fn give_held<S: PacketSink>(&mut self, sink: &mut S) -> bool {
-        let (Some(feed), Some(hold)) = (self.feeds.first_mut(), &mut self.hold) else { return true };
+        let (Some(feed), Some(hold)) = (self.feeds.first_mut(), &mut self.hold) else {
+            return true;
+        };
         self.interfaces.skip_ends();
         let limit = limit(feed.ring.layout());
         while let Some(block) = hold.front() {

@@ -328,7 +328,8 @@ impl Supervisor {
             only: Arc::clone(&self.only),
             ends: Arc::clone(&self.ends),
         };
-        let mut record = Record::new(target.clone(), self.quietest_lane(), Arc::clone(&self.filter));
+        let mut record =
+            Record::new(target.clone(), self.quietest_lane(), Arc::clone(&self.filter));
         record.undecided = undecided.then(Instant::now);
         self.records.insert(id, record);
         let (filter, budget) = (Arc::clone(&self.filter), Arc::clone(&self.budget));

@@ -95,10 +95,8 @@ impl Mounts {
     /// Waits for a change, or until `stop` is written to; `false` for the latter.
     pub(crate) fn wait(&self, stop: &OwnedFd) -> bool {
         let changed = PollFlags::PRI | PollFlags::ERR;
-        let mut polled = [
-            PollFd::new(stop, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.0.as_fd(), changed),
-        ];
+        let mut polled =
+            [PollFd::new(stop, PollFlags::IN), PollFd::from_borrowed_fd(self.0.as_fd(), changed)];
         // Interrupted or out of memory: whoever waited looks again, which does no harm.
         let _ = rustix::event::poll(&mut polled, None);
         polled[0].revents().is_empty()

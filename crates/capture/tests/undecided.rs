@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kuberewind_capture::{Capture, Named, NamedWatch, Target, Desired};
+use kuberewind_capture::{Capture, Desired, Named, NamedWatch, Target};
 use kuberewind_packet::{Loss, LossAt, LossCause, Owner, Pod, Span, Timestamp};
 
 use support::{Keeper, Netns, SOON, config, datagrams, until};
@@ -36,7 +36,7 @@ fn losses(keeper: &Keeper) -> Vec<(Owner, Loss)> {
 
 /// Python that sends a datagram every 110 ms: each is in a block of its own.
 fn trickle(count: u32) -> String {
-    format!("import time\n{}", datagrams("10.77.0.2", "drip", count, 0))
+    format!("import time\n{}", datagrams("10.77.0.3", "drip", count, 0))
         .replace("    s.sendto", "    time.sleep(0.11); s.sendto")
 }
 
@@ -57,7 +57,7 @@ fn what_came_before_the_decision_is_recorded_once_the_namespace_is_wanted() {
     assert_eq!((status.undecided.packets, status.namespaces.len()), (20, 0), "{status:?}");
 
     capture.set_desired(Desired::only(vec![target(&b)]));
-    a.python(&datagrams("10.77.0.2", "drip", 5, 0));
+    a.python(&datagrams("10.77.0.3", "drip", 5, 0));
     let waiting = capture.settle_span(Span::new(from, Timestamp::now())).unwrap();
     assert_eq!(waiting, []);
     let kept = keeper.holding(b"drip");
@@ -74,10 +74,10 @@ fn what_came_before_the_decision_is_recorded_once_the_namespace_is_wanted() {
 fn what_is_not_wanted_reaches_nobody_and_is_not_missed() {
     let (a, b) = Netns::pair();
     let (capture, keeper) = hold(&b);
-    a.python(&datagrams("10.77.0.2", "secret", 50, 1000));
+    a.python(&datagrams("10.77.0.3", "secret", 50, 1000));
     let unwanted = BTreeSet::from([b.target().netns]);
     capture.set_desired(Desired { unwanted, ..Desired::only(Vec::new()) });
-    a.python(&datagrams("10.77.0.2", "secret", 50, 1000));
+    a.python(&datagrams("10.77.0.3", "secret", 50, 1000));
     until("the ring to be closed", SOON, || capture.status().ring_bytes == 0);
     capture.stop();
     assert_eq!(keeper.lock().packets.len(), 0);
@@ -89,7 +89,7 @@ fn what_nobody_decides_about_is_let_go_and_counted() {
     let (a, b) = Netns::pair();
     let (capture, keeper) = hold(&b);
     let from = Timestamp::now();
-    a.python(&datagrams("10.77.0.2", "lost", 7, 0));
+    a.python(&datagrams("10.77.0.3", "lost", 7, 0));
     // In the ring still, not handed over.
     capture.set_desired(Desired::only(Vec::new()));
     until("the ring to be closed", SOON, || capture.status().ring_bytes == 0);
@@ -110,7 +110,7 @@ fn a_look_from_before_the_ring_was_open_decides_nothing() {
     let (capture, keeper) = hold(&b);
     let stale = Desired { as_of: before, ..Desired::only(vec![target(&b)]) };
     capture.set_desired(stale.clone());
-    a.python(&datagrams("10.77.0.2", "whose", 3, 0));
+    a.python(&datagrams("10.77.0.3", "whose", 3, 0));
     let waiting = capture.settle_span(Span::new(Timestamp::MIN, Timestamp::now())).unwrap();
     assert_eq!((waiting.len(), keeper.lock().packets.len()), (1, 0), "{waiting:?}");
     capture.set_desired(Desired { as_of: Instant::now(), ..stale });
@@ -121,7 +121,10 @@ fn a_look_from_before_the_ring_was_open_decides_nothing() {
 fn more_than_may_wait_is_counted_and_the_first_packets_are_kept() {
     let (a, b) = Netns::pair();
     let (capture, keeper) = hold(&b);
-    a.python(&datagrams("10.77.0.2", "flood", 8000, 1400));
+    let flood = datagrams("10.77.0.3", "flood", 8000, 1400);
+    // No faster than its ring is emptied.
+    let paced = flood.replace("    s.sendto", "    i % 200 or time.sleep(0.01); s.sendto");
+    a.python(&format!("import time\n{paced}"));
     capture.settle(Timestamp::now()).unwrap();
     let status = capture.status();
     assert!(status.undecided.bytes <= 4 << 20, "{status:?}");
@@ -136,7 +139,8 @@ fn more_than_may_wait_is_counted_and_the_first_packets_are_kept() {
         assert_eq!(packet.bytes[42 + 5..][..4], number, "the first of all, in order");
     }
     let losses = losses(&keeper);
-    let of_pod = |(owner, loss): &(Owner, Loss)| *owner == pod() && loss.cause == LossCause::Undecided;
+    let of_pod =
+        |(owner, loss): &(Owner, Loss)| *owner == pod() && loss.cause == LossCause::Undecided;
     assert!(losses.iter().all(of_pod), "{losses:?}");
 }
 

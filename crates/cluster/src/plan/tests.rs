@@ -284,9 +284,11 @@ proptest! {
 
 #[test]
 fn a_namespace_is_decided_once_its_pod_is_known_and_a_strangers_is_not() {
-    let pods = vec![pod("a", "shop/cart-1"), pod("b", "bank/cart-1"), on_host(pod("c", "kube/cni-1"))];
+    let pods =
+        vec![pod("a", "shop/cart-1"), pod("b", "bank/cart-1"), on_host(pod("c", "kube/cni-1"))];
     // The network plugin is in the namespace of a pod that is being made.
-    let found = found(&[("a", Some(10), 9), ("b", Some(11), 9), ("c", Some(12), 0), ("x", Some(13), 0)]);
+    let found =
+        found(&[("a", Some(10), 9), ("b", Some(11), 9), ("c", Some(12), 0), ("x", Some(13), 0)]);
     let plan = planned(settings(), pods, &found);
     assert_eq!(plan.decided, [NODE, 10, 11].map(NetnsId).into());
     let strangers: Vec<_> = plan.strangers.iter().map(|place| place.netns.0).collect();

@@ -53,12 +53,7 @@ impl Known {
 
 impl Undecided {
     /// These names are there now. `age` is asked for each that is new.
-    pub(crate) fn name(
-        &mut self,
-        names: &[Named],
-        age: impl Fn(&Named) -> Duration,
-        now: Instant,
-    ) {
+    pub(crate) fn name(&mut self, names: &[Named], age: impl Fn(&Named) -> Duration, now: Instant) {
         let there: BTreeMap<NetnsId, &Path> =
             names.iter().map(|named| (named.netns, named.path.as_path())).collect();
         for (netns, known) in &mut self.0 {
