@@ -8,9 +8,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kuberewind_apiserver_double::Command;
 use kuberewind_packet::Timestamp;
-use kuberewind_tests::cluster::{Birth, Cluster, Sounder};
-use kuberewind_tests::{CaptureFile, Holdings, Netns, Tcpdump, wait_for, wait_until};
+use kuberewind_tests::cluster::{Beside, Birth, Cluster, Pod, Sounder, mark};
+use kuberewind_tests::traffic::{Rate, numbered, start_sending, write_pcap};
+use kuberewind_tests::{
+    CaptureFile, Holdings, Netns, Tcpdump, pcapdump, status, wait_for, wait_until, window,
+};
+use rustix::process::Signal;
+use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -105,7 +111,9 @@ fn two_hundred_pods_come_and_go_and_nothing_is_left_of_them() {
     thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < PODS) {
+                while let Some(number) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < PODS)
+                {
                     live(number);
                 }
             });
@@ -116,7 +124,7 @@ fn two_hundred_pods_come_and_go_and_nothing_is_left_of_them() {
     let file = export(&cluster, "mayflies.pcapng");
     let recorded = numbers(&file);
     for number in 0..PODS {
-        let heard = ear.heard().range(number * 10_000..(number + 1) * 10_000).copied().collect();
+        let heard = heard(&ear, number * 10_000);
         let of = |namespace: &str| {
             let recorded = recorded.get(&format!("{namespace}/mayfly-{number}/eth0"));
             recorded.into_iter().flatten().map(|(number, _)| *number).collect::<BTreeSet<_>>()
@@ -125,7 +133,11 @@ fn two_hundred_pods_come_and_go_and_nothing_is_left_of_them() {
             assert_eq!(of("secret"), BTreeSet::new(), "mayfly-{number} is excluded");
             assert!(heard.iter().all(|number| !lies_in(&cluster.data("n1"), *number)));
         } else {
-            assert!(of("shop").is_superset(&heard), "mayfly-{number}: {:?} of {heard:?}", of("shop"));
+            assert!(
+                of("shop").is_superset(&heard),
+                "mayfly-{number}: {:?} of {heard:?}",
+                of("shop")
+            );
         }
     }
     // The agent's own is there still.
@@ -144,4 +156,147 @@ fn two_hundred_pods_come_and_go_and_nothing_is_left_of_them() {
 fn lies_in(dir: &Path, number: u32) -> bool {
     let files = fs::read_dir(dir).unwrap().flatten();
     files.filter_map(|file| fs::read(file.path()).ok()).any(|bytes| contains(&bytes, number))
+}
+
+/// The numbers from `base` on that arrived at the node.
+fn heard(ear: &Sounder, base: u32) -> BTreeSet<u32> {
+    ear.heard().range(base..base + 10_000).copied().collect()
+}
+
+fn is_recorded(file: &CaptureFile, interface: &str, heard: &BTreeSet<u32>) -> bool {
+    let recorded = numbers(file).remove(interface).unwrap_or_default();
+    heard.iter().all(|number| recorded.contains_key(number))
+}
+
+/// A pod that says something right after its link is up.
+fn pod_that_sounds(cluster: &Cluster, ear: &Sounder, full_name: &str, base: u32) -> Pod {
+    let connected = |netns: &Netns| ear.sound(&netns.path(), base, 3);
+    let birth = &mut Birth { before: &mut |_| (), connected: &mut { connected } };
+    let (namespace, name) = full_name.split_once('/').unwrap();
+    cluster.pod_with("n1", namespace, name, birth)
+}
+
+#[test]
+fn pods_that_come_while_the_api_server_is_away_are_recorded_once_it_is_back_and_excluded_ones_never()
+ {
+    let cluster = recorded_node();
+    let data = cluster.data("n1");
+    let ear = cluster.listen("n1");
+    let old = pod_that_sounds(&cluster, &ear, "shop/old", 10_000);
+    wait_until("the pod to be recorded", WITHIN, || {
+        is_recorded(
+            &export(&cluster, &format!("{}.pcapng", mark()[60])),
+            "shop/old/eth0",
+            &heard(&ear, 10_000),
+        )
+    });
+    let told =
+        || fs::read_to_string(data.join("pods.json")).is_ok_and(|text| text.contains("\"old\""));
+    wait_until("the pod to be written down", WITHIN, told);
+
+    cluster.control(Command::Serve { serving: false });
+    let (late, spy) = (
+        pod_that_sounds(&cluster, &ear, "shop/late", 20_000),
+        pod_that_sounds(&cluster, &ear, "secret/spy", 30_000),
+    );
+    wait_until("two to be undecided", WITHIN, || {
+        status(&data).is_some_and(|s| s.undecided.namespaces == 2 && s.undecided.packets > 0)
+    });
+    // An export says what it does not have.
+    let done = pcapdump(&data, &["--dest", "/dev/null/no.pcapng"]);
+    assert_ne!(done.status.code(), Some(0));
+    let report = cluster.dir().join("report.json");
+    let arguments = ["--report", &report.display().to_string()];
+    let partial = window(&data, 3, &arguments);
+    assert!(is_recorded(&partial, "shop/old/eth0", &heard(&ear, 10_000)));
+    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert!(report.to_string().contains("\"undecided\""), "{report}");
+
+    // The next agent knows no more than this one.
+    cluster.signal_agent("n1", Signal::TERM);
+    wait_until("the next agent to wait for a decision", WITHIN, || {
+        status(&data).is_some_and(|status| {
+            let told = |what| status.problems.iter().any(|problem| problem.contains(what));
+            status.undecided.namespaces == 2 && told("known before the restart") && told(late.uid())
+        })
+    });
+    for (pod, base) in [(&old, 11_000), (&late, 21_000), (&spy, 31_000)] {
+        ear.sound(&pod.netns().path(), base, 3);
+    }
+    for base in [20_000, 30_000] {
+        let secret = heard(&ear, base);
+        assert!(secret.iter().all(|number| !lies_in(&data, *number)), "{secret:?}");
+    }
+
+    cluster.control(Command::Serve { serving: true });
+    let back = Instant::now();
+    wait_until("the agent to be content", WITHIN, || {
+        status(&data)
+            .is_some_and(|status| status.problems.is_empty() && status.undecided.namespaces == 0)
+    });
+    eprintln!("all is well {:?} after the API server came back", back.elapsed());
+    // Whoever goes on from what the server has forgotten lists anew.
+    cluster.control(Command::Expire);
+    cluster.control(Command::CutWatches { abruptly: true });
+    let fresh = pod_that_sounds(&cluster, &ear, "shop/fresh", 40_000);
+    cluster.wait_for_agents(WITHIN);
+    // What the first of the two agents let go of is counted.
+    let file = window(&data, 3, &[]);
+    let of = |base: u32| heard(&ear, base).into_iter().filter(|n| *n < base + 1000).collect();
+    for (pod, base) in [(&old, 10_000), (&old, 11_000), (&late, 21_000), (&fresh, 40_000)] {
+        let interface = format!("{}/eth0", pod.full_name());
+        assert!(is_recorded(&file, &interface, &of(base)), "{interface} from {base}");
+    }
+    for base in [30_000, 31_000] {
+        assert!(of(base).iter().all(|number| !lies_in(&data, *number)), "the excluded pod");
+    }
+}
+
+#[test]
+fn settings_change_in_mid_traffic_and_a_pod_that_stays_loses_nothing() {
+    let cluster = Cluster::start(1);
+    let (cart, till, vault) = (
+        cluster.pod("n1", "shop", "cart-1"),
+        cluster.pod("n1", "shop", "till-1"),
+        cluster.pod("n1", "pay", "vault-1"),
+    );
+    cluster.expect(0, &["tap", "--set", "headless=true"]);
+    [&cart, &till, &vault].map(Pod::wait_to_carry);
+    let dir = tempfile::tempdir().unwrap();
+    let pcap = dir.path().join("traffic.pcap");
+    write_pcap(&pcap, (0..200_000).map(|number| numbered(number, 100)));
+    let beside = Beside::start(&cart);
+    let mut traffic = start_sending(cart.netns(), "eth0", &pcap, Rate::PerSecond(4000));
+
+    // `tap` returns once every agent goes by the new settings.
+    let settings: [&[&str]; 9] = [
+        &["cart"],
+        &["cart", "--set", "tap.namespaces={shop}"],
+        &["", "--set", "tap.namespaces={shop,pay}"],
+        &["--set", "tap.excludedNamespaces={pay}"],
+        &["--set", "tap.bpfOverride=ip or ip6"],
+        &["--set", "tap.bpfOverride=not arp"],
+        &["--set", "tap.bpfOverride=null"],
+        &["--set", "pcapdump.maxSize=300MB"],
+        &["--set", "pcapdump.maxTime=30m", "--set", "pcapdump.timeInterval=5s"],
+    ];
+    let mut excluded = None;
+    for change in settings {
+        cluster.expect(0, &[&["tap", "--set", "headless=true"], change].concat());
+        traffic.assert_running();
+        if change.iter().any(|word| word.contains("excluded")) {
+            let frame = mark();
+            vault.send(&frame);
+            excluded = Some(frame);
+        }
+    }
+    traffic.signal(Signal::TERM);
+    let seen = beside.stop(&cart);
+    let all = export(&cluster, "all.pcapng");
+    let count = seen.assert_same(&all);
+    eprintln!("{count} packets of the pod that stayed");
+    assert!(count > 10_000);
+    let excluded = excluded.unwrap();
+    let of_vault = |name: Option<&str>| name.is_some_and(|name| name.starts_with("pay/"));
+    assert!(!all.packets().any(|p| of_vault(p.interface) && p.data == excluded));
 }

@@ -200,7 +200,7 @@ impl Recorder {
                 filter,
                 recording,
                 assignment,
-                undecided: Undecided::default(),
+                undecided: Undecided::new(),
                 awaited: None,
                 secrets_of: Vec::new(),
             }),

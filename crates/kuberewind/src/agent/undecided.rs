@@ -29,9 +29,13 @@ impl Default for Sighting {
     }
 }
 
-/// The namespaces that are there, by number.
+/// The namespaces that are there.
 #[derive(Debug, Default)]
-pub(crate) struct Undecided(BTreeMap<NetnsId, Known>);
+pub(crate) struct Undecided {
+    known: BTreeMap<NetnsId, Known>,
+    /// Of this one there is never a doubt: the agent's own, whose control group it cannot see.
+    own: Option<NetnsId>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -52,17 +56,24 @@ impl Known {
 }
 
 impl Undecided {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        let own = std::fs::metadata("/proc/self/ns/net").ok();
+        let own = own.map(|file| NetnsId(std::os::unix::fs::MetadataExt::ino(&file)));
+        Self { own, known: BTreeMap::new() }
+    }
+
     /// These names are there now. `age` is asked for each that is new.
     pub(crate) fn name(&mut self, names: &[Named], age: impl Fn(&Named) -> Duration, now: Instant) {
         let there: BTreeMap<NetnsId, &Path> =
             names.iter().map(|named| (named.netns, named.path.as_path())).collect();
-        for (netns, known) in &mut self.0 {
+        for (netns, known) in &mut self.known {
             known.named &= there.get(netns) == Some(&known.path.as_path());
         }
-        self.0.retain(|_, known| known.named || known.stranger);
+        self.known.retain(|_, known| known.named || known.stranger);
         for named in names {
             let born = || now.checked_sub(age(named)).unwrap_or(now);
-            let known = self.0.entry(named.netns);
+            let known = self.known.entry(named.netns);
             let known = known.or_insert_with(|| Known::new(&named.path, born()));
             known.named = true;
             known.path.clone_from(&named.path);
@@ -71,24 +82,24 @@ impl Undecided {
 
     /// Takes over what a look told. One that began before a name was there knows nothing of it.
     pub(crate) fn see(&mut self, sighting: &Sighting) {
-        for (netns, known) in &mut self.0 {
+        for (netns, known) in &mut self.known {
             known.stranger = sighting.strangers.contains_key(netns);
             known.decided |= known.since < sighting.looked && sighting.decided.contains(netns);
         }
-        self.0.retain(|_, known| known.named || known.stranger);
+        self.known.retain(|_, known| known.named || known.stranger);
         for (netns, path) in &sighting.strangers {
-            let known = self.0.entry(*netns);
+            let known = self.known.entry(*netns);
             known.or_insert_with(|| Known::new(path, sighting.looked)).stranger = true;
         }
     }
 
     /// Those whose packets are to wait, counted under their name if nobody decides.
     pub(crate) fn waiting(&self, now: Instant) -> Vec<Target> {
-        let waits = |known: &Known| {
+        let waits = |(netns, known): &(&NetnsId, &Known)| {
             let young = now.saturating_duration_since(known.since) < LONGEST;
-            !known.decided && (known.stranger || young)
+            !known.decided && (known.stranger || young) && self.own != Some(**netns)
         };
-        let waiting = self.0.iter().filter(|(_, known)| waits(known));
+        let waiting = self.known.iter().filter(waits);
         let target = |(netns, known): (&NetnsId, &Known)| {
             let name = if known.named { known.path.file_name() } else { None };
             let name = name.map_or_else(
