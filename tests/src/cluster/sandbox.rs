@@ -52,11 +52,14 @@ impl Sandbox {
         host_network: bool,
         birth: &mut Birth<'_>,
     ) -> Self {
-        let netns = (!host_network).then(|| Netns::new(what));
+        // The name comes first, then the network plugins do their work.
+        let mut born = |netns: &Netns| {
+            (birth.before)(netns);
+            node.name(netns);
+        };
+        let netns = (!host_network).then(|| Netns::new_and(what, &mut born));
         let addresses = match &netns {
             Some(netns) => {
-                (birth.before)(netns);
-                node.name(netns);
                 let addresses = node.connect(netns).addresses.to_vec();
                 (birth.connected)(netns);
                 addresses

@@ -310,7 +310,8 @@ impl Recorder {
         let mut plan = lock(&self.plan);
         plan.assignment = assignment;
         let Plan { assignment, undecided, .. } = &mut *plan;
-        assignment.sighting.iter().for_each(|sighting| undecided.see(sighting));
+        let now = Instant::now();
+        assignment.sighting.iter().for_each(|sighting| undecided.see(sighting, now));
         let forbidden = Arc::clone(&assignment.forbidden);
         let _ = self.with(|stages| {
             stages.capture.set_forbidden(forbidden);
@@ -321,6 +322,9 @@ impl Recorder {
     fn stop_watches(&self) {
         let names = lock(&self.names).take();
         names.into_iter().for_each(NamedWatch::stop);
+        if let Some(awaited) = lock(&self.plan).awaited.take() {
+            awaited.send_replace(BTreeSet::new());
+        }
         let watch = lock(&self.watch).take();
         watch.into_iter().for_each(NetnsWatch::stop);
     }

@@ -10,6 +10,8 @@ use kuberewind_packet::{NetnsId, Owner};
 
 /// A name that no pod's process came to in this time is nobody's that we look for.
 const LONGEST: Duration = Duration::from_secs(30);
+/// A namespace that lost its name waits for the look that may be under way: it may have seen a process.
+const LAST_LOOK: Duration = Duration::from_millis(300);
 
 /// What one look told of the node's network namespaces.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ struct Known {
     /// By which it is entered.
     path: PathBuf,
     since: Instant,
+    /// Since when it has no name, if it had one.
+    nameless: Option<Instant>,
     named: bool,
     stranger: bool,
     /// Once and for all: what a pod leaves when it is deleted is not a new one's.
@@ -51,7 +55,7 @@ struct Known {
 impl Known {
     fn new(path: &Path, since: Instant) -> Self {
         let path = path.to_owned();
-        Self { path, since, named: false, stranger: false, decided: false }
+        Self { path, since, nameless: None, named: false, stranger: false, decided: false }
     }
 }
 
@@ -68,9 +72,14 @@ impl Undecided {
         let there: BTreeMap<NetnsId, &Path> =
             names.iter().map(|named| (named.netns, named.path.as_path())).collect();
         for (netns, known) in &mut self.known {
-            known.named &= there.get(netns) == Some(&known.path.as_path());
+            let stays = there.get(netns) == Some(&known.path.as_path());
+            if known.named && !stays {
+                (known.named, known.nameless) = (false, Some(now));
+            }
         }
-        self.known.retain(|_, known| known.named || known.stranger);
+        // The number is another's now.
+        self.known.retain(|netns, known| known.nameless.is_none() || !there.contains_key(netns));
+        self.forget(now);
         for named in names {
             let born = || now.checked_sub(age(named)).unwrap_or(now);
             let known = self.known.entry(named.netns);
@@ -80,13 +89,20 @@ impl Undecided {
         }
     }
 
+    fn forget(&mut self, now: Instant) {
+        let leaving = |since: Instant| now.saturating_duration_since(since) < LAST_LOOK;
+        self.known.retain(|_, known| {
+            known.named || known.stranger || known.nameless.is_some_and(leaving)
+        });
+    }
+
     /// Takes over what a look told. One that began before a name was there knows nothing of it.
-    pub(crate) fn see(&mut self, sighting: &Sighting) {
+    pub(crate) fn see(&mut self, sighting: &Sighting, now: Instant) {
         for (netns, known) in &mut self.known {
             known.stranger = sighting.strangers.contains_key(netns);
             known.decided |= known.since < sighting.looked && sighting.decided.contains(netns);
         }
-        self.known.retain(|_, known| known.named || known.stranger);
+        self.forget(now);
         for (netns, path) in &sighting.strangers {
             let known = self.known.entry(*netns);
             known.or_insert_with(|| Known::new(path, sighting.looked)).stranger = true;
@@ -101,7 +117,8 @@ impl Undecided {
         };
         let waiting = self.known.iter().filter(waits);
         let target = |(netns, known): (&NetnsId, &Known)| {
-            let name = if known.named { known.path.file_name() } else { None };
+            let had_name = known.named || known.nameless.is_some();
+            let name = known.path.file_name().filter(|_| had_name);
             let name = name.map_or_else(
                 || format!("netns-{netns}"),
                 |name| name.to_string_lossy().into_owned(),
@@ -143,15 +160,15 @@ mod tests {
         let path = PathBuf::from("/run/netns/cni-7");
         assert_eq!(all.waiting(start), [Target { owner, netns: NetnsId(7), path }]);
         // The number was another's, when that look began.
-        all.see(&sighting(start, &[7], &[]));
+        all.see(&sighting(start, &[7], &[]), start);
         assert_eq!(waiting(&all, start), [7]);
-        all.see(&sighting(start + YOUNG, &[7], &[]));
+        all.see(&sighting(start + YOUNG, &[7], &[]), start + YOUNG);
         assert_eq!(waiting(&all, start + YOUNG), []);
         // Its pod was deleted, and its last process lives on.
-        all.see(&sighting(start + 2 * YOUNG, &[], &[7]));
+        all.see(&sighting(start + 2 * YOUNG, &[], &[7]), start + 2 * YOUNG);
         assert_eq!(waiting(&all, start + 2 * YOUNG), []);
         // The number comes again under another name.
-        all.see(&sighting(start + 3 * YOUNG, &[], &[]));
+        all.see(&sighting(start + 3 * YOUNG, &[], &[]), start + 3 * YOUNG);
         all.name(&[named(7, "cni-8")], |_| Duration::ZERO, start + 3 * YOUNG);
         assert_eq!(waiting(&all, start + 3 * YOUNG), [7]);
     }
@@ -164,16 +181,18 @@ mod tests {
         assert_eq!(waiting(&all, start), [2]);
         assert_eq!(waiting(&all, start + LONGEST), []);
         all.name(&[named(1, "vpn")], age, start);
+        assert_eq!(waiting(&all, start), [2], "a look may be under way");
+        all.see(&sighting(start, &[], &[]), start + LAST_LOOK);
         assert_eq!(waiting(&all, start), [], "it is gone");
     }
 
     #[test]
     fn a_strangers_namespace_waits_for_as_long_as_it_is_one() {
         let (mut all, start) = (Undecided::default(), Instant::now());
-        all.see(&sighting(start, &[], &[7]));
+        all.see(&sighting(start, &[], &[7]), start);
         assert_eq!(all.waiting(start)[0].owner, Owner::Netns("netns-7".to_owned()));
         assert_eq!(waiting(&all, start + OLD), [7]);
-        all.see(&sighting(start + OLD, &[7], &[]));
+        all.see(&sighting(start + OLD, &[7], &[]), start + OLD);
         assert_eq!(waiting(&all, start + OLD), []);
     }
 }
