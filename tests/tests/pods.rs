@@ -248,6 +248,11 @@ fn pods_that_come_while_the_api_server_is_away_are_recorded_once_it_is_back_and_
     cluster.control(Command::Expire);
     cluster.control(Command::CutWatches { abruptly: true });
     let fresh = pod_that_sounds(&cluster, &ear, "shop/fresh", 40_000);
+    let cut = Instant::now();
+    wait_until("the pod to be decided about", WITHIN, || {
+        status(&data).is_some_and(|status| status.undecided.namespaces == 0)
+    });
+    eprintln!("all is well {:?} after the watches expired", cut.elapsed());
     cluster.wait_for_agents(WITHIN);
     // What the first of the two agents let go of is counted.
     let file = window(&data, 3, &[]);
@@ -270,7 +275,9 @@ fn settings_change_in_mid_traffic_and_a_pod_that_stays_loses_nothing() {
         cluster.pod("n1", "pay", "vault-1"),
     );
     cluster.expect(0, &["tap", "--set", "headless=true"]);
-    [&cart, &till, &vault].map(Pod::wait_to_carry);
+    for pod in [&cart, &till, &vault] {
+        pod.wait_to_carry();
+    }
     let dir = tempfile::tempdir().unwrap();
     let pcap = dir.path().join("traffic.pcap");
     write_pcap(&pcap, (0..200_000).map(|number| numbered(number, 100)));

@@ -66,6 +66,8 @@ struct Kept {
     bytes: Box<[u8]>,
     since: Instant,
     span: Missed,
+    /// It came before the ring was open.
+    early: bool,
 }
 
 /// So many packets, and when the first and the last of them came.
@@ -115,6 +117,15 @@ impl Hold {
 
     /// Keeps a block's packets, or counts them where there is no room.
     pub(crate) fn keep(&mut self, block: &Block<'_>, now: Instant) {
+        self.take(block, now, false);
+    }
+
+    /// As [`Self::keep`]; the ring may have some of these packets as well.
+    pub(crate) fn keep_early(&mut self, block: &Block<'_>) {
+        self.take(block, Instant::now(), true);
+    }
+
+    fn take(&mut self, block: &Block<'_>, since: Instant, early: bool) {
         if self.verdict == Verdict::Unwanted {
             return;
         }
@@ -124,7 +135,7 @@ impl Hold {
             return self.miss(span);
         }
         self.bytes += size;
-        self.blocks.push_back(Kept { bytes: block.copy(), since: now, span });
+        self.blocks.push_back(Kept { bytes: block.copy(), since, span, early });
     }
 
     /// The kernel's ring had no room for these.
@@ -134,9 +145,9 @@ impl Hold {
         }
     }
 
-    /// The oldest block that waits.
-    pub(crate) fn front(&self) -> Option<Block<'_>> {
-        self.blocks.front().map(|kept| Block::of(&kept.bytes))
+    /// The oldest block that waits, and whether it came before the ring was open.
+    pub(crate) fn front(&self) -> Option<(Block<'_>, bool)> {
+        self.blocks.front().map(|kept| (Block::of(&kept.bytes), kept.early))
     }
 
     /// The oldest is not needed any more.

@@ -7,6 +7,7 @@
 mod capture;
 mod ends;
 mod error;
+mod forerunner;
 mod growth;
 mod hold;
 mod interfaces;

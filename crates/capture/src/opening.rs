@@ -12,6 +12,7 @@ use kuberewind_packet::{NetnsId, Timestamp};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::CaptureError;
+use crate::forerunner::Forerunner;
 use crate::growth;
 use crate::hold::{Hold, HoldMemory};
 use crate::interfaces::Label;
@@ -100,6 +101,8 @@ pub(crate) fn open_undecided(
     memory: HoldMemory,
 ) -> Result<Opened, CaptureError> {
     enter(target)?;
+    // Without it the ring is still worth to be opened.
+    let forerunner = Forerunner::start(filter.program()).ok();
     budget.take(layout);
     let failed = |error| {
         budget.give_back(layout);
@@ -110,10 +113,12 @@ pub(crate) fn open_undecided(
         failed(CaptureError::OpenRing { owner: owner(), bytes: layout.bytes(), source })
     })?;
     let since = Timestamp::now();
+    let mut hold = Hold::new(memory);
+    let seam = forerunner.map(|forerunner| forerunner.finish(&mut hold, since));
     let links = Links::open()
         .map_err(|source| failed(CaptureError::ListInterfaces { owner: owner(), source }))?;
     let socket = Arc::clone(ring.socket());
-    let recorded = Box::new(Recorded::new(ring, label, links, Some(Hold::new(memory))));
+    let recorded = Box::new(Recorded::new(ring, label, links, Some((hold, seam))));
     Ok(Opened { recorded, socket, group, layout, since })
 }
 

@@ -24,6 +24,8 @@ use crate::status::InterfaceStatus;
 pub(crate) const RETIRED_BY: Duration = Duration::from_millis(2 * RETIRE_MILLIS as u64);
 /// A ring that may not grow asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// In a seam, the place of packets that came before the ring was open.
+const EARLY: usize = usize::MAX;
 /// Room that the kernel's headers take in a block, at most.
 const BLOCK_OVERHEAD: u32 = 256;
 
@@ -92,12 +94,16 @@ impl Recorded {
         ring: Ring,
         label: Label,
         (links, known): (Links, Vec<LinkEvent>),
-        hold: Option<Hold>,
+        undecided: Option<(Hold, Option<Seam>)>,
     ) -> Self {
+        let (hold, seam) = match undecided {
+            Some((hold, seam)) => (Some(hold), seam),
+            None => (None, None),
+        };
         Self {
             feeds: vec![Feed::new(ring)],
             interfaces: Interfaces::new(label, links, known),
-            seam: None,
+            seam,
             load: Load::default(),
             load_since: Instant::now(),
             asked_at: None,
@@ -130,7 +136,9 @@ impl Recorded {
     pub(crate) fn want<S: PacketSink>(&mut self, owner: Owner, larger: bool, sink: &mut S) -> bool {
         self.interfaces.rename(owner, sink);
         let missed = self.hold.as_mut().and_then(Hold::want);
-        missed.into_iter().for_each(|loss| self.lose(sink, loss));
+        if let Some(loss) = missed {
+            self.lose(sink, loss);
+        }
         (self.load, self.load_since) = (Load::default(), Instant::now());
         if larger {
             self.ask_to_grow();
@@ -219,13 +227,17 @@ impl Recorded {
         };
         self.interfaces.skip_ends();
         let limit = limit(feed.ring.layout());
-        while let Some(block) = hold.front() {
+        while let Some((block, early)) = hold.front() {
             if !sink.reserve(block.used()) {
                 feed.refused = true;
                 return false;
             }
             let forbidden = self.forbidden.as_deref();
-            self.cut += give(&block, limit, &mut self.interfaces, sink, forbidden, |_| false);
+            let place = if early { EARLY } else { 0 };
+            let seam = &mut self.seam;
+            self.cut += give(&block, limit, &mut self.interfaces, sink, forbidden, |packet| {
+                seam.as_mut().is_some_and(|seam| seam.is_double(place, packet))
+            });
             hold.pop();
         }
         self.hold = None;
@@ -269,7 +281,9 @@ impl Recorded {
     /// Lets go of packets that nobody has decided about for too long.
     pub(crate) fn expire<S: PacketSink>(&mut self, sink: &mut S, now: Instant) {
         let expired = self.hold.as_mut().and_then(|hold| hold.expire(now));
-        expired.into_iter().for_each(|loss| self.lose(sink, loss));
+        if let Some(loss) = expired {
+            self.lose(sink, loss);
+        }
     }
 
     /// Whether the names of its interfaces are needed longer than the interfaces are there.
@@ -313,7 +327,10 @@ impl Recorded {
 
     fn ask_to_grow(&mut self) {
         self.asked_at = Some(Instant::now());
-        self.seam = Some(Seam::begin(Timestamp::now()));
+        match &mut self.seam {
+            Some(seam) => seam.reopen(),
+            None => self.seam = Some(Seam::begin(Timestamp::now())),
+        }
     }
 
     /// A further ring had joined by `joined`; `short` when it should have been larger.
@@ -328,14 +345,17 @@ impl Recorded {
     /// There is no further ring.
     pub(crate) fn stay_short(&mut self) {
         self.short = true;
-        self.seam = None;
+        self.seam.iter_mut().for_each(|seam| seam.joined(Timestamp::now()));
     }
 
     /// Lets go of the seam once every packet from its time has been read.
     pub(crate) fn close_seam(&mut self, now: Timestamp) {
         let ended = self.seam.as_ref().and_then(Seam::ended);
         let retired = ended.is_some_and(|ended| now.since(ended) > RETIRED_BY);
-        if retired && self.feeds.iter().all(|feed| feed.ring.front().is_none()) {
+        if retired
+            && self.hold.is_none()
+            && self.feeds.iter().all(|feed| feed.ring.front().is_none())
+        {
             self.seam = None;
         }
     }
@@ -350,7 +370,9 @@ impl Recorded {
         }
         let cause = if shut { LossCause::Undecided } else { LossCause::Buffer };
         let held = self.hold.as_mut().and_then(Hold::let_go);
-        held.into_iter().for_each(|loss| self.lose(sink, Loss { cause, ..loss }));
+        if let Some(loss) = held {
+            self.lose(sink, Loss { cause, ..loss });
+        }
         for place in 0..self.feeds.len() {
             let (from, packets) = self.feeds[place].leave_rest();
             let cause = LossCause::Buffer;

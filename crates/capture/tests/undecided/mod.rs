@@ -1,7 +1,4 @@
-//! Network namespaces of which it is not known yet whether they are to be recorded. Needs root, `ip` and
-//! `python3`.
-
-mod support;
+//! Network namespaces of which it is not known yet whether they are to be recorded.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -10,7 +7,7 @@ use std::time::{Duration, Instant};
 use kuberewind_capture::{Capture, Desired, Named, NamedWatch, Target};
 use kuberewind_packet::{Loss, LossAt, LossCause, Owner, Pod, Span, Timestamp};
 
-use support::{Keeper, Netns, SOON, config, datagrams, until};
+use crate::support::{Keeper, Netns, SOON, config, datagrams, until};
 
 /// A capture that holds what comes in `netns`.
 fn hold(netns: &Netns) -> (Capture, Keeper) {
@@ -157,4 +154,25 @@ fn a_name_is_told_as_soon_as_it_is_there_and_once_it_is_gone() {
     drop(netns);
     until("the end of the name", Duration::from_secs(1), || !is_there());
     watch.stop();
+}
+
+#[test]
+fn what_comes_while_the_ring_is_being_opened_is_there_once() {
+    let (a, b) = Netns::pair();
+    let keeper = Keeper::default();
+    let capture = Capture::start(config(), vec![keeper.clone()]).unwrap();
+    let numbered = datagrams("10.77.0.3", "steady", 5000, 0);
+    let paced = numbered.replace("    s.sendto", "    time.sleep(0.0002); s.sendto");
+    let mut sender = a.spawn("python3", &["-c", &format!("import time\n{paced}")]);
+    capture.set_desired(Desired { undecided: vec![b.target()], ..Desired::only(Vec::new()) });
+    until("some to wait", SOON, || capture.status().undecided.packets > 500);
+    capture.set_desired(Desired::only(vec![target(&b)]));
+    assert!(sender.0.wait().unwrap().success());
+    capture.settle(Timestamp::now()).unwrap();
+    let kept = keeper.holding(b"steady");
+    let number = |bytes: &[u8]| u32::from_be_bytes(*bytes[42 + 6..].first_chunk().unwrap());
+    let numbers: Vec<u32> = kept.iter().map(|packet| number(&packet.bytes)).collect();
+    assert!(numbers[0] < 4000, "{}", numbers[0]);
+    assert_eq!(numbers, (numbers[0]..5000).collect::<Vec<_>>());
+    assert!(kept.is_sorted_by_key(|packet| packet.timestamp));
 }
