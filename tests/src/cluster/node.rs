@@ -85,7 +85,7 @@ impl Node {
 
     /// Takes the name away.
     pub(super) fn unname(&self, netns: &Netns) {
-        self.names.remove(&self.names.0.join(netns.name()));
+        Names::remove(&self.names.0.join(netns.name()));
     }
 
     /// Its address on the bridge of its pods.
@@ -153,7 +153,7 @@ impl Names {
         Self(dir)
     }
 
-    fn remove(&self, name: &Path) {
+    fn remove(name: &Path) {
         output(Command::new("umount").arg(name));
         let _ = fs::remove_file(name);
     }
@@ -162,7 +162,7 @@ impl Names {
 impl Drop for Names {
     fn drop(&mut self) {
         for name in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            self.remove(&name.path());
+            Self::remove(&name.path());
         }
         output(Command::new("umount").arg(&self.0));
     }

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     const YOUNG: Duration = Duration::from_secs(1);
-    const OLD: Duration = Duration::from_secs(60);
+    const OLD: Duration = Duration::from_mins(1);
 
     fn named(netns: u64, name: &str) -> Named {
         Named { netns: NetnsId(netns), path: Path::new("/run/netns").join(name) }
@@ -163,10 +163,10 @@ mod tests {
         all.see(&sighting(start, &[7], &[]), start);
         assert_eq!(waiting(&all, start), [7]);
         all.see(&sighting(start + YOUNG, &[7], &[]), start + YOUNG);
-        assert_eq!(waiting(&all, start + YOUNG), []);
+        assert_eq!(waiting(&all, start + YOUNG), [0; 0]);
         // Its pod was deleted, and its last process lives on.
         all.see(&sighting(start + 2 * YOUNG, &[], &[7]), start + 2 * YOUNG);
-        assert_eq!(waiting(&all, start + 2 * YOUNG), []);
+        assert_eq!(waiting(&all, start + 2 * YOUNG), [0; 0]);
         // The number comes again under another name.
         all.see(&sighting(start + 3 * YOUNG, &[], &[]), start + 3 * YOUNG);
         all.name(&[named(7, "cni-8")], |_| Duration::ZERO, start + 3 * YOUNG);
@@ -179,11 +179,11 @@ mod tests {
         let age = |named: &Named| if named.netns == NetnsId(1) { OLD } else { YOUNG };
         all.name(&[named(1, "vpn"), named(2, "cni-2")], age, start);
         assert_eq!(waiting(&all, start), [2]);
-        assert_eq!(waiting(&all, start + LONGEST), []);
+        assert_eq!(waiting(&all, start + LONGEST), [0; 0]);
         all.name(&[named(1, "vpn")], age, start);
         assert_eq!(waiting(&all, start), [2], "a look may be under way");
         all.see(&sighting(start, &[], &[]), start + LAST_LOOK);
-        assert_eq!(waiting(&all, start), [], "it is gone");
+        assert_eq!(waiting(&all, start), [0; 0], "it is gone");
     }
 
     #[test]
@@ -193,6 +193,6 @@ mod tests {
         assert_eq!(all.waiting(start)[0].owner, Owner::Netns("netns-7".to_owned()));
         assert_eq!(waiting(&all, start + OLD), [7]);
         all.see(&sighting(start + OLD, &[7], &[]), start + OLD);
-        assert_eq!(waiting(&all, start + OLD), []);
+        assert_eq!(waiting(&all, start + OLD), [0; 0]);
     }
 }
