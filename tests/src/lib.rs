@@ -51,6 +51,7 @@ pub use recorder::Namespace;
 pub use recorder::Recorder;
 pub use recorder::Status;
 pub use recorder::Tls;
+pub use recorder::Undecided;
 pub use recorder::data_dir;
 pub use recorder::pcapdump;
 pub use recorder::status;

@@ -18,17 +18,27 @@ pub struct Netns {
 impl Netns {
     /// Makes one with `lo` up. Names are `kr-PID-N-what`, so that tests in parallel do not meet.
     pub fn new(what: &str) -> Self {
+        Self::new_and(what, |_| ())
+    }
+
+    /// As [`Self::new`]; something else happens before anything is in it.
+    pub fn new_and(what: &str, born: impl FnOnce(&Self)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static SWEPT: Once = Once::new();
         SWEPT.call_once(sweep);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self::named(&format!("kr-{}-{number}-{what}", process::id()))
+        Self::named_and(&format!("kr-{}-{number}-{what}", process::id()), born)
     }
 
     /// Makes one of exactly this name.
     pub fn named(name: &str) -> Self {
+        Self::named_and(name, |_| ())
+    }
+
+    fn named_and(name: &str, born: impl FnOnce(&Self)) -> Self {
         succeed(Command::new("ip").args(["netns", "add", name]));
         let netns = Self { name: name.to_owned() };
+        born(&netns);
         // No router solicitations, no duplicate address detection: silence unless a test speaks.
         for setting in ["accept_dad=0", "router_solicitations=0"] {
             let setting = format!("net.ipv6.conf.default.{setting}");

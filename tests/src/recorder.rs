@@ -125,6 +125,15 @@ pub fn status(data_dir: &Path) -> Option<Status> {
     })
 }
 
+/// Namespaces of which nobody has decided yet.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Undecided {
+    /// How many.
+    pub namespaces: u64,
+    /// Their packets.
+    pub packets: u64,
+}
+
 /// What `status --json` says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -143,6 +152,8 @@ pub struct Status {
     pub newest: Option<Timestamp>,
     /// What is recorded.
     pub namespaces: Vec<Namespace>,
+    /// What waits until it is known whether it is to be recorded.
+    pub undecided: Undecided,
     /// What is not as it should be.
     pub problems: Vec<String>,
     /// TLS, where it is looked at.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use kuberewind_filter::{CaptureFilter, Forbidden};
-use kuberewind_packet::{ByteSize, PacketSink, Timestamp};
+use kuberewind_packet::{ByteSize, LossAt, PacketSink, Span, Timestamp};
 
 use crate::error::CaptureError;
 use crate::lane::{LaneHandle, RecordId};
 use crate::namespaces::Target;
+use crate::plan::Desired;
 use crate::recorded::{Counts, RETIRED_BY};
-use crate::status::{CaptureStatus, NamespaceStatus, ThreadState};
+use crate::status::{CaptureStatus, NamespaceStatus, ThreadState, UndecidedStatus};
 use crate::supervisor::{Event, Supervisor, Surveyed};
 use crate::sys::{self, ArrivalStamps};
 
@@ -87,10 +88,16 @@ impl Capture {
     /// Opens and closes rings, off the capture threads, until exactly these are recorded. One that
     /// cannot be opened is a problem in [`Self::status`], and is tried again.
     pub fn set_targets(&self, targets: Vec<Target>) {
-        self.tell(Event::Targets(targets));
+        self.set_desired(Desired::only(targets));
     }
 
-    /// Waits until what [`Self::set_targets`] asked for is recorded or has failed.
+    /// As [`Self::set_targets`], while it is not known of all namespaces whether they are to be
+    /// recorded.
+    pub fn set_desired(&self, desired: Desired) {
+        self.tell(Event::Desire(desired));
+    }
+
+    /// Waits until what [`Self::set_desired`] asked for is recorded or has failed.
     pub fn settled_targets(&self) {
         let (answer, settled) = bounded(1);
         self.tell(Event::AwaitTargets(answer));
@@ -109,6 +116,13 @@ impl Capture {
     /// flushed: at least 200 ms after `to`, since the kernel hands over a partly filled block only
     /// once it is 100 ms old.
     pub fn settle(&self, to: Timestamp) -> Result<(), CaptureError> {
+        self.settle_span(Span::new(Timestamp::MIN, to)).map(drop)
+    }
+
+    /// As [`Self::settle`] to the end of `span`. Gives what of it is in memory and was given to no sink,
+    /// since nobody has decided about its namespace.
+    pub fn settle_span(&self, span: Span) -> Result<Vec<LossAt>, CaptureError> {
+        let to = span.to;
         let began = Instant::now();
         let deadline = began + SETTLED_BY;
         let retired = to.saturating_add(RETIRED_BY);
@@ -124,10 +138,10 @@ impl Capture {
             thread::sleep(left.min(RETIRED_BY));
         }
         let (answer, read) = bounded(self.lanes);
-        self.tell(Event::Settle(answer));
+        self.tell(Event::Settle(span, answer));
         let answers = receive(&read, self.lanes, deadline);
         if answers.len() == self.lanes {
-            return Ok(());
+            return Ok(answers.into_iter().flatten().collect());
         }
         if Instant::now() < deadline {
             return Err(CaptureError::Ended);
@@ -151,17 +165,19 @@ impl Capture {
         let (ended, silent_for) = (survey.ended, survey.silent_for);
         let threads = ThreadState { ended, silent_for, stuck_for };
         let mut cut = 0;
-        let namespaces = survey
-            .records
-            .into_iter()
-            .map(|record| {
-                let counts = counts.remove(&record.id);
-                cut += counts.as_ref().map_or(0, |counts| counts.cut);
-                namespace_status(record, counts)
-            })
-            .collect();
+        let mut undecided = UndecidedStatus::default();
+        let mut namespaces = Vec::new();
+        for record in survey.records {
+            let counts = counts.remove(&record.id);
+            cut += counts.as_ref().map_or(0, |counts| counts.cut);
+            if record.undecided {
+                undecided.count(counts.map_or((0, 0), |counts| counts.held));
+            } else {
+                namespaces.push(namespace_status(record, counts));
+            }
+        }
         let (ring_bytes, ring_budget) = (survey.ring_bytes, survey.ring_budget);
-        CaptureStatus { namespaces, ring_bytes, ring_budget, cut, problems, threads }
+        CaptureStatus { namespaces, undecided, ring_bytes, ring_budget, cut, problems, threads }
     }
 
     /// Reads every ring to its end, flushes the sinks and closes everything: about 0.3 s.

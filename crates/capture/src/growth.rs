@@ -57,6 +57,18 @@ pub(crate) fn first(namespaces: usize, gso_max: u32, left: u64) -> Layout {
     }
 }
 
+/// The ring of a namespace of which nobody has decided yet, while there are so many of them. It is
+/// emptied into memory, so that it need not be large.
+pub(crate) fn undecided(namespaces: usize, gso_max: u32, left: u64) -> Layout {
+    first(namespaces.max(FEW + 1), gso_max, left)
+}
+
+/// Whether a namespace that has this ring would have begun with a larger one, had it been known that
+/// it is recorded.
+pub(crate) fn begins_small(layout: Layout, namespaces: usize) -> bool {
+    namespaces <= FEW && layout.bytes() < LARGEST.bytes()
+}
+
 /// The ring to add to one that is too small; none when the budget has no room for any.
 pub(crate) fn addition(left: u64) -> Option<Layout> {
     ADDED.into_iter().find(|layout| layout.bytes() as u64 <= left)

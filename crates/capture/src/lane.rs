@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use kuberewind_filter::Forbidden;
-use kuberewind_packet::{Owner, PacketSink, Timestamp};
+use kuberewind_packet::{LossAt, Owner, PacketSink, Span, Timestamp};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 
@@ -49,10 +49,14 @@ pub(crate) enum Command {
     Rename(RecordId, Owner),
     /// Store nothing of these in the node's own namespace.
     Forbid(Arc<Forbidden>),
+    /// This one, undecided so far, is to be recorded as this owner's; the flag: with a larger ring.
+    Want(RecordId, Owner, bool),
+    /// This one, undecided so far, is not to be recorded: nothing of it is missed.
+    Discard(RecordId),
     /// Read this one's last packets and give its rings back.
     Remove(RecordId),
-    /// Read every ring, flush the sink, then answer.
-    Settle(Sender<()>),
+    /// Read every ring, flush the sink, then answer what of this span waits for a decision.
+    Settle(Span, Sender<Vec<LossAt>>),
     /// Say what was counted.
     Count(Sender<Vec<(RecordId, Counts)>>),
     /// Remove every namespace, then end.
@@ -202,7 +206,8 @@ struct Settle {
     /// Of each ring that may still hold some of it, how many blocks are to be read: as many as it has,
     /// unless it turns out to be empty before.
     unread: BTreeMap<RingId, u32>,
-    done: Sender<()>,
+    span: Span,
+    done: Sender<Vec<LossAt>>,
 }
 
 struct Lane<S, R> {
@@ -297,15 +302,22 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
                     }
                     self.forbidden = forbidden;
                 }
+                Command::Want(id, owner, larger) => self.want(id, owner, larger),
+                Command::Discard(id) => {
+                    if let Some(recorded) = self.records.get_mut(&id) {
+                        recorded.discard();
+                        recorded.leaving.get_or_insert(Instant::now());
+                    }
+                }
                 Command::Remove(id) => {
                     if let Some(recorded) = self.records.get_mut(&id) {
                         recorded.leaving.get_or_insert(Instant::now() + RETIRED_BY);
                     }
                 }
-                Command::Settle(done) => {
+                Command::Settle(span, done) => {
                     let unread = self.blocks();
                     self.ready.extend(unread.keys());
-                    self.settles.push(Settle { unread, done });
+                    self.settles.push(Settle { unread, span, done });
                 }
                 Command::Count(answer) => {
                     let counts = self.records.iter().map(|(id, r)| (*id, r.counts())).collect();
@@ -343,6 +355,16 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         }
         recorded.forbid(&self.forbidden);
         self.records.insert(id, recorded);
+    }
+
+    fn want(&mut self, id: RecordId, owner: Owner, larger: bool) {
+        let Some(recorded) = self.records.get_mut(&id) else { return };
+        if recorded.want(owner, larger, &mut self.sink) {
+            (self.report)(Report::TooSmall(id));
+        }
+        // What waited goes before anything else that is in its ring.
+        self.ready.insert(RingId(id, 0));
+        self.wake_up();
     }
 
     fn grow(&mut self, id: RecordId, ring: Ring, joined: Timestamp, short: bool) {
@@ -423,8 +445,10 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         if self.settles.iter().any(|settle| settle.unread.is_empty()) {
             self.sink.flush();
             for settle in self.settles.extract_if(.., |settle| settle.unread.is_empty()) {
+                let records = self.records.values();
+                let waiting = records.filter_map(|recorded| recorded.waiting(settle.span));
                 // Nobody waits for the answer any more: fine.
-                let _ = settle.done.send(());
+                let _ = settle.done.send(waiting.collect());
             }
         }
     }
@@ -486,11 +510,14 @@ impl<S: PacketSink, R: Fn(Report)> Lane<S, R> {
         let time = Timestamp::now();
         for (id, recorded) in &mut self.records {
             recorded.note_losses(&mut self.sink, time);
+            recorded.expire(&mut self.sink, now);
             if recorded.wants_to_grow() {
                 (self.report)(Report::TooSmall(*id));
             }
             recorded.close_seam(time);
-            recorded.interfaces().forget_gone(&mut self.sink);
+            if !recorded.holds() {
+                recorded.interfaces().forget_gone(&mut self.sink);
+            }
         }
         self.ready.extend(self.blocks().keys());
         self.sink.tick();

@@ -12,7 +12,9 @@ use kuberewind_packet::{NetnsId, Timestamp};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::CaptureError;
+use crate::forerunner::Forerunner;
 use crate::growth;
+use crate::hold::{Hold, HoldMemory};
 use crate::interfaces::Label;
 use crate::links::{self, Links};
 use crate::namespaces::Target;
@@ -84,7 +86,39 @@ pub(crate) fn open(
     })?;
     let since = Timestamp::now();
     let socket = Arc::clone(ring.socket());
-    let recorded = Box::new(Recorded::new(ring, label, links, known));
+    let recorded = Box::new(Recorded::new(ring, label, (links, known), None));
+    Ok(Opened { recorded, socket, group, layout, since })
+}
+
+/// Opens the ring of a namespace of which nobody has decided yet, before anything else is done: its
+/// first packets are on their way. Call it on a thread of its own.
+pub(crate) fn open_undecided(
+    target: &Target,
+    label: Label,
+    filter: &CaptureFilter,
+    budget: &Budget,
+    layout: Layout,
+    memory: HoldMemory,
+) -> Result<Opened, CaptureError> {
+    enter(target)?;
+    // Without it the ring is still worth to be opened.
+    let forerunner = Forerunner::start(filter.program()).ok();
+    budget.take(layout);
+    let failed = |error| {
+        budget.give_back(layout);
+        error
+    };
+    let owner = || target.owner.clone();
+    let (ring, group) = Ring::open(layout, filter.program()).map_err(|source| {
+        failed(CaptureError::OpenRing { owner: owner(), bytes: layout.bytes(), source })
+    })?;
+    let since = Timestamp::now();
+    let mut hold = Hold::new(memory);
+    let seam = forerunner.map(|forerunner| forerunner.finish(&mut hold, since));
+    let links = Links::open()
+        .map_err(|source| failed(CaptureError::ListInterfaces { owner: owner(), source }))?;
+    let socket = Arc::clone(ring.socket());
+    let recorded = Box::new(Recorded::new(ring, label, links, Some((hold, seam))));
     Ok(Opened { recorded, socket, group, layout, since })
 }
 

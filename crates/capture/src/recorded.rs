@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuberewind_filter::Forbidden;
-use kuberewind_packet::{Frame, Loss, LossCause, MAX_CAPTURED, PacketSink, Timestamp};
+use kuberewind_packet::{
+    Frame, Loss, LossAt, LossCause, MAX_CAPTURED, Owner, PacketSink, Span, Timestamp,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::growth::{self, Load};
+use crate::hold::{Hold, Missed};
 use crate::interfaces::{Interfaces, Label};
 use crate::link::{self, Head};
 use crate::links::{LinkEvent, Links};
-use crate::ring::{Block, RETIRE_MILLIS, Ring};
+use crate::ring::{Block, Layout, RETIRE_MILLIS, Ring};
 use crate::seam::Seam;
 use crate::status::InterfaceStatus;
 
@@ -21,6 +24,8 @@ use crate::status::InterfaceStatus;
 pub(crate) const RETIRED_BY: Duration = Duration::from_millis(2 * RETIRE_MILLIS as u64);
 /// A ring that may not grow asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// In a seam, the place of packets that came before the ring was open.
+const EARLY: usize = usize::MAX;
 /// Room that the kernel's headers take in a block, at most.
 const BLOCK_OVERHEAD: u32 = 256;
 
@@ -64,6 +69,9 @@ pub(crate) struct Recorded {
     cut: u64,
     /// Of these nothing is stored, in the node's own namespace.
     forbidden: Option<Arc<Forbidden>>,
+    /// What waits while it is not known whether it is to be recorded, and until that has been given to
+    /// the sink.
+    hold: Option<Hold>,
     /// No packet from later than this is waited for.
     pub(crate) leaving: Option<Instant>,
 }
@@ -77,14 +85,25 @@ pub(crate) struct Counts {
     pub(crate) cut: u64,
     /// For how long packets have waited in a ring of which none was read.
     pub(crate) stuck_for: Duration,
+    /// Packets that wait until it is known whether they are to be recorded, and their bytes.
+    pub(crate) held: (u64, u64),
 }
 
 impl Recorded {
-    pub(crate) fn new(ring: Ring, label: Label, links: Links, known: Vec<LinkEvent>) -> Self {
+    pub(crate) fn new(
+        ring: Ring,
+        label: Label,
+        (links, known): (Links, Vec<LinkEvent>),
+        undecided: Option<(Hold, Option<Seam>)>,
+    ) -> Self {
+        let (hold, seam) = match undecided {
+            Some((hold, seam)) => (Some(hold), seam),
+            None => (None, None),
+        };
         Self {
             feeds: vec![Feed::new(ring)],
             interfaces: Interfaces::new(label, links, known),
-            seam: None,
+            seam,
             load: Load::default(),
             load_since: Instant::now(),
             asked_at: None,
@@ -92,6 +111,7 @@ impl Recorded {
             lost: BTreeMap::new(),
             cut: 0,
             forbidden: None,
+            hold,
             leaving: None,
         }
     }
@@ -111,9 +131,46 @@ impl Recorded {
         self.feeds.iter().map(|feed| &feed.ring)
     }
 
+    /// It is to be recorded, as this owner's, from its first packet on. `true` when it asks for a
+    /// further ring, since `larger` says that the first is smaller than it would be had it been known.
+    pub(crate) fn want<S: PacketSink>(&mut self, owner: Owner, larger: bool, sink: &mut S) -> bool {
+        self.interfaces.rename(owner, sink);
+        let missed = self.hold.as_mut().and_then(Hold::want);
+        if let Some(loss) = missed {
+            self.lose(sink, loss);
+        }
+        (self.load, self.load_since) = (Load::default(), Instant::now());
+        if larger {
+            self.ask_to_grow();
+        }
+        larger
+    }
+
+    /// It is not to be recorded: what waits is thrown away, and not missed.
+    pub(crate) fn discard(&mut self) {
+        self.hold.iter_mut().for_each(Hold::discard);
+    }
+
+    /// What of this span waits for a decision.
+    pub(crate) fn waiting(&self, span: Span) -> Option<LossAt> {
+        let loss = self.hold.as_ref()?.waiting(span)?;
+        Some(LossAt { owner: self.interfaces.label().owner.to_string(), loss })
+    }
+
+    /// Whether its packets may not go to the sink, not yet or never.
+    fn is_shut(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_shut)
+    }
+
     /// Takes packets from one of its rings for as long as there are some and the sink has room.
     /// Also says how many blocks that were.
     pub(crate) fn drain<S: PacketSink>(&mut self, place: usize, sink: &mut S) -> (u32, Drained) {
+        if self.is_shut() {
+            return self.hold_back(place);
+        }
+        if !self.give_held(sink) {
+            return (0, Drained::Refused);
+        }
         let Some(feed) = self.feeds.get_mut(place) else { return (0, Drained::Empty) };
         let layout = feed.ring.layout();
         self.interfaces.skip_ends();
@@ -133,7 +190,7 @@ impl Recorded {
             if taken * self.load.blocks.max(1) > self.load.waiting * layout.blocks {
                 (self.load.waiting, self.load.blocks) = (taken, layout.blocks);
             }
-            let limit = MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD);
+            let limit = limit(layout);
             self.cut += match &mut self.seam {
                 None => give(&block, limit, &mut self.interfaces, sink, forbidden, |_| false),
                 Some(seam) => {
@@ -146,6 +203,45 @@ impl Recorded {
             feed.ring.release();
         }
         (layout.blocks, Drained::Around)
+    }
+
+    /// Empties one of its rings into memory.
+    fn hold_back(&mut self, place: usize) -> (u32, Drained) {
+        let (Some(feed), Some(hold)) = (self.feeds.get_mut(place), self.hold.as_mut()) else {
+            return (0, Drained::Empty);
+        };
+        let now = Instant::now();
+        for taken in 0..feed.ring.layout().blocks {
+            let Some(block) = feed.ring.front() else { return (taken, Drained::Empty) };
+            hold.keep(&block, now);
+            feed.read += u64::from(block.count());
+            feed.ring.release();
+        }
+        (feed.ring.layout().blocks, Drained::Around)
+    }
+
+    /// Gives the sink what has waited; `false` when it has no room for all of it.
+    fn give_held<S: PacketSink>(&mut self, sink: &mut S) -> bool {
+        let (Some(feed), Some(hold)) = (self.feeds.first_mut(), &mut self.hold) else {
+            return true;
+        };
+        self.interfaces.skip_ends();
+        let limit = limit(feed.ring.layout());
+        while let Some((block, early)) = hold.front() {
+            if !sink.reserve(block.used()) {
+                feed.refused = true;
+                return false;
+            }
+            let forbidden = self.forbidden.as_deref();
+            let place = if early { EARLY } else { 0 };
+            let seam = &mut self.seam;
+            self.cut += give(&block, limit, &mut self.interfaces, sink, forbidden, |packet| {
+                seam.as_mut().is_some_and(|seam| seam.is_double(place, packet))
+            });
+            hold.pop();
+        }
+        self.hold = None;
+        true
     }
 
     /// A ring of a group that was nearly full gets packets again only once somebody has polled it.
@@ -166,6 +262,10 @@ impl Recorded {
             feed.heed(counted.packets);
             let refused = std::mem::replace(&mut feed.refused, false);
             feed.losses_known = now;
+            if let Some(hold) = self.hold.as_mut().filter(|hold| hold.is_shut()) {
+                hold.miss(Missed { packets: counted.drops.into(), from, to: now });
+                continue;
+            }
             let cause = match () {
                 () if refused => LossCause::Buffer,
                 () if self.short => LossCause::RingMemory,
@@ -176,6 +276,19 @@ impl Recorded {
             }
             self.lose(sink, Loss { cause, packets: counted.drops.into(), from, to: now });
         }
+    }
+
+    /// Lets go of packets that nobody has decided about for too long.
+    pub(crate) fn expire<S: PacketSink>(&mut self, sink: &mut S, now: Instant) {
+        let expired = self.hold.as_mut().and_then(|hold| hold.expire(now));
+        if let Some(loss) = expired {
+            self.lose(sink, loss);
+        }
+    }
+
+    /// Whether the names of its interfaces are needed longer than the interfaces are there.
+    pub(crate) fn holds(&self) -> bool {
+        self.hold.is_some()
     }
 
     fn lose<S: PacketSink>(&mut self, sink: &mut S, loss: Loss) {
@@ -208,9 +321,16 @@ impl Recorded {
         if grown || asked || self.leaving.is_some() || !growth::is_too_small(&load) {
             return false;
         }
-        self.asked_at = Some(Instant::now());
-        self.seam = Some(Seam::begin(Timestamp::now()));
+        self.ask_to_grow();
         true
+    }
+
+    fn ask_to_grow(&mut self) {
+        self.asked_at = Some(Instant::now());
+        match &mut self.seam {
+            Some(seam) => seam.reopen(),
+            None => self.seam = Some(Seam::begin(Timestamp::now())),
+        }
     }
 
     /// A further ring had joined by `joined`; `short` when it should have been larger.
@@ -225,14 +345,17 @@ impl Recorded {
     /// There is no further ring.
     pub(crate) fn stay_short(&mut self) {
         self.short = true;
-        self.seam = None;
+        self.seam.iter_mut().for_each(|seam| seam.joined(Timestamp::now()));
     }
 
     /// Lets go of the seam once every packet from its time has been read.
     pub(crate) fn close_seam(&mut self, now: Timestamp) {
         let ended = self.seam.as_ref().and_then(Seam::ended);
         let retired = ended.is_some_and(|ended| now.since(ended) > RETIRED_BY);
-        if retired && self.feeds.iter().all(|feed| feed.ring.front().is_none()) {
+        if retired
+            && self.hold.is_none()
+            && self.feeds.iter().all(|feed| feed.ring.front().is_none())
+        {
             self.seam = None;
         }
     }
@@ -241,6 +364,15 @@ impl Recorded {
     pub(crate) fn finish<S: PacketSink>(mut self, sink: &mut S) -> (Vec<Ring>, Links) {
         let now = Timestamp::now();
         self.note_losses(sink, now);
+        let shut = self.is_shut();
+        for place in 0..if shut { self.feeds.len() } else { 0 } {
+            self.hold_back(place);
+        }
+        let cause = if shut { LossCause::Undecided } else { LossCause::Buffer };
+        let held = self.hold.as_mut().and_then(Hold::let_go);
+        if let Some(loss) = held {
+            self.lose(sink, Loss { cause, ..loss });
+        }
         for place in 0..self.feeds.len() {
             let (from, packets) = self.feeds[place].leave_rest();
             let cause = LossCause::Buffer;
@@ -264,6 +396,7 @@ impl Recorded {
             lacking: self.interfaces.lacking(),
             cut: self.cut,
             stuck_for: self.stuck_for(),
+            held: self.hold.as_ref().map_or((0, 0), |hold| (hold.packets(), hold.bytes())),
         }
     }
 }
@@ -294,6 +427,11 @@ impl Feed {
         }
         (first, packets)
     }
+}
+
+/// The longest frame that is kept whole.
+fn limit(layout: Layout) -> u32 {
+    MAX_CAPTURED.min(layout.block - BLOCK_OVERHEAD)
 }
 
 /// Gives a block's packets to the sink; how many of them were cut at `limit`.

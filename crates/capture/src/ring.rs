@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kuberewind_filter::Instruction;
 use kuberewind_packet::Timestamp;
 
-use crate::sys::{PacketSocket, RingMap};
+use crate::sys::{PacketSocket, Received, RingMap};
 
 /// A partly filled block is handed over once it is this old.
 pub(crate) const RETIRE_MILLIS: u32 = 100;
@@ -102,6 +102,16 @@ pub(crate) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
+    /// A block that [`Self::copy`] gave.
+    pub(crate) const fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// As much of it as is used.
+    pub(crate) fn copy(&self) -> Box<[u8]> {
+        self.bytes.get(..self.used()).unwrap_or(self.bytes).into()
+    }
+
     /// How many of its bytes the kernel used.
     pub(crate) fn used(&self) -> usize {
         u32_at(self.bytes, 20).unwrap_or(0) as usize
@@ -119,6 +129,58 @@ impl<'a> Block<'a> {
             left: u32_at(self.bytes, 12).unwrap_or(0),
             offset: u32_at(self.bytes, 16).unwrap_or(0) as usize,
         }
+    }
+}
+
+/// Packets that came another way than through a ring, as a block: in the form that rings have.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+/// Bytes of a `tpacket_block_desc`.
+const BLOCK_HEADER: u32 = 48;
+/// Where a packet's bytes begin behind its headers: a multiple of 16.
+const DATA_AT: u16 = 80;
+
+impl Written {
+    /// Adds a packet.
+    pub(crate) fn push(&mut self, told: &Received, data: &[u8]) {
+        if self.bytes.is_empty() {
+            self.bytes.resize(BLOCK_HEADER as usize, 0);
+        }
+        let mut head = [0; DATA_AT as usize];
+        let len = (usize::from(DATA_AT) + data.len()).next_multiple_of(16);
+        let captured = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let mut put = |at: usize, value: &[u8]| head[at..at + value.len()].copy_from_slice(value);
+        put(0, &u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+        put(4, &told.time.0.to_ne_bytes());
+        put(8, &told.time.1.to_ne_bytes());
+        put(12, &captured.to_ne_bytes());
+        put(16, &told.original_len.to_ne_bytes());
+        put(20, &told.status.to_ne_bytes());
+        put(24, &DATA_AT.to_ne_bytes());
+        put(26, &(DATA_AT + told.network).to_ne_bytes());
+        put(32, &u32::from(told.vlan.0).to_ne_bytes());
+        put(36, &told.vlan.1.to_ne_bytes());
+        put(50, &told.protocol.to_ne_bytes());
+        put(52, &told.ifindex.to_ne_bytes());
+        put(56, &told.hatype.to_ne_bytes());
+        let start = self.bytes.len();
+        self.bytes.extend(head);
+        self.bytes.extend(data);
+        self.bytes.resize(start + len, 0);
+        self.count += 1;
+    }
+
+    /// The block; none without a packet.
+    pub(crate) fn block(&mut self) -> Option<Block<'_>> {
+        let len = u32::try_from(self.bytes.len()).ok().filter(|_| self.count > 0)?;
+        self.bytes[12..16].copy_from_slice(&self.count.to_ne_bytes());
+        self.bytes[16..20].copy_from_slice(&BLOCK_HEADER.to_ne_bytes());
+        self.bytes[20..24].copy_from_slice(&len.to_ne_bytes());
+        Some(Block::of(&self.bytes))
     }
 }
 
@@ -188,4 +250,44 @@ impl<'a> Iterator for Packets<'a> {
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_another_way_reads_like_what_came_through_a_ring() {
+        let told = Received {
+            time: (7, 9),
+            captured: 3,
+            original_len: 60,
+            status: 0x11,
+            vlan: (0x2007, 0x8100),
+            network: 14,
+            ifindex: 4,
+            hatype: 1,
+            protocol: 0x0800_u16.to_be(),
+        };
+        let mut written = Written::default();
+        assert!(written.block().is_none());
+        written.push(&told, b"abc");
+        written.push(&Received { ifindex: 5, ..told }, &[0; 40]);
+        let block = written.block().unwrap();
+        let packets: Vec<_> = block.packets().collect();
+        let first = Packet {
+            timestamp: Timestamp::from_parts(7, 9),
+            status: 0x11,
+            original_len: 60,
+            vlan_tci: 0x2007,
+            vlan_tpid: 0x8100,
+            network: 14,
+            ifindex: 4,
+            hatype: 1,
+            protocol: 0x0800,
+            bytes: b"abc",
+        };
+        assert_eq!(packets, [first, Packet { ifindex: 5, bytes: &[0; 40], ..first }]);
+        assert_eq!((block.used(), block.count()), (48 + 96 + 128, 2));
+    }
 }

@@ -34,6 +34,11 @@ impl Seam {
         self.to = at;
     }
 
+    /// A further ring is asked for, before what was told of the last one is forgotten.
+    pub(crate) fn reopen(&mut self) {
+        self.to = Timestamp::MAX;
+    }
+
     /// When the last packet came that may be double; none while the ring has not joined.
     pub(crate) fn ended(&self) -> Option<Timestamp> {
         (self.to < Timestamp::MAX).then_some(self.to)

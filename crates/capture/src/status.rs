@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct CaptureStatus {
     /// The network namespaces that are recorded.
     pub namespaces: Vec<NamespaceStatus>,
+    /// Those of which nobody has decided yet.
+    #[serde(default)]
+    pub undecided: UndecidedStatus,
     /// Bytes that all rings take.
     pub ring_bytes: u64,
     /// Bytes that they may take (`tap.ringMemory`).
@@ -24,6 +27,27 @@ pub struct CaptureStatus {
     /// Whether the capture threads do their work.
     #[serde(default)]
     pub threads: ThreadState,
+}
+
+/// Network namespaces of which it is not known yet whether they are to be recorded. Their packets are in
+/// memory only.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct UndecidedStatus {
+    /// How many there are.
+    pub namespaces: u64,
+    /// Packets that wait.
+    pub packets: u64,
+    /// Bytes of memory that these take.
+    pub bytes: u64,
+}
+
+impl UndecidedStatus {
+    pub(crate) fn count(&mut self, (packets, bytes): (u64, u64)) {
+        self.namespaces += 1;
+        self.packets += packets;
+        self.bytes += bytes;
+    }
 }
 
 /// Whether the capture threads do their work; of several, the one that does worst.

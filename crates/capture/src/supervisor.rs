@@ -9,23 +9,27 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use kuberewind_filter::{CaptureFilter, Forbidden};
-use kuberewind_packet::{ByteSize, NetnsId, Timestamp};
+use kuberewind_packet::{ByteSize, LossAt, NetnsId, Owner, Span, Timestamp};
 
 use crate::ends::Ends;
 use crate::error::CaptureError;
 use crate::growth;
+use crate::hold::HoldMemory;
 use crate::interfaces::Label;
 use crate::lane::{Command, LaneHandle, RecordId, Report};
-use crate::links::Links;
+use crate::links::{self, Links};
 use crate::namespaces::Target;
 use crate::opening::{self, Budget, Grown, Opened};
-use crate::plan::{Held, Phase, Step, plan};
+use crate::plan::{Desired, Held, Phase, Step, plan};
 use crate::recorded::Counts;
 use crate::ring::{Layout, Ring};
 use crate::sys::{self, PacketSocket};
 
 /// So many namespaces are opened at once: each waits for the kernel most of the time.
 const OPENINGS: usize = 32;
+/// So many namespaces may be undecided at once: their rings take up to 64 MiB, at worst beyond the
+/// budget.
+const MOST_UNDECIDED: usize = 256;
 /// A namespace that could not be opened is tried again after this time, then after twice as long …
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// … up to this.
@@ -34,16 +38,17 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// What the supervisor is told.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Record exactly these.
-    Targets(Vec<Target>),
+    /// Record exactly what is wanted.
+    Desire(Desired),
     /// Store nothing of these in the node's own namespace.
     Forbid(Arc<Forbidden>),
     /// Answer once nothing is being opened or closed.
     AwaitTargets(Sender<()>),
     /// Filter every ring by this.
     Filter(Arc<CaptureFilter>, Sender<Result<(), CaptureError>>),
-    /// Every lane answers once it has read what is in its rings now.
-    Settle(Sender<()>),
+    /// Every lane answers once it has read what is in its rings now, with what of the span waits for a
+    /// decision.
+    Settle(Span, Sender<Vec<LossAt>>),
     /// The supervisor and every lane say what they know.
     Survey(Sender<Survey>, Sender<Vec<(RecordId, Counts)>>),
     /// A lane said something.
@@ -78,6 +83,8 @@ pub(crate) struct Surveyed {
     pub(crate) target: Target,
     pub(crate) since: Timestamp,
     pub(crate) ring_bytes: u64,
+    /// Nobody has decided about it yet.
+    pub(crate) undecided: bool,
 }
 
 /// A namespace that has a ring, or is getting one or losing it.
@@ -85,6 +92,8 @@ pub(crate) struct Surveyed {
 struct Record {
     target: Target,
     phase: Phase,
+    /// Nobody has decided about it yet: since when its ring has been open.
+    undecided: Option<Instant>,
     lane: usize,
     since: Timestamp,
     group: u16,
@@ -114,12 +123,15 @@ pub(crate) struct Supervisor {
     /// To itself: helper threads report through it.
     pub(crate) events: Sender<Event>,
     pub(crate) inbox: Receiver<Event>,
-    desired: Vec<Target>,
+    desired: Desired,
     records: BTreeMap<RecordId, Record>,
     failures: BTreeMap<NetnsId, Failure>,
     awaiting: Vec<Sender<()>>,
     budget: Arc<Budget>,
     ends: Arc<Ends>,
+    hold_memory: HoldMemory,
+    /// The largest frame of the recorder's own interfaces: a pod's, like those of others.
+    gso_max: u32,
     last_id: u64,
     stopping: bool,
 }
@@ -140,12 +152,14 @@ impl Supervisor {
             lanes,
             events,
             inbox,
-            desired: Vec::new(),
+            desired: Desired::only(Vec::new()),
             records: BTreeMap::new(),
             failures: BTreeMap::new(),
             awaiting: Vec::new(),
             budget: Arc::default(),
             ends: Arc::default(),
+            hold_memory: HoldMemory::default(),
+            gso_max: Links::open().map_or(0, |(_, known)| links::largest_gso_max(&known)),
             last_id: 0,
             stopping: false,
         }
@@ -180,15 +194,15 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Targets(_) if self.stopping => {}
-            Event::Targets(targets) => self.want(targets),
+            Event::Desire(_) if self.stopping => {}
+            Event::Desire(desired) => self.desire(desired),
             Event::Forbid(forbidden) => {
                 self.lanes.iter().for_each(|lane| lane.tell(Command::Forbid(forbidden.clone())));
             }
             Event::AwaitTargets(answer) => self.awaiting.push(answer),
             Event::Filter(filter, answer) => answer_with(&answer, self.set_filter(filter)),
-            Event::Settle(answer) => {
-                self.lanes.iter().for_each(|lane| lane.tell(Command::Settle(answer.clone())));
+            Event::Settle(span, answer) => {
+                self.lanes.iter().for_each(|lane| lane.tell(Command::Settle(span, answer.clone())));
             }
             Event::Survey(survey, counts) => {
                 answer_with(&survey, self.survey());
@@ -207,26 +221,26 @@ impl Supervisor {
             }
             Event::Stop => {
                 self.stopping = true;
-                self.want(Vec::new());
+                self.desire(Desired::only(Vec::new()));
             }
         }
     }
 
-    fn want(&mut self, targets: Vec<Target>) {
+    fn desire(&mut self, desired: Desired) {
+        let targets = &desired.targets;
         let limit = match self.ring_memory {
             Some(size) => size.bytes(),
             None => growth::default_budget(targets.len()),
         };
         self.budget.set_limit(limit);
-        self.failures.retain(|netns, _| targets.iter().any(|target| target.netns == *netns));
+        self.failures.retain(|netns, _| desired.concerns(*netns));
         for record in self.records.values_mut() {
             // The same namespace may be reached through another file now.
-            let same = targets.iter().find(|target| target.netns == record.target.netns);
-            if let Some(target) = same {
+            if let Some(target) = desired.target(record.target.netns) {
                 record.target.path.clone_from(&target.path);
             }
         }
-        self.desired = targets;
+        self.desired = desired;
     }
 
     /// Forgets the namespaces of a capture thread that panicked, with the rings that went with it;
@@ -261,19 +275,18 @@ impl Supervisor {
         // Nobody is left to record anything: what is there is forgotten, nothing more is opened.
         let alone = !self.lanes.is_empty() && self.lanes.iter().all(LaneHandle::is_dead);
         let steps = if alone { Vec::new() } else { plan(&self.desired, &held, &postponed) };
-        let settled = steps.is_empty() && held.iter().all(|held| held.phase == Phase::Open);
+        let is_hold = |step: &Step| matches!(step, Step::Hold(_));
+        let settled = steps.iter().all(is_hold) && held.iter().all(Held::is_settled);
         for step in steps {
             match step {
-                Step::Open(target) => self.open(target),
-                Step::Close(netns) => self.remove(netns),
+                Step::Open(target) => self.open(target, false),
+                Step::Hold(target) => self.open(target, true),
+                Step::Close(netns) => self.remove(netns, Command::Remove),
+                Step::Discard(netns) => self.remove(netns, Command::Discard),
                 Step::Rename(netns, owner) => {
-                    for (id, record) in &mut self.records {
-                        if record.target.netns == netns {
-                            record.target.owner = owner.clone();
-                            self.lanes[record.lane].tell(Command::Rename(*id, owner.clone()));
-                        }
-                    }
+                    self.pass_on(netns, &owner, |id, owner, _| Command::Rename(id, owner));
                 }
+                Step::Want(netns, owner) => self.pass_on(netns, &owner, Command::Want),
             }
         }
         if settled {
@@ -281,9 +294,29 @@ impl Supervisor {
         }
     }
 
-    fn open(&mut self, target: Target) {
+    /// A namespace has another owner, or has one now.
+    fn pass_on(
+        &mut self,
+        netns: NetnsId,
+        owner: &Owner,
+        command: impl Fn(RecordId, Owner, bool) -> Command,
+    ) {
+        let namespaces = self.desired.targets.len();
+        for (id, record) in &mut self.records {
+            if record.target.netns == netns {
+                record.target.owner = owner.clone();
+                record.undecided = None;
+                let small = record.rings.first().copied();
+                let small = small.is_some_and(|ring| growth::begins_small(ring, namespaces));
+                self.lanes[record.lane].tell(command(*id, owner.clone(), small));
+            }
+        }
+    }
+
+    fn open(&mut self, target: Target, undecided: bool) {
         let opening = self.records.values().filter(|r| r.phase == Phase::Opening).count();
-        if opening >= OPENINGS {
+        let held = self.records.values().filter(|r| r.undecided.is_some()).count();
+        if opening >= OPENINGS || (undecided && held >= MOST_UNDECIDED) {
             return; // its turn comes when another has been opened
         }
         self.last_id += 1;
@@ -295,12 +328,22 @@ impl Supervisor {
             only: Arc::clone(&self.only),
             ends: Arc::clone(&self.ends),
         };
-        let record = Record::new(target.clone(), self.quietest_lane(), Arc::clone(&self.filter));
+        let mut record =
+            Record::new(target.clone(), self.quietest_lane(), Arc::clone(&self.filter));
+        record.undecided = undecided.then(Instant::now);
         self.records.insert(id, record);
         let (filter, budget) = (Arc::clone(&self.filter), Arc::clone(&self.budget));
-        let namespaces = self.desired.len();
-        let work =
-            move || Event::Opened(id, opening::open(&target, label, &filter, &budget, namespaces));
+        let namespaces = self.desired.targets.len();
+        let layout = growth::undecided(namespaces + held, self.gso_max, budget.left());
+        let memory = self.hold_memory.clone();
+        let work = move || {
+            let opened = if undecided {
+                opening::open_undecided(&target, label, &filter, &budget, layout, memory)
+            } else {
+                opening::open(&target, label, &filter, &budget, namespaces)
+            };
+            Event::Opened(id, opened)
+        };
         self.help("capture-open", work, |error| Event::Opened(id, Err(error)));
     }
 
@@ -316,6 +359,8 @@ impl Supervisor {
         self.failures.remove(&record.target.netns);
         record.phase = Phase::Open;
         record.since = opened.since;
+        // Not earlier: only an open ring keeps the namespace's number from being given to another.
+        record.undecided = record.undecided.map(|_| Instant::now());
         record.group = opened.group;
         record.rings.push(opened.layout);
         record.sockets.push(opened.socket);
@@ -326,10 +371,14 @@ impl Supervisor {
 
     fn failed(&mut self, id: RecordId, error: &CaptureError) {
         let Some(record) = self.records.remove(&id) else { return };
-        if self.desired.iter().all(|target| target.netns != record.target.netns) {
+        if !self.desired.concerns(record.target.netns) {
             return; // it vanished while it was being opened
         }
-        tracing::warn!("{error}");
+        if record.undecided.is_some() {
+            tracing::debug!("{error}"); // it may have vanished without a word yet
+        } else {
+            tracing::warn!("{error}");
+        }
         let netns = record.target.netns;
         let before = self.failures.get(&netns).map(|failure| failure.wait);
         let wait = before.map_or(RETRY_FIRST, |wait| (wait * 2).min(RETRY_LAST));
@@ -337,11 +386,11 @@ impl Supervisor {
         self.failures.insert(netns, Failure { text: error.to_string(), retry_at, wait });
     }
 
-    fn remove(&mut self, netns: NetnsId) {
+    fn remove(&mut self, netns: NetnsId, command: impl Fn(RecordId) -> Command) {
         for (id, record) in &mut self.records {
             if record.target.netns == netns {
                 record.phase = Phase::Closing;
-                self.lanes[record.lane].tell(Command::Remove(*id));
+                self.lanes[record.lane].tell(command(*id));
             }
         }
     }
@@ -413,10 +462,12 @@ impl Supervisor {
                 target: record.target.clone(),
                 since: record.since,
                 ring_bytes: record.rings.iter().map(|layout| layout.bytes() as u64).sum(),
+                undecided: record.undecided.is_some(),
             })
             .collect();
         let failures = self.failures.values().map(|failure| failure.text.clone());
         let troubles = self.records.values().filter_map(|record| record.trouble.clone());
+        let troubles = troubles.chain(self.unwatched());
         Survey {
             records,
             ring_bytes: self.budget.used(),
@@ -425,6 +476,20 @@ impl Supervisor {
             silent_for: self.lanes.iter().map(LaneHandle::silent_for).max().unwrap_or_default(),
             problems: failures.chain(troubles).chain(self.filter.notes().iter().cloned()).collect(),
         }
+    }
+
+    /// Undecided namespaces beyond [`MOST_UNDECIDED`].
+    fn unwatched(&self) -> Option<String> {
+        let watched = |target: &&Target| {
+            self.records.values().any(|record| record.target.netns == target.netns)
+        };
+        let all = self.desired.undecided.len();
+        let unwatched = all - self.desired.undecided.iter().filter(watched).count();
+        (all > MOST_UNDECIDED && unwatched > 0).then(|| {
+            format!(
+                "{unwatched} new network namespaces are not watched before it is known whose they are: there are more than {MOST_UNDECIDED}"
+            )
+        })
     }
 
     /// Does something that takes long on a thread of its own; `otherwise`, where none can be had.
@@ -448,6 +513,7 @@ impl Record {
         Self {
             target,
             phase: Phase::Opening,
+            undecided: None,
             lane,
             since: Timestamp::MIN,
             group: 0,
@@ -460,7 +526,8 @@ impl Record {
 
     fn held(&self) -> Held {
         let Target { owner, netns, .. } = &self.target;
-        Held { netns: *netns, owner: owner.clone(), phase: self.phase }
+        let undecided = self.undecided;
+        Held { netns: *netns, owner: owner.clone(), phase: self.phase, undecided }
     }
 
     /// Attaches this filter to every ring that may still have another.

@@ -39,6 +39,32 @@ pub(crate) struct Statistics {
     pub(crate) drops: u32,
 }
 
+/// A packet that a socket without a ring got, as the kernel tells of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Received {
+    /// Seconds and nanoseconds of its arrival.
+    pub(crate) time: (u32, u32),
+    /// How much of it was captured.
+    pub(crate) captured: usize,
+    /// Its length on the wire.
+    pub(crate) original_len: u32,
+    /// `TP_STATUS_…`
+    pub(crate) status: u32,
+    /// The tag that was taken out, and its type.
+    pub(crate) vlan: (u16, u16),
+    /// Where the network header begins.
+    pub(crate) network: u16,
+    /// The interface.
+    pub(crate) ifindex: u32,
+    /// The kind of device, `ARPHRD_…`.
+    pub(crate) hatype: u16,
+    /// `ETH_P_…`, in the order of the network.
+    pub(crate) protocol: u16,
+}
+
+/// Room for what the kernel tells beside a packet: a time stamp and a `tpacket_auxdata`.
+const CONTROL: usize = 16;
+
 impl PacketSocket {
     /// A socket with protocol 0: it gets no packet before it is bound.
     pub(crate) fn open() -> io::Result<Self> {
@@ -82,6 +108,71 @@ impl PacketSocket {
             )
         })?;
         Ok(())
+    }
+
+    /// Has the kernel tell all of a packet that [`Self::receive`] gives, and keep what it may.
+    pub(crate) fn tell_all(&self) -> io::Result<()> {
+        set_option(self.0.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)?;
+        set_option(self.0.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, &1_i32)?;
+        // Cut to `net.core.rmem_max`.
+        set_option(self.0.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &(1_i32 << 20))
+    }
+
+    /// The oldest packet that waits, into `buffer`; none when there is none. For a socket without a
+    /// ring.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        let mut control = [0_u64; CONTROL];
+        // SAFETY: sockaddr_ll and msghdr are plain old data; all zeroes is a value of them.
+        let (mut address, mut message): (libc::sockaddr_ll, libc::msghdr) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        let mut room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        message.msg_name = (&raw mut address).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_ll>() as socklen_t;
+        message.msg_iov = &raw mut room;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        // SAFETY: the message describes `address`, `buffer` and `control`, which live through the call.
+        let got =
+            unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        let Ok(got) = usize::try_from(got) else {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        };
+        let mut received = Received {
+            captured: got,
+            ifindex: address.sll_ifindex as u32,
+            hatype: address.sll_hatype,
+            protocol: address.sll_protocol,
+            ..Received::default()
+        };
+        // SAFETY: `message` is as the kernel left it, and `control` is aligned for a header.
+        let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        // SAFETY: the macros give pointers to whole headers within `control`, or none.
+        while let Some(control) = unsafe { header.as_ref() } {
+            // SAFETY: the header was given by the kernel, with its data behind it.
+            let data = unsafe { libc::CMSG_DATA(header) };
+            match (control.cmsg_level, control.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    // SAFETY: the data of this kind is a timespec; it may be unaligned.
+                    let time: libc::timespec =
+                        unsafe { data.cast::<libc::timespec>().read_unaligned() };
+                    received.time = (time.tv_sec as u32, time.tv_nsec as u32);
+                }
+                (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
+                    // SAFETY: the data of this kind is a tpacket_auxdata; it may be unaligned.
+                    let told = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
+                    received.original_len = told.tp_len;
+                    received.status = told.tp_status;
+                    received.vlan = (told.tp_vlan_tci, told.tp_vlan_tpid);
+                    received.network = told.tp_net;
+                }
+                _ => {}
+            }
+            // SAFETY: as for the first one.
+            header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+        }
+        Ok(Some(received))
     }
 
     /// Founds a fan-out group in which a packet goes to the next member when one has no room

@@ -74,20 +74,32 @@ impl NetnsWatch {
 /// The table of mounts, which the kernel tells changes of (not inotify: it tells of the file before
 /// the namespace is mounted on it).
 #[derive(Debug)]
-struct Mounts(File);
+pub(crate) struct Mounts(File);
 
 impl Mounts {
-    fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mounts = Self(File::open("/proc/self/mountinfo")?);
         mounts.reread()?;
         Ok(mounts)
     }
 
     /// A change is told once, to who has read the table since the last.
-    fn reread(&self) -> io::Result<()> {
+    pub(crate) fn reread(&self) -> io::Result<String> {
         let mut table = &self.0;
+        let mut bytes = Vec::new();
         table.rewind()?;
-        table.read_to_end(&mut Vec::new()).map(drop)
+        table.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Waits for a change, or until `stop` is written to; `false` for the latter.
+    pub(crate) fn wait(&self, stop: &OwnedFd) -> bool {
+        let changed = PollFlags::PRI | PollFlags::ERR;
+        let mut polled =
+            [PollFd::new(stop, PollFlags::IN), PollFd::from_borrowed_fd(self.0.as_fd(), changed)];
+        // Interrupted or out of memory: whoever waited looks again, which does no harm.
+        let _ = rustix::event::poll(&mut polled, None);
+        polled[0].revents().is_empty()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What comes out of a real kernel. Needs root, `ip`, `ethtool`, `python3` and `tcpdump`.
 
 mod support;
+mod undecided;
 
 use std::fs;
 use std::io::Write;

@@ -30,4 +30,5 @@ mod supervise;
 
 pub use access::{Access, AccessOptions};
 pub use error::{ClusterError, FieldConflict, Right};
+pub use supervise::Planned;
 pub use supervise::supervise;

@@ -138,6 +138,10 @@ pub struct Plan {
     pub forbidden_addresses: BTreeSet<IpAddr>,
     /// UIDs of pods that are to be recorded and whose namespace is not there yet: look again soon.
     pub waiting: BTreeSet<String>,
+    /// Namespaces of which it is known whose they are: of pods that were told of, and the node's own.
+    pub decided: BTreeSet<NetnsId>,
+    /// Namespaces of pods that were not told of, or not yet.
+    pub strangers: Vec<Place>,
     /// Whether anybody has told which pods there are; until then nothing is a target.
     pub pods_known: bool,
 }
@@ -156,6 +160,11 @@ pub fn plan(known: &PodSnapshot, found: &Namespaces, rules: &TargetRules) -> Pla
         plan.problems.retain(|problem| !matches!(problem, Problem::UnknownPod(_)));
     }
     plan.forbidden_addresses = forbidden_addresses(&pods);
+    plan.decided = decided(&pods, found);
+    if pods_known {
+        let places = strangers.iter().filter_map(|(_, found)| found.place.clone());
+        plan.strangers = places.filter(|place| !plan.decided.contains(&place.netns)).collect();
+    }
     plan.not_recorded.sort();
     plan.problems.sort();
     plan
@@ -196,6 +205,14 @@ impl<'a> Judged<'a> {
     fn is_live(&self) -> bool {
         self.found.is_some() || !(self.facts.deleted || self.facts.finished())
     }
+}
+
+/// A pod in the node's network has no namespace of its own: one that it is found in is another's that
+/// it does something to, as network plugins do.
+fn decided(pods: &[Judged<'_>], found: &Namespaces) -> BTreeSet<NetnsId> {
+    let own = pods.iter().filter(|pod| !pod.facts.host_network);
+    let places = own.filter_map(Judged::place).map(|place| place.netns);
+    places.chain([found.node.netns]).collect()
 }
 
 /// Pods that have processes here and that the API server did not tell of.

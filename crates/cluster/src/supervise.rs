@@ -1,11 +1,12 @@
 //! Keeps the plan up to date: looks at `/proc` when pods or rules change, often while a pod that is to
-//! be recorded has no namespace yet, and now and then anyway.
+//! be recorded has no namespace yet or a namespace no known pod, and now and then anyway.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuberewind_filter::TargetRules;
+use kuberewind_packet::NetnsId;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -16,50 +17,57 @@ use crate::pods::PodSnapshot;
 /// Between two looks when nothing is expected: namespaces that are gone are noticed within it.
 const CALM: Duration = Duration::from_secs(1);
 
-/// Follows pods, rules and `/proc` until one of the senders is dropped, and tells each plan that differs
-/// from the one before, or goes by newer rules, with the rules that it goes by. When `/proc` cannot be
-/// read there is an error, and plans go by what was found last: new rules, and above all new exclusions,
-/// hold at once.
+/// A plan, and what it comes from.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    /// What is to be recorded.
+    pub plan: &'a Plan,
+    /// The rules that it goes by.
+    pub rules: &'a Arc<TargetRules>,
+    /// When the look at `/proc` began that found the namespaces.
+    pub looked: Instant,
+}
+
+/// Follows pods, rules and `/proc` until one of the senders is dropped, and tells a plan after each look.
+/// When `/proc` cannot be read there is an error, and plans go by what was found last: new rules, and
+/// above all new exclusions, hold at once. `undecided` are namespaces of which somebody waits to hear
+/// whose they are.
 pub async fn supervise(
     mut scanner: Scanner,
     mut pods: watch::Receiver<Arc<PodSnapshot>>,
     mut rules: watch::Receiver<Arc<TargetRules>>,
-    mut tell: impl FnMut(Result<&Plan, ScanError>, &Arc<TargetRules>) + Send,
+    mut undecided: watch::Receiver<BTreeSet<NetnsId>>,
+    mut tell: impl FnMut(Result<Planned<'_>, ScanError>) + Send,
 ) {
     let mut found = None;
-    let mut told: Option<(Plan, Arc<TargetRules>)> = None;
-    let mut failed = false;
     let mut eagerness = Eagerness::new(Instant::now());
     loop {
         // Known before the look: a pod that appears in between is a stranger only for this one.
         let (known, chosen) = (pods.borrow_and_update().clone(), rules.borrow_and_update().clone());
+        let named: Vec<NetnsId> = undecided.borrow_and_update().iter().copied().collect();
+        let began = Instant::now();
         let looked;
         (scanner, looked) = look(scanner).await;
-        match looked {
+        let failed = match looked {
             Ok(namespaces) => {
-                found = Some(namespaces);
-                // That it can be read again is worth a word, even without a change.
-                if std::mem::take(&mut failed) {
-                    told = None;
-                }
+                found = Some((namespaces, began));
+                None
             }
-            Err(error) => {
-                failed = true;
-                tell(Err(error), &chosen);
-            }
+            Err(error) => Some(error),
+        };
+        if let Some((found, looked)) = &found {
+            let plan = plan(&known, found, &chosen);
+            let named = named.iter().map(|netns| format!("netns {netns}"));
+            eagerness.expect(plan.waiting.iter().cloned().chain(named).collect(), Instant::now());
+            tell(Ok(Planned { plan: &plan, rules: &chosen, looked: *looked }));
         }
-        if let Some(found) = &found {
-            let new = plan(&known, found, &chosen);
-            eagerness.expect(&new.waiting, Instant::now());
-            let same = |(plan, rules): &(Plan, _)| *plan == new && Arc::ptr_eq(rules, &chosen);
-            if !told.as_ref().is_some_and(same) {
-                let (plan, rules) = told.insert((new, chosen));
-                tell(Ok(plan), rules);
-            }
+        if let Some(error) = failed {
+            tell(Err(error));
         }
         let changed = tokio::select! {
             changed = pods.changed() => changed,
             changed = rules.changed() => changed,
+            changed = undecided.changed() => changed,
             () = sleep(eagerness.pause(Instant::now())) => Ok(()),
         };
         if changed.is_err() {
@@ -86,8 +94,8 @@ async fn look(mut scanner: Scanner) -> (Scanner, Result<Namespaces, ScanError>) 
 
 /// How long to wait before the next look. A pod's first process is in its namespace 56 ms after the
 /// namespace was made and 120 ms before its first container sends; the API tells of the pod 300 ms
-/// before. So for some seconds after a pod was told of, looks are frequent, then they get rarer: a pod
-/// can wait for a volume for hours.
+/// before. So for some seconds after a pod was told of, or a namespace appeared, looks are frequent, then
+/// they get rarer: a pod can wait for a volume for hours.
 #[derive(Debug)]
 struct Eagerness {
     waiting: BTreeSet<String>,
@@ -99,11 +107,11 @@ impl Eagerness {
         Self { waiting: BTreeSet::new(), since: now }
     }
 
-    fn expect(&mut self, waiting: &BTreeSet<String>, now: Instant) {
+    fn expect(&mut self, waiting: BTreeSet<String>, now: Instant) {
         if !waiting.is_subset(&self.waiting) {
             self.since = now;
         }
-        self.waiting.clone_from(waiting);
+        self.waiting = waiting;
     }
 
     fn pause(&self, now: Instant) -> Duration {
@@ -128,18 +136,18 @@ mod tests {
         let pods = |uids: &[&str]| uids.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
         assert_eq!(eagerness.pause(start), CALM);
 
-        eagerness.expect(&pods(&["a"]), start);
+        eagerness.expect(pods(&["a"]), start);
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(eagerness.pause(after(9)), Duration::from_millis(40));
         assert_eq!(eagerness.pause(after(59)), Duration::from_millis(200));
         assert_eq!(eagerness.pause(after(60)), CALM);
 
         // One that has waited long keeps nobody busy; a new one does.
-        eagerness.expect(&pods(&["a"]), after(60));
+        eagerness.expect(pods(&["a"]), after(60));
         assert_eq!(eagerness.pause(after(60)), CALM);
-        eagerness.expect(&pods(&["a", "b"]), after(60));
+        eagerness.expect(pods(&["a", "b"]), after(60));
         assert_eq!(eagerness.pause(after(60)), Duration::from_millis(40));
-        eagerness.expect(&pods(&[]), after(61));
+        eagerness.expect(pods(&[]), after(61));
         assert_eq!(eagerness.pause(after(61)), CALM);
     }
 }

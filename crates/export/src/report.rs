@@ -541,6 +541,9 @@ const fn reason(cause: LossCause) -> &'static str {
         LossCause::RingMemory => {
             "packets came faster than they were read, and tap.ringMemory was used up: raise it"
         }
+        LossCause::Undecided => {
+            "whether they were to be recorded was not known in time, nor of which pod they were"
+        }
         LossCause::Buffer => "the disk was slower than the packets",
         LossCause::Disk => "the disk refused to write",
     }

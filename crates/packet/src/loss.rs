@@ -15,6 +15,9 @@ pub enum LossCause {
     Ring,
     /// As `Ring`, but the ring wanted to grow and `tap.ringMemory` was used up.
     RingMemory,
+    /// Nobody had said in time whether these packets were to be recorded: they waited in memory, and no
+    /// pod was told of that they could belong to, or more came than may wait.
+    Undecided,
     /// The disk was slower than the packets: every buffer was waiting to be written.
     Buffer,
     /// The disk refused the write: full, failing or read-only.
@@ -23,13 +26,15 @@ pub enum LossCause {
 
 impl LossCause {
     /// Every cause, in the order in which reports list them.
-    pub const ALL: [Self; 4] = [Self::Ring, Self::RingMemory, Self::Buffer, Self::Disk];
+    pub const ALL: [Self; 5] =
+        [Self::Ring, Self::RingMemory, Self::Undecided, Self::Buffer, Self::Disk];
 
     /// The name that users see.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ring => "ring",
             Self::RingMemory => "ring-memory",
+            Self::Undecided => "undecided",
             Self::Buffer => "buffer",
             Self::Disk => "disk",
         }

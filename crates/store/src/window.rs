@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use kuberewind_packet::pcapng::{self, Block, PacketBlock};
 use kuberewind_packet::{
-    ClockStep, Damage, Gap, GapCause, Interface, PacketStream, Span, Timestamp, WindowAccount,
+    ClockStep, Damage, Gap, GapCause, Interface, Loss, LossCause, PacketStream, Span, Timestamp,
+    WindowAccount,
 };
 
 use rustix::fs::{Advice, fadvise};
@@ -174,7 +175,9 @@ impl Window {
         let span = Span::new(asked.from.max(cutoff), asked.to);
         fill_in(&mut account, &state, span, cutoff);
         if let Some(wanted) = &choice.owners {
-            account.losses.retain(|lost| wanted(&lost.owner));
+            // Of the undecided nobody knows whose they were: they may have been anybody's.
+            let anybodys = |loss: &Loss| loss.cause == LossCause::Undecided;
+            account.losses.retain(|lost| anybodys(&lost.loss) || wanted(&lost.owner));
         }
         let waiting = parts(&state, span);
         drop(state);

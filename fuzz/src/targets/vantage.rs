@@ -30,7 +30,7 @@ pub(super) fn both_ends() -> Vec<Vec<u8>> {
 /// Some of the frames: bit 0 of where is the stream, bit 1 the interface, the others pass time.
 #[derive(Clone)]
 struct Frames {
-    frames: Vec<(u32, Timestamp, Vec<u8>)>,
+    taken: Vec<(u32, Timestamp, Vec<u8>)>,
     next: usize,
     interfaces: Vec<Interface>,
     account: WindowAccount,
@@ -56,7 +56,7 @@ impl Frames {
             name: name.to_owned(),
         };
         let interfaces = vec![interface("eth0"), interface("eth1")];
-        Self { frames, next: 0, interfaces, account: WindowAccount::new(node, Span::ALL) }
+        Self { taken: frames, next: 0, interfaces, account: WindowAccount::new(node, Span::ALL) }
     }
 }
 
@@ -65,11 +65,11 @@ impl PacketStream for Frames {
 
     fn advance(&mut self) -> Result<bool, Infallible> {
         self.next += 1;
-        Ok(self.next <= self.frames.len())
+        Ok(self.next <= self.taken.len())
     }
 
     fn packet(&self) -> PacketBlock<'_> {
-        let (interface, timestamp, data) = &self.frames[self.next - 1];
+        let (interface, timestamp, data) = &self.taken[self.next - 1];
         let original_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         PacketBlock { interface: *interface, timestamp: *timestamp, original_len, data }
     }
@@ -86,7 +86,7 @@ impl PacketStream for Frames {
 /// Every packet is in the file or counted, and what is left out stands in it.
 pub(super) fn read(input: &[u8]) -> String {
     let streams = [0, 1].map(|stream| Frames::new(input, stream));
-    let recorded: usize = streams.iter().map(|stream| stream.frames.len()).sum();
+    let recorded: usize = streams.iter().map(|stream| stream.taken.len()).sum();
     let limits = SurveyLimits { views: 64, datagrams: 16 };
     let inputs = streams.into_iter().map(|stream| {
         let survey = Survey::of(&mut stream.clone(), limits, std::env::temp_dir()).ok();

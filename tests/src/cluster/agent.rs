@@ -16,14 +16,17 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// What the container does, in a mount namespace of its own: the node's `/proc` and everything else
 /// read-only, but the data directory and the node's memory for the key of TLS secrets. Its own `/proc`
-/// is the node's as well: it has no process numbers of its own.
+/// is the node's as well: it has no process numbers of its own. What is mounted in the node's
+/// `/run/netns` later is seen here, too (`HostToContainer`).
 const CONTAINER: &str = "mount -t proc -o ro proc \"$1\"\n\
     mount -t proc proc /proc\n\
     mount --bind \"$2\" \"$2\"\n\
     mkdir -p /run/kuberewind\n\
     mount --bind \"$3\" /run/kuberewind\n\
+    while umount -R /run/netns 2>/dev/null; do :; done\n\
+    mount --rbind \"$4\" /run/netns\n\
     mount -o remount,bind,ro /\n\
-    shift 3\n\
+    shift 4\n\
     exec \"$@\"";
 
 /// The command of a pod's one container, with the rights that its spec gives, its environment and
@@ -32,8 +35,13 @@ pub(super) fn command(pod: &Value, node: &Node, binary: &Path, kubeconfig: &Path
     let container = &pod["spec"]["containers"][0];
     let (proc, data, memory) = (node.proc(), node.data(), node.memory());
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--cgroup", "sh", "-ec", CONTAINER, "agent"]);
-    command.args([proc.as_path(), &data, memory]);
+    command.args(["--mount", "--propagation", "slave", "--cgroup"]);
+    command.args(["sh", "-ec", CONTAINER, "agent"]);
+    command.args([proc.as_path(), &data, memory, node.names()]);
+    let mounts = container["volumeMounts"].as_array();
+    let names = mounts.into_iter().flatten().find(|mount| mount["mountPath"] == "/run/netns");
+    let names = names.expect("the names of network namespaces are mounted");
+    assert_eq!(names["mountPropagation"], "HostToContainer", "later names are not seen");
     let capabilities = &container["securityContext"]["capabilities"];
     assert_eq!(capabilities["drop"][0], "ALL", "the agent gives up no rights: {container}");
     let rights = words(&capabilities["add"]).map(|right| format!(",+{}", right.to_lowercase()));

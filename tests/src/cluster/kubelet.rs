@@ -14,7 +14,7 @@ use super::agent::{self, Probe};
 use super::control_plane::ControlPlane;
 use super::node::Node;
 use super::objects::{self, Container};
-use super::sandbox::{Sandbox, container_id};
+use super::sandbox::{Birth, Sandbox, container_id};
 use crate::Program;
 
 /// Between two looks at the pods.
@@ -148,7 +148,7 @@ impl Ground {
         let metadata = &pod["metadata"];
         let [namespace, name, uid] =
             ["namespace", "name", "uid"].map(|key| text(&metadata[key]).to_owned());
-        let sandbox = Sandbox::start(node, &name, &uid, false);
+        let sandbox = Birth::plain(|birth| Sandbox::start(node, &name, &uid, false, birth));
         self.plane.control(Command::Reach(Reach {
             namespace: namespace.clone(),
             pod: name.clone(),

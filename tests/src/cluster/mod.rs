@@ -17,6 +17,7 @@ mod node;
 mod objects;
 mod pod;
 mod sandbox;
+mod sounder;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -37,8 +38,10 @@ pub use beside::Beside;
 pub use beside::Seen;
 pub use beside::mark;
 pub use pod::Pod;
+pub use sandbox::Birth;
+pub use sounder::Sounder;
 
-use crate::{Netns, Program, kuberewind, output, self_signed, wait_until};
+use crate::{Holdings, Netns, Program, kuberewind, output, self_signed, wait_until};
 
 /// Nodes, joined by a network, and an API server. Everything of it ends when it is dropped.
 #[derive(Debug)]
@@ -100,12 +103,18 @@ impl Cluster {
     /// Starts a pod on a node. Packets that are sent to it at once may be lost: see
     /// [`Pod::wait_to_carry`].
     pub fn pod(&self, node: &str, namespace: &str, name: &str) -> Pod {
-        Pod::make(&self.plane, self.node(node), namespace, name, false)
+        Birth::plain(|birth| self.pod_with(node, namespace, name, birth))
+    }
+
+    /// As [`Self::pod`], with something else happening meanwhile.
+    pub fn pod_with(&self, node: &str, namespace: &str, name: &str, birth: &mut Birth<'_>) -> Pod {
+        Pod::make(&self.plane, self.node(node), namespace, name, false, birth)
     }
 
     /// Starts a pod in its node's network.
     pub fn host_network_pod(&self, node: &str, namespace: &str, name: &str) -> Pod {
-        Pod::make(&self.plane, self.node(node), namespace, name, true)
+        let (plane, node) = (&self.plane, self.node(node));
+        Birth::plain(|birth| Pod::make(plane, node, namespace, name, true, birth))
     }
 
     /// `kuberewind …` on the administrator's machine: beside the API server, in an empty directory
@@ -180,6 +189,26 @@ impl Cluster {
     /// A node's data directory.
     pub fn data(&self, node: &str) -> PathBuf {
         self.node(node).data()
+    }
+
+    /// Hears what pods of a node say to it.
+    pub fn listen(&self, node: &str) -> Sounder {
+        let node = self.node(node);
+        Sounder::start(&node.inside(), node.bridge_address())
+    }
+
+    /// How many of its pods' cables a node has. One goes once nobody holds the pod's network any more.
+    pub fn cables(&self, node: &str) -> usize {
+        let shown = self.node(node).netns.ip(&["-o", "link", "show", "type", "veth"]);
+        shown.lines().filter(|line| line.contains(": veth")).count()
+    }
+
+    /// What a node's agent holds.
+    pub fn holdings(&self, node: &str) -> Holdings {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let program = agent.and_then(|agent| agent.agent.as_ref());
+        Holdings::of(program.unwrap_or_else(|| panic!("no agent runs on {node}")))
     }
 
     /// The socket of a node's agent.

@@ -17,6 +17,7 @@ use crate::{Netns, succeed};
 pub(super) const UPLINK: &str = "eth0";
 const SWITCH: &str = "switch";
 const BRIDGE: &str = "cni0";
+const BRIDGE_ADDRESS: &str = "02:00:00:00:00:01";
 
 /// Where the API server listens.
 pub(super) const API_SERVER: SocketAddr =
@@ -29,6 +30,11 @@ pub(super) const API_SERVICE: SocketAddr = SocketAddr::new(API_SERVER.ip(), 443)
 /// A node's address.
 pub(super) const fn node_address(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, 10 + node)
+}
+
+/// A node's address on its bridge, by which its pods reach it.
+pub(super) fn bridge_address(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 100 + node, 0, 1)
 }
 
 fn node_v6(node: u8) -> String {
@@ -64,7 +70,8 @@ pub(super) fn switch(nodes: u8) -> Netns {
 /// With an address of its own: else it takes one of its cables', another one when that is unplugged, and
 /// nobody who knows the old one gets through.
 fn bridge(name: &str) -> Vec<String> {
-    let how = "address 02:00:00:00:00:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+    let how = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+    let how = format!("address {BRIDGE_ADDRESS} {how}");
     vec![format!("link add {name} {how}"), format!("link set {name} up")]
 }
 
@@ -118,6 +125,8 @@ pub(super) fn connect(netns: &Netns, node: u8, pod: &Netns, number: u16) -> Wiri
             format!("addr add {}/16 dev eth0", addresses[0]),
             format!("addr add {}/64 dev eth0 nodad", addresses[1]),
             "link set eth0 up".to_owned(),
+            // What is sent at once need not wait for an answer.
+            format!("neigh add {v4}.0.1 lladdr {BRIDGE_ADDRESS} dev eth0"),
             format!("route add default via {v4}.0.1 dev eth0"),
             format!("route add default via {v6}:1 dev eth0"),
         ],

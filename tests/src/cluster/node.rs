@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::groups::Groups;
 use super::inside::Inside;
 use super::network::{self, Wiring};
-use crate::{Netns, Program, wait_until};
+use crate::{Netns, Program, output, succeed, wait_until};
 
 /// One node of the laboratory. Its processes see only each other: they are in a process namespace
 /// that ends with it.
@@ -27,6 +27,8 @@ pub(super) struct Node {
     dir: PathBuf,
     /// What a reboot would clear.
     memory: TempDir,
+    /// The names of its pods' network namespaces.
+    names: Names,
     /// The first process.
     holder: Program,
     dead: AtomicBool,
@@ -47,10 +49,11 @@ impl Node {
         }
         let memory = tempfile::Builder::new().prefix("kr-").tempdir_in("/dev/shm");
         let memory = memory.expect("a directory in /dev/shm");
+        let names = Names::new(dir.join("netns"));
         let holder = hold(&netns);
         let groups = Groups::new(&name, number.into());
         let (dead, addresses) = (AtomicBool::new(false), AtomicU16::new(2));
-        Self { name, number, netns, groups, dir, memory, holder, dead, addresses }
+        Self { name, number, netns, groups, dir, memory, names, holder, dead, addresses }
     }
 
     /// The directory on the node's disk that recordings lie in.
@@ -66,6 +69,28 @@ impl Node {
     /// A directory of its own in memory, where a node has `/run/kuberewind`.
     pub(super) fn memory(&self) -> &Path {
         self.memory.path()
+    }
+
+    /// Where it has `/run/netns`.
+    pub(super) fn names(&self) -> &Path {
+        &self.names.0
+    }
+
+    /// Gives a pod's network namespace its name, as a container runtime does before anything is in it.
+    pub(super) fn name(&self, netns: &Netns) {
+        let name = self.names.0.join(netns.name());
+        fs::write(&name, "").unwrap_or_else(|error| panic!("{}: {error}", name.display()));
+        succeed(Command::new("mount").arg("--bind").arg(netns.path()).arg(name));
+    }
+
+    /// Takes the name away.
+    pub(super) fn unname(&self, netns: &Netns) {
+        Names::remove(&self.names.0.join(netns.name()));
+    }
+
+    /// Its address on the bridge of its pods.
+    pub(super) fn bridge_address(&self) -> Ipv4Addr {
+        network::bridge_address(self.number)
     }
 
     /// Its address.
@@ -113,6 +138,33 @@ impl Node {
     /// Whether it was killed.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+}
+
+/// A directory whose mounts show in the agent's container as well, though they come later.
+#[derive(Debug)]
+struct Names(PathBuf);
+
+impl Names {
+    fn new(dir: PathBuf) -> Self {
+        fs::create_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        succeed(Command::new("mount").arg("--bind").args([&dir, &dir]));
+        succeed(Command::new("mount").arg("--make-shared").arg(&dir));
+        Self(dir)
+    }
+
+    fn remove(name: &Path) {
+        output(Command::new("umount").arg(name));
+        let _ = fs::remove_file(name);
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        for name in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            Self::remove(&name.path());
+        }
+        output(Command::new("umount").arg(&self.0));
     }
 }
 

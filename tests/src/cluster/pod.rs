@@ -9,7 +9,7 @@ use serde_json::json;
 use super::control_plane::ControlPlane;
 use super::node::Node;
 use super::objects::{self, Container};
-use super::sandbox::{Sandbox, container_id};
+use super::sandbox::{Birth, Sandbox, container_id};
 use crate::{Netns, Program, wait_until};
 
 /// A running pod. Its processes end when it is dropped; the API server hears of it by
@@ -33,12 +33,13 @@ impl Pod {
         namespace: &str,
         name: &str,
         host_network: bool,
+        birth: &mut Birth<'_>,
     ) -> Self {
         plane.namespace(namespace);
         plane.put(objects::bound_pod(namespace, name, &node.name, host_network));
         let object = plane.pod(namespace, name).expect("the pod that was just made");
         let uid = object["metadata"]["uid"].as_str().expect("its UID").to_owned();
-        let mut sandbox = Sandbox::start(node, name, &uid, host_network);
+        let mut sandbox = Sandbox::start(node, name, &uid, host_network, birth);
         let container = Container { id: container_id(), ready: true, restarts: 0, last: None };
         sandbox.run(&container.id, Command::new("sleep").arg("100000"));
         let host = node.address().to_string();

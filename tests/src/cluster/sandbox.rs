@@ -22,6 +22,21 @@ pub(super) struct Sandbox {
     pub(super) addresses: Vec<String>,
 }
 
+/// What else happens while a pod is made.
+pub struct Birth<'a> {
+    /// Its network namespace is there, and has no name on its node yet.
+    pub before: &'a mut dyn FnMut(&Netns),
+    /// Its link is up; it has no process yet.
+    pub connected: &'a mut dyn FnMut(&Netns),
+}
+
+impl Birth<'_> {
+    /// Nothing.
+    pub(super) fn plain<T>(make: impl FnOnce(&mut Birth<'_>) -> T) -> T {
+        make(&mut Birth { before: &mut |_| (), connected: &mut |_| () })
+    }
+}
+
 /// The number of a container, as runtimes make them up: 64 hexadecimal digits.
 pub(super) fn container_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -30,10 +45,25 @@ pub(super) fn container_id() -> String {
 
 impl Sandbox {
     /// Makes it, and starts its first process (`pause`, which the API never tells of).
-    pub(super) fn start(node: &Arc<Node>, what: &str, uid: &str, host_network: bool) -> Self {
-        let netns = (!host_network).then(|| Netns::new(what));
+    pub(super) fn start(
+        node: &Arc<Node>,
+        what: &str,
+        uid: &str,
+        host_network: bool,
+        birth: &mut Birth<'_>,
+    ) -> Self {
+        // The name comes first, then the network plugins do their work.
+        let mut born = |netns: &Netns| {
+            (birth.before)(netns);
+            node.name(netns);
+        };
+        let netns = (!host_network).then(|| Netns::new_and(what, &mut born));
         let addresses = match &netns {
-            Some(netns) => node.connect(netns).addresses.to_vec(),
+            Some(netns) => {
+                let addresses = node.connect(netns).addresses.to_vec();
+                (birth.connected)(netns);
+                addresses
+            }
             None => vec![node.address().to_string()],
         };
         let (node, uid) = (node.clone(), uid.to_owned());
@@ -79,6 +109,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.processes.clear();
+        self.netns.iter().for_each(|netns| self.node.unname(netns));
         for group in self.groups.drain(..).rev() {
             self.node.groups.remove(&group);
         }

@@ -34,7 +34,8 @@ impl Default for Timing {
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(90),
             least_wait: Duration::from_millis(500),
-            most_wait: Duration::from_secs(30),
+            // Packets of pods that were not told of wait for half a minute.
+            most_wait: Duration::from_secs(5),
             linger: Duration::from_mins(1),
         }
     }

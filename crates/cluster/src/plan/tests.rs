@@ -47,7 +47,7 @@ fn found(pods: &[(&str, Option<u64>, u64)]) -> Namespaces {
 
 /// All is known, and there is nothing to do.
 fn nothing() -> Plan {
-    Plan { pods_known: true, ..Plan::default() }
+    Plan { pods_known: true, decided: [NetnsId(NODE)].into(), ..Plan::default() }
 }
 
 fn planned(settings: TargetSettings, pods: Vec<PodFacts>, found: &Namespaces) -> Plan {
@@ -105,7 +105,8 @@ fn chosen_pods_are_recorded_and_the_others_named_with_the_reason() {
 #[test]
 fn a_pod_that_the_api_server_did_not_tell_of_is_not_recorded() {
     let young = planned(settings(), vec![], &found(&[("x", Some(10), 1)]));
-    assert_eq!(young, nothing());
+    let strangers = vec![Place { netns: NetnsId(10), path: "/p/10".into() }];
+    assert_eq!(young, Plan { strangers, ..nothing() });
     let settled = planned(settings(), vec![], &found(&[("x", Some(10), 9)]));
     assert_eq!(targets(&settled), [""; 0]);
     assert_eq!(settled.problems, [Problem::UnknownPod("x".into())]);
@@ -279,4 +280,17 @@ proptest! {
             prop_assert!(recorded != named, "{} in {plan:?}", pod.uid);
         }
     }
+}
+
+#[test]
+fn a_namespace_is_decided_once_its_pod_is_known_and_a_strangers_is_not() {
+    let pods =
+        vec![pod("a", "shop/cart-1"), pod("b", "bank/cart-1"), on_host(pod("c", "kube/cni-1"))];
+    // The network plugin is in the namespace of a pod that is being made.
+    let found =
+        found(&[("a", Some(10), 9), ("b", Some(11), 9), ("c", Some(12), 0), ("x", Some(13), 0)]);
+    let plan = planned(settings(), pods, &found);
+    assert_eq!(plan.decided, [NODE, 10, 11].map(NetnsId).into());
+    let strangers: Vec<_> = plan.strangers.iter().map(|place| place.netns.0).collect();
+    assert_eq!(strangers, [13]);
 }

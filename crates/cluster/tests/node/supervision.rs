@@ -1,11 +1,12 @@
 //! From pods and rules to targets, on real processes.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kuberewind_cluster::plan::Plan;
 use kuberewind_cluster::pods::{Origin, PodFacts, PodSnapshot};
-use kuberewind_cluster::supervise;
+use kuberewind_cluster::{Planned, supervise};
 use kuberewind_filter::{OwnPods, TargetRules, TargetSettings};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -41,8 +42,9 @@ async fn targets_follow_pods_processes_and_rules() {
     let plans = Arc::new(Mutex::new(Vec::<Plan>::new()));
     let heard = plans.clone();
     let tell =
-        move |plan: Result<&Plan, _>, _: &_| heard.lock().unwrap().push(plan.unwrap().clone());
-    let task = tokio::spawn(supervise(scanner(), known, chosen, tell));
+        move |told: Result<Planned<'_>, _>| heard.lock().unwrap().push(told.unwrap().plan.clone());
+    let (_undecided, undecided) = watch::channel(BTreeSet::new());
+    let task = tokio::spawn(supervise(scanner(), known, chosen, undecided, tell));
     let owners_are = async |expected: &[&str]| {
         let owners = || {
             let plans = plans.lock().unwrap();

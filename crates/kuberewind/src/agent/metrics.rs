@@ -50,6 +50,10 @@ fn register(registry: &mut Registry, status: &Status) {
     let max_time = crate::config::parse_duration(&status.bounds.max_time).unwrap_or_default();
     gauge(registry, "max_time", "pcapdump.maxTime", Some(Unit::Seconds), max_time.as_secs());
     gauge(registry, "interfaces", "Interfaces with packets", None, status.interfaces());
+    let undecided = status.undecided;
+    let help = "Network namespaces of which it is not known yet whether they are recorded";
+    gauge(registry, "undecided_namespaces", help, None, undecided.namespaces);
+    gauge(registry, "undecided_packets", "Their packets in memory", None, undecided.packets);
     gauge(registry, "segments", "Files of the recording", None, status.store.segments);
     let age = status.oldest.map_or(0, |oldest| status.now.since(oldest).as_secs());
     gauge(registry, "oldest_packet_age", "Age of the oldest packet held", Some(Unit::Seconds), age);
@@ -57,6 +61,7 @@ fn register(registry: &mut Registry, status: &Status) {
         ("held", "Bytes that the data directory takes", status.bytes_held),
         ("max_size", "pcapdump.maxSize", status.bounds.max_size),
         ("ring", "Memory of the capture rings", status.memory.rings),
+        ("undecided", "Memory of packets of undecided namespaces", status.undecided.bytes),
         ("buffer", "Memory of the buffers between capture and disk", status.memory.buffers),
         ("resident", "Resident memory of the recorder", status.memory.resident),
     ];

@@ -12,6 +12,7 @@ mod serve;
 mod status;
 mod switch;
 mod tls;
+mod undecided;
 mod wanted;
 
 pub(crate) use api::ApiFailure;

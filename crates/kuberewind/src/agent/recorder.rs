@@ -1,27 +1,35 @@
 //! Joins the stages: capture into the store, and the store's windows out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
-    Capture, CaptureConfig, CaptureError, NamespaceStatus, NetnsSpec, NetnsWatch, Target,
+    Capture, CaptureConfig, CaptureError, Desired, Named, NamedWatch, NamespaceStatus, NetnsSpec,
+    NetnsWatch, Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
 use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
-use kuberewind_packet::{LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount};
+use kuberewind_packet::{
+    LossAt, LossCause, NetnsId, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
+};
 use kuberewind_store::{Limits, MinFree, Note, Store, StoreConfig, StoreError};
 
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
 use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
+use super::undecided::{Sighting, Undecided};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
 use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
 use crate::{PROGRAM, VERSION};
+
+/// An export waits so long for namespaces of which nobody has decided yet; it mostly takes a quarter of
+/// this.
+const DECIDED_BY: Duration = Duration::from_secs(2);
 
 /// A capture thread for so many CPUs: one drains many rings, at a few per cent of a CPU for each
 /// 100,000 packets a second. A namespace stays with one thread, so its packets stay in order.
@@ -50,6 +58,8 @@ pub(crate) struct Identity {
 pub(crate) struct Assignment {
     /// The network namespaces.
     pub(crate) targets: Vec<Target>,
+    /// What the look at the node told that this goes by; none on a machine without Kubernetes.
+    pub(crate) sighting: Option<Sighting>,
     /// Of these nothing is stored where the node's own namespace is recorded.
     pub(crate) forbidden: Arc<Forbidden>,
     /// What cannot be recorded, and why.
@@ -108,6 +118,7 @@ pub(crate) struct Recorder {
     /// One change of settings or targets at a time.
     plan: Mutex<Plan>,
     watch: Mutex<Option<NetnsWatch>>,
+    names: Mutex<Option<NamedWatch>>,
     tls: RwLock<TlsState>,
 }
 
@@ -130,7 +141,16 @@ struct Plan {
     filter: Arc<CaptureFilter>,
     recording: bool,
     assignment: Assignment,
+    /// Namespaces of which the assignment does not tell yet.
+    undecided: Undecided,
+    /// Who is to hear of them.
+    awaited: Option<Awaited>,
+    /// What secrets are read of.
+    secrets_of: Vec<Target>,
 }
+
+/// recorder --namespaces that it waits to hear of--> who looks
+type Awaited = Arc<tokio::sync::watch::Sender<BTreeSet<NetnsId>>>;
 
 impl Recorder {
     /// Opens the store and starts the capture threads. Records nothing before [`Self::assign`] or
@@ -175,8 +195,17 @@ impl Recorder {
             identity,
             since,
             stages: RwLock::new(Some(Stages { capture, store })),
-            plan: Mutex::new(Plan { settings, filter, recording, assignment }),
+            plan: Mutex::new(Plan {
+                settings,
+                filter,
+                recording,
+                assignment,
+                undecided: Undecided::new(),
+                awaited: None,
+                secrets_of: Vec::new(),
+            }),
             watch: Mutex::new(None),
+            names: Mutex::new(None),
             tls: RwLock::new(TlsState::Off),
         });
         if let Some(taps) = taps {
@@ -217,10 +246,44 @@ impl Recorder {
         }
     }
 
-    /// Records these and nothing else: secrets first, so that none is missed.
-    fn set_targets(&self, stages: &Stages, targets: Vec<Target>) {
-        self.with_tls(|tls| tls.set_targets(&targets));
-        stages.capture.set_targets(targets);
+    /// Records what is planned and nothing else: secrets first, so that none is missed.
+    fn pursue(&self, stages: &Stages, plan: &mut Plan) {
+        let desired = plan.desired(Instant::now());
+        if plan.secrets_of != desired.targets {
+            plan.secrets_of.clone_from(&desired.targets);
+            self.with_tls(|tls| tls.set_targets(&plan.secrets_of));
+        }
+        if let Some(awaited) = &plan.awaited {
+            let undecided = desired.undecided.iter().map(|target| target.netns).collect();
+            awaited.send_if_modified(|told| {
+                let changed = *told != undecided;
+                *told = undecided;
+                changed
+            });
+        }
+        stages.capture.set_desired(desired);
+    }
+
+    /// Keeps the first packets of namespaces that are just being made, in memory, until an assignment
+    /// knows whose they are.
+    pub(crate) fn follow_names(self: &Arc<Self>, awaited: Awaited) {
+        lock(&self.plan).awaited = Some(awaited);
+        let recorder = Arc::downgrade(self);
+        let mut first = true;
+        let watch = NamedWatch::start(move |names| {
+            // Before us there may have been another agent, and long before it others.
+            let age = |named: &Named| if first { named.age() } else { Duration::ZERO };
+            if let Some(recorder) = recorder.upgrade() {
+                let mut plan = lock(&recorder.plan);
+                plan.undecided.name(names, age, Instant::now());
+                let _ = recorder.with(|stages| recorder.pursue(stages, &mut plan));
+            }
+            first = false;
+        });
+        match watch {
+            Ok(watch) => *lock(&self.names) = Some(watch),
+            Err(error) => tracing::error!("the first packets of new pods may be missed: {error}"),
+        }
     }
 
     /// Namespaces come and go; whatever is there is recorded. Returns once every namespace that is there
@@ -246,19 +309,29 @@ impl Recorder {
     pub(crate) fn assign(&self, assignment: Assignment) {
         let mut plan = lock(&self.plan);
         plan.assignment = assignment;
-        let forbidden = Arc::clone(&plan.assignment.forbidden);
-        let _ = self.with(|stages| stages.capture.set_forbidden(forbidden));
-        if plan.recording {
-            let targets = plan.assignment.targets.clone();
-            let _ = self.with(|stages| self.set_targets(stages, targets));
+        let Plan { assignment, undecided, .. } = &mut *plan;
+        let now = Instant::now();
+        assignment.sighting.iter().for_each(|sighting| undecided.see(sighting, now));
+        let forbidden = Arc::clone(&assignment.forbidden);
+        let _ = self.with(|stages| {
+            stages.capture.set_forbidden(forbidden);
+            self.pursue(stages, &mut plan);
+        });
+    }
+
+    fn stop_watches(&self) {
+        let names = lock(&self.names).take();
+        names.into_iter().for_each(NamedWatch::stop);
+        if let Some(awaited) = lock(&self.plan).awaited.take() {
+            awaited.send_replace(BTreeSet::new());
         }
+        let watch = lock(&self.watch).take();
+        watch.into_iter().for_each(NetnsWatch::stop);
     }
 
     /// Drains the rings, writes what was taken, seals, and unlocks the directory.
     pub(crate) fn stop(&self) -> Result<(), RecorderError> {
-        if let Some(watch) = lock(&self.watch).take() {
-            watch.stop();
-        }
+        self.stop_watches();
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
@@ -278,9 +351,7 @@ impl Recorder {
         if lock(&self.plan).recording {
             return Err(RecorderError::Recording);
         }
-        if let Some(watch) = lock(&self.watch).take() {
-            watch.stop();
-        }
+        self.stop_watches();
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, store }) = stages else { return Ok(()) };
         capture.stop();
@@ -361,21 +432,25 @@ impl Recorder {
         if plan.recording == on {
             return Ok(());
         }
-        self.with(|stages| -> Result<(), RecorderError> {
+        let before = std::mem::replace(&mut plan.recording, on);
+        let switched = self.with(|stages| -> Result<(), RecorderError> {
             if on {
                 stages.store.set_recording(true)?;
-                self.set_targets(stages, plan.assignment.targets.clone());
+                self.pursue(stages, &mut plan);
                 stages.capture.settled_targets();
             } else {
-                self.set_targets(stages, Vec::new());
+                self.pursue(stages, &mut plan);
                 stages.capture.settled_targets();
                 stages.capture.settle(Timestamp::now())?;
                 stages.store.set_recording(false)?;
             }
             Ok(())
-        })??;
-        plan.recording = on;
-        Ok(())
+        });
+        let switched = switched.and_then(std::convert::identity);
+        if switched.is_err() {
+            plan.recording = before;
+        }
+        switched
     }
 
     /// Sends a window: waits until its end is settled, then reads it from disk; then goes on with
@@ -393,7 +468,7 @@ impl Recorder {
         if !last && query.tls {
             asked.to = held_back(asked, asked.to);
         }
-        self.settle(asked.to)?;
+        let mut waiting = self.settle(asked.to, asked)?;
         if query.from.is_none() {
             asked.from = self.oldest(asked)?;
         }
@@ -409,9 +484,11 @@ impl Recorder {
             }
             let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
             sender.send(&mut window)?;
+            let mut told = window.account().clone();
+            told.losses.append(&mut waiting);
             let so_far = match account.take() {
-                None => window.account().clone(),
-                Some(earlier) => WindowAccount::then(earlier, window.account()),
+                None => told,
+                Some(earlier) => WindowAccount::then(earlier, &told),
             };
             if last {
                 sender.finish(&so_far).map_err(SendError::Io)?;
@@ -421,10 +498,10 @@ impl Recorder {
             sender.flush().map_err(SendError::Io)?;
             last = !follow();
             let now = Timestamp::now();
-            self.settle(now)?;
             let rest = Span::new(asked.to, now);
             asked =
                 if last || !query.tls { rest } else { Span::new(rest.from, held_back(rest, now)) };
+            waiting = self.settle(now, asked)?;
         }
     }
 
@@ -456,12 +533,22 @@ impl Recorder {
             .ok_or_else(|| RecorderError::Empty(self.data_dir()))
     }
 
-    /// Every packet stamped before `to` is on disk when this returns.
-    fn settle(&self, to: Timestamp) -> Result<(), RecorderError> {
-        self.with(|stages| -> Result<(), RecorderError> {
-            stages.capture.settle(to)?;
-            Ok(stages.store.sync()?)
-        })?
+    /// Every packet stamped before `to` is on disk when this returns, but for what it gives of `span`:
+    /// packets of which nobody has decided yet, though they were waited for a little.
+    fn settle(&self, to: Timestamp, span: Span) -> Result<Vec<LossAt>, RecorderError> {
+        self.with(|stages| stages.capture.settle(to))??;
+        let deadline = Instant::now() + DECIDED_BY;
+        loop {
+            let waiting = self.with(|stages| -> Result<_, RecorderError> {
+                let waiting = stages.capture.settle_span(span)?;
+                stages.store.sync()?;
+                Ok(waiting)
+            })??;
+            if waiting.is_empty() || Instant::now() >= deadline {
+                return Ok(waiting);
+            }
+            std::thread::sleep(DECIDED_BY / 40);
+        }
     }
 
     /// What the recorder says of itself.
@@ -497,6 +584,7 @@ impl Recorder {
             pods: plan.pods(&capture.namespaces, &problems),
             problems,
             namespaces: capture.namespaces,
+            undecided: capture.undecided,
             cut: capture.cut,
             threads: capture.threads,
             store,
@@ -539,6 +627,18 @@ impl Recorder {
 }
 
 impl Plan {
+    /// What the capture is to be brought to.
+    fn desired(&self, now: Instant) -> Desired {
+        if !self.recording {
+            return Desired::only(Vec::new());
+        }
+        let Assignment { targets, sighting, .. } = &self.assignment;
+        let only = Desired::only(targets.clone());
+        let Some(Sighting { looked, decided, .. }) = sighting else { return only };
+        let undecided = self.undecided.waiting(now);
+        Desired { undecided, unwanted: decided.clone(), as_of: *looked, ..only }
+    }
+
     /// The node's pods, and the settings' version once they are in force: of those that are to be recorded, the ones whose ring is open.
     fn pods(&self, open: &[NamespaceStatus], problems: &[String]) -> Option<PodsStatus> {
         let mut pods = self.assignment.pods.clone()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kuberewind_capture::{CaptureStatus, NamespaceStatus, ThreadState};
+use kuberewind_capture::{CaptureStatus, NamespaceStatus, ThreadState, UndecidedStatus};
 use kuberewind_filter::CaptureFilter;
 use kuberewind_packet::{LossCause, Pod, Span, Timestamp};
 use kuberewind_store::{StoreStatus, WriterState};
@@ -57,6 +57,9 @@ pub(crate) struct Status {
     pub(crate) memory: Memory,
     /// What is recorded, by network namespace.
     pub(crate) namespaces: Vec<NamespaceStatus>,
+    /// Network namespaces of which it is not known yet whether they are to be recorded.
+    #[serde(default)]
+    pub(crate) undecided: UndecidedStatus,
     /// What cannot be recorded, and why.
     pub(crate) problems: Vec<String>,
     /// Whether the capture threads do their work.

@@ -7,6 +7,7 @@
 mod orders;
 mod report;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
+use kuberewind_packet::NetnsId;
 use kuberewind_store::StoreError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -98,6 +100,8 @@ pub(crate) struct Node {
     rules: watch::Sender<Arc<TargetRules>>,
     /// supervisor --plans--> agent
     plans: watch::Receiver<Told>,
+    /// recorder --namespaces that it waits to hear of--> supervisor
+    undecided: Arc<watch::Sender<BTreeSet<NetnsId>>>,
     /// The settings in force.
     orders: Orders,
     /// The newest settings that were looked at, and what is wrong with them.
@@ -162,16 +166,16 @@ impl Node {
         let Beginning { config, duty, wishes, watches, listeners } = beginning;
         let (rules, chosen) = watch::channel(Arc::clone(&orders.rules));
         let (told, plans) = watch::channel(Told::default());
+        let (undecided, awaited) = watch::channel(BTreeSet::new());
         let supervisor = tokio::spawn(supervise(
             Scanner::new(&config.proc),
             watches.pods.snapshots(),
             chosen,
-            move |plan, rules| {
-                told.send_modify(|told| match plan {
-                    Ok(plan) => {
-                        *told = Told { plan: Some((plan.clone(), Arc::clone(rules))), error: None };
-                    }
-                    Err(error) => told.error = Some(error.to_string()),
+            awaited,
+            move |planned| {
+                told.send_modify(|told| match planned {
+                    Ok(planned) => told.hear(&planned),
+                    Err(error) => told.fail(error.to_string()),
                 });
             },
         ));
@@ -184,6 +188,7 @@ impl Node {
             watches,
             rules,
             plans,
+            undecided: Arc::new(undecided),
             looked_at: Some(orders.version.clone()),
             orders,
             refused: None,
@@ -285,6 +290,7 @@ impl Node {
                 Ok(listener) => {
                     let socket =
                         Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
+                    recorder.follow_names(Arc::clone(&self.undecided));
                     self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket };
                     // In the API only with its targets: until then nobody shall think it ready.
                     self.direct();

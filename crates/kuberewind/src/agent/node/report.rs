@@ -1,33 +1,59 @@
 //! From the plan to the recorder's assignment, with what `status` says about it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use kuberewind_capture::Target;
+use kuberewind_cluster::Planned;
 use kuberewind_cluster::plan::Plan;
 use kuberewind_filter::{Forbidden, TargetRules};
 use kuberewind_packet::{Owner, Pod};
 
 use crate::agent::recorder::Assignment;
+use crate::agent::undecided::Sighting;
 use crate::agent::{PodNotRecorded, PodsStatus};
 
 /// What the supervisor told last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    /// With the rules that it goes by; none before the first.
-    pub(super) plan: Option<(Plan, Arc<TargetRules>)>,
+    /// None before the first.
+    heard: Option<Heard>,
     /// Why `/proc` cannot be read.
-    pub(super) error: Option<String>,
+    error: Option<String>,
+}
+
+/// A plan, the rules that it goes by, and when the look began that it goes by.
+#[derive(Clone, Debug)]
+struct Heard {
+    plan: Plan,
+    rules: Arc<TargetRules>,
+    looked: Instant,
 }
 
 impl Told {
+    /// A further plan.
+    pub(super) fn hear(&mut self, planned: &Planned<'_>) {
+        let Planned { plan, rules, looked } = *planned;
+        let again = self.heard.as_ref().is_some_and(|heard| heard.looked == looked);
+        if !again {
+            self.error = None;
+        }
+        self.heard = Some(Heard { plan: plan.clone(), rules: Arc::clone(rules), looked });
+    }
+
+    /// `/proc` could not be read.
+    pub(super) fn fail(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
     /// Whether it is known which pods are to be recorded.
     pub(super) fn is_known(&self) -> bool {
-        self.plan.as_ref().is_some_and(|(plan, _)| plan.pods_known)
+        self.heard.as_ref().is_some_and(|heard| heard.plan.pods_known)
     }
 
     /// Whether the plan goes by these rules.
     pub(super) fn goes_by(&self, rules: &Arc<TargetRules>) -> bool {
-        self.plan.as_ref().is_some_and(|(_, by)| Arc::ptr_eq(by, rules))
+        self.heard.as_ref().is_some_and(|heard| Arc::ptr_eq(&heard.rules, rules))
     }
 }
 
@@ -41,7 +67,7 @@ pub(super) fn assignment(
     let unknown = unknown(told, &problems);
     problems.extend(told.error.clone());
     let nothing = Plan::default();
-    let plan = told.plan.as_ref().map_or(&nothing, |(plan, _)| plan);
+    let plan = told.heard.as_ref().map_or(&nothing, |heard| &heard.plan);
     problems.extend(plan.problems.iter().map(ToString::to_string));
     let targets = plan.targets.iter().map(|target| Target {
         owner: target.owner.clone(),
@@ -59,7 +85,15 @@ pub(super) fn assignment(
         settings_version: version,
     };
     let forbidden = Arc::new(Forbidden::new(plan.forbidden_addresses.clone()));
-    Assignment { targets: targets.collect(), forbidden, problems, pods: Some(pods), unknown }
+    let sighting = told.heard.as_ref().map(sighting);
+    let targets = targets.collect();
+    Assignment { targets, sighting, forbidden, problems, pods: Some(pods), unknown }
+}
+
+fn sighting(heard: &Heard) -> Sighting {
+    let Heard { plan, looked, .. } = heard;
+    let strangers = plan.strangers.iter().map(|place| (place.netns, place.path.clone()));
+    Sighting { looked: *looked, decided: plan.decided.clone(), strangers: strangers.collect() }
 }
 
 fn recorded(plan: &Plan) -> Vec<Pod> {
