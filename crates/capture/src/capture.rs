@@ -123,16 +123,31 @@ impl Capture {
             // In small steps: the wall clock may be set meanwhile.
             thread::sleep(left.min(RETIRED_BY));
         }
+        if self.read_by(deadline)? {
+            return Ok(());
+        }
+        Err(CaptureError::Unsettled { to, waited: began.elapsed() })
+    }
+
+    /// Waits until everything that the rings have handed over by now has been given to its sink, and the
+    /// sinks were flushed.
+    pub fn read_rings(&self) -> Result<(), CaptureError> {
+        let (to, began) = (Timestamp::now(), Instant::now());
+        if self.read_by(began + SETTLED_BY)? {
+            return Ok(());
+        }
+        Err(CaptureError::Unsettled { to, waited: began.elapsed() })
+    }
+
+    /// Whether every ring was read in time.
+    fn read_by(&self, deadline: Instant) -> Result<bool, CaptureError> {
         let (answer, read) = bounded(self.lanes);
         self.tell(Event::Settle(answer));
         let answers = receive(&read, self.lanes, deadline);
-        if answers.len() == self.lanes {
-            return Ok(());
-        }
-        if Instant::now() < deadline {
+        if answers.len() < self.lanes && Instant::now() < deadline {
             return Err(CaptureError::Ended);
         }
-        Err(CaptureError::Unsettled { to, waited: began.elapsed() })
+        Ok(answers.len() == self.lanes)
     }
 
     /// What is recorded, what was lost, and what is wrong.

@@ -1,6 +1,7 @@
 //! What records: the stages joined, and the API through which everybody else reaches them.
 
 mod api;
+mod cut;
 mod duty;
 mod handover;
 mod metrics;

@@ -6,6 +6,7 @@
 
 mod orders;
 mod report;
+mod tenure;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -19,7 +20,9 @@ use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
-use kuberewind_store::StoreError;
+use axum::body::Bytes;
+use kuberewind_packet::Timestamp;
+use kuberewind_store::{Lock, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
@@ -28,12 +31,14 @@ pub(crate) use self::orders::target_settings;
 
 use self::orders::Orders;
 use self::report::Told;
+use self::tenure::{Fate, Given, Giving, Happened, Heir, Kept, Tenure, Wanted, happens};
 use super::api;
 use super::duty::{Answer, Doing, Duty, Wish};
-use super::handover::{self, Lent, Request};
+use super::handover::{self, Lent, Request, Word};
 use super::recorder::{Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
+use crate::client::Refused;
 
 /// The pods that were known, for an agent that starts while the API server is away.
 const PODS_FILE: &str = "pods.json";
@@ -46,8 +51,12 @@ const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LATER: Duration = Duration::from_secs(5);
 /// When it is time to say so.
 const LONG: Duration = Duration::from_secs(30);
-/// How often the agent that gave the data directory away looks whether it is still used.
+/// How often the agent that gave the data directory away looks whether it is still used,
 const LOOK_AT_LOCK: Duration = Duration::from_millis(500);
+/// and while it would take it back with nothing lost.
+const LOOK_OFTEN: Duration = Duration::from_millis(20);
+/// An agent that is to stop waits no longer for its heir.
+const LAST_WAIT: Duration = Duration::from_secs(3);
 
 /// Who the agent is, and where things are.
 #[derive(Debug, Clone)]
@@ -81,7 +90,7 @@ impl NodeConfig {
 
     fn request(&self) -> Request {
         let Self { node, namespace, pod, .. } = self.clone();
-        Request { node, namespace, pod }
+        Request { node, namespace, pod, from: None }
     }
 }
 
@@ -104,25 +113,6 @@ pub(crate) struct Node {
     looked_at: Option<String>,
     refused: Option<String>,
     tenure: Tenure,
-}
-
-/// Who has the data directory.
-enum Tenure {
-    /// Not we, yet: when we began to want it, when to try next, and whether we have said so.
-    Wanted { since: Instant, retry_at: Instant, said: bool },
-    /// We.
-    Held { recorder: Arc<Recorder>, socket: Served },
-    /// We gave it to another agent.
-    Given(Lent),
-    /// Nobody: it was erased, and this agent is about to go.
-    Erased,
-}
-
-impl Tenure {
-    fn wanted() -> Self {
-        let now = Instant::now();
-        Self::Wanted { since: now, retry_at: now, said: false }
-    }
 }
 
 /// What the API server is asked for, for as long as they live.
@@ -212,8 +202,13 @@ impl Node {
                 changed = self.pods.changed() => changed.context("follow the pods")?,
                 changed = self.plans.changed() => changed.context("follow the pods' namespaces")?,
                 Some((wish, answer)) = self.wishes.recv() => match wish {
-                    Wish::HandOver(request) => self.give_way(&request, answer).await,
+                    Wish::HandOver(request, words) => self.give_way(&request, words, answer).await,
+                    Wish::Taken => self.relieve(Some(answer)),
                     Wish::Erase => self.erase(answer).await,
+                },
+                happened = happens(&mut self.tenure) => match happened {
+                    Happened::Answered(answer) => self.hear(answer).await,
+                    Happened::Gone => {}
                 },
                 () = tokio::time::sleep(pause) => {}
             }
@@ -222,10 +217,15 @@ impl Node {
 
     /// How long nothing needs to be done, if nothing happens.
     fn pause(&self) -> Duration {
+        const LONG: Duration = Duration::from_hours(1);
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
         match &self.tenure {
-            Tenure::Wanted { retry_at, .. } => retry_at.saturating_duration_since(Instant::now()),
-            Tenure::Held { .. } | Tenure::Erased => Duration::from_hours(1),
-            Tenure::Given(_) => LOOK_AT_LOCK,
+            Tenure::Wanted(wanted) if wanted.is_asking() => LONG,
+            Tenure::Wanted(wanted) => until(wanted.retry_at),
+            Tenure::Held { giving: Some(giving), .. } => until(giving.at),
+            Tenure::Held { giving: None, .. } | Tenure::Erased => LONG,
+            Tenure::Given(Given { kept: Some(_), .. }) => LOOK_OFTEN,
+            Tenure::Given(Given { kept: None, .. }) => LOOK_AT_LOCK,
         }
     }
 
@@ -253,7 +253,7 @@ impl Node {
     }
 
     fn obey(&mut self, orders: Orders) -> Result<(), RecorderError> {
-        if let Tenure::Held { recorder, .. } = &self.tenure {
+        if let Some(recorder) = self.recorder() {
             let differing = block_in_place(|| recorder.replace_settings(&orders.settings))?;
             for key in differing {
                 tracing::info!("{key} changed: it takes effect with the next agent");
@@ -265,78 +265,190 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the data directory, when it is wanted and to be had.
+    /// The one that catches packets, whether or not it may write them.
+    fn recorder(&self) -> Option<&Arc<Recorder>> {
+        match &self.tenure {
+            Tenure::Held { recorder, .. } => Some(recorder),
+            Tenure::Wanted(wanted) => wanted.heir.as_ref().map(|heir| &heir.recorder),
+            Tenure::Given(given) => given.kept.as_ref().map(|kept| &kept.recorder),
+            Tenure::Erased => None,
+        }
+    }
+
+    /// Takes the data directory, when it is wanted and to be had; lets go of it when that is due.
     async fn take_tenure(&mut self) {
         let now = Instant::now();
-        match &mut self.tenure {
-            Tenure::Wanted { retry_at, .. } if *retry_at <= now => {}
-            Tenure::Given(lent) => {
-                let free = !kuberewind_store::is_locked(&self.config.data_dir);
-                if !lent.is_abandoned(free, now) {
-                    return;
+        match &self.tenure {
+            Tenure::Wanted(wanted) if wanted.retry_at <= now && !wanted.is_asking() => {
+                match Lock::take(&self.config.data_dir) {
+                    Ok(lock) => self.begin(lock).await,
+                    Err(StoreError::Locked { .. }) => self.court(),
+                    Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
                 }
-                tracing::warn!("the agent that took over is gone: recording again");
-                self.tenure = Tenure::wanted();
             }
-            Tenure::Wanted { .. } | Tenure::Held { .. } | Tenure::Erased => return,
+            Tenure::Held { giving: Some(giving), .. } if giving.at <= now => self.release().await,
+            Tenure::Given(_) => self.look_at_lock().await,
+            Tenure::Wanted(_) | Tenure::Held { .. } | Tenure::Erased => {}
         }
-        match self.try_to_record() {
-            Ok(recorder) => match listen(&self.config.data_dir) {
-                Ok(listener) => {
-                    let socket =
-                        Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
-                    self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket };
-                    // In the API only with its targets: until then nobody shall think it ready.
-                    self.direct();
-                    self.duty.set(Doing::Recording(recorder));
+    }
+
+    /// Records into the directory, which is ours now.
+    async fn begin(&mut self, lock: Lock) {
+        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
+        let heir = wanted.heir.take();
+        let begun = block_in_place(|| {
+            let Some(Heir { recorder, keeps_from, .. }) = heir else {
+                let recorder = self.stand_by()?;
+                recorder.record(lock, None)?;
+                return Ok(recorder);
+            };
+            let now = Timestamp::now();
+            let from = match keeps_from.filter(|from| *from <= now) {
+                Some(from) => from,
+                // Whoever recorded is gone without a word.
+                None => {
+                    recorder.keep_from(now)?;
+                    now
                 }
-                Err(error) => {
-                    let _ = block_in_place(|| recorder.stop());
-                    self.postpone(
-                        &format!("listen on the data directory's socket: {error}"),
-                        RETRY_LATER,
-                    );
-                }
-            },
-            Err(RecorderError::Store(error @ StoreError::Locked { .. })) => {
-                let why = self.ask_for_it().await.unwrap_or_else(|| error.to_string());
-                self.postpone(&why, RETRY);
-            }
+            };
+            recorder.record(lock, Some(from))?;
+            Ok::<_, RecorderError>(recorder)
+        });
+        match begun {
+            Ok(recorder) => self.hold(recorder).await,
             Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
         }
     }
 
-    fn try_to_record(&self) -> Result<Arc<Recorder>, RecorderError> {
+    /// Tells everybody that we record.
+    async fn hold(&mut self, recorder: Arc<Recorder>) {
+        match listen(&self.config.data_dir) {
+            Ok(listener) => {
+                let socket = Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
+                self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket, giving: None };
+                // In the API only with its targets: until then nobody shall think it ready.
+                self.direct();
+                self.duty.set(Doing::Recording(recorder));
+            }
+            Err(error) => {
+                let _ = block_in_place(|| recorder.stop());
+                self.postpone(
+                    &format!("listen on the data directory's socket: {error}"),
+                    RETRY_LATER,
+                );
+            }
+        }
+    }
+
+    fn stand_by(&self) -> Result<Arc<Recorder>, RecorderError> {
         let Orders { settings, recording, .. } = &self.orders;
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
         let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
-        block_in_place(|| Recorder::start(settings.clone(), *recording, identity))
+        Recorder::stand_by(settings.clone(), *recording, identity)
     }
 
-    /// Asks the owner to let go; why it does not. Not before we know what to record: as long as we do
-    /// not, the owner does better.
-    async fn ask_for_it(&self) -> Option<String> {
+    /// Gets ready to record while another agent does, and then asks that one to let go. Not before we know
+    /// what to record: as long as we do not, the owner does better.
+    fn court(&mut self) {
         if !self.plans.borrow().is_known() {
-            return Some("another agent records until this one knows the node's pods".to_owned());
+            return self.wait_for_owner("another agent records until this one knows the node's pods");
         }
-        let asked = handover::ask(&self.config.data_dir, &self.config.request()).await;
-        asked.err().map(|error| format!("{error:#}"))
+        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
+        if let Some(why) = wanted.refusal() {
+            return self.postpone(&why, RETRY);
+        }
+        if wanted.heir.is_none() {
+            match block_in_place(|| self.stand_by()) {
+                Ok(recorder) => {
+                    let Tenure::Wanted(wanted) = &mut self.tenure else { return };
+                    wanted.heir = Some(Heir::new(recorder));
+                    self.direct();
+                }
+                Err(error) => return self.postpone(&error.to_string(), RETRY_LATER),
+            }
+        }
+        if let Err(error) = self.ask_when_due() {
+            return self.postpone(&error.to_string(), RETRY_LATER);
+        }
+        self.wait_for_owner("another agent records until this one catches the packets of all pods");
+    }
+
+    fn ask_when_due(&mut self) -> Result<(), RecorderError> {
+        let Tenure::Wanted(Wanted { heir: Some(heir), .. }) = &mut self.tenure else {
+            return Ok(());
+        };
+        let catches_all = block_in_place(|| heir.recorder.catches_all());
+        if !heir.is_due(catches_all) {
+            return Ok(());
+        }
+        let from = heir.moment();
+        heir.recorder.keep_from(from)?;
+        let request = Request { from: Some(from), ..self.config.request() };
+        let dir = self.config.data_dir.clone();
+        heir.asks(from, tokio::spawn(async move { handover::ask(&dir, &request).await }));
+        Ok(())
+    }
+
+    /// What the owner says to that.
+    async fn hear(&mut self, answer: anyhow::Result<handover::Answer>) {
+        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
+        let Some(heir) = &mut wanted.heir else { return };
+        wanted.retry_at = Instant::now();
+        let release = match answer {
+            Ok(handover::Answer::Released(release)) => Some(release),
+            Ok(handover::Answer::TooLate) => return heir.give_more_notice(),
+            Ok(handover::Answer::LetGo) => {
+                tracing::warn!(
+                    "the agent before is of an older version: packets of the last moment may be missing"
+                );
+                heir.keeps_from = None;
+                None
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                if error.is::<Refused>() {
+                    retire(wanted.heir.take());
+                    wanted.refused(why.clone());
+                }
+                return self.postpone(&why, RETRY);
+            }
+        };
+        match Lock::take(&self.config.data_dir) {
+            Ok(lock) => {
+                if let Some(release) = release {
+                    release.taken().await;
+                }
+                self.begin(lock).await;
+            }
+            Err(error) => self.postpone(&error.to_string(), RETRY),
+        }
+    }
+
+    /// Somebody else of this node records, as it should be for now.
+    fn wait_for_owner(&mut self, why: &str) {
+        self.try_again(why, RETRY);
+        let why = format!("not recording yet: {why}");
+        self.duty.set(Doing::Elsewhere { why, stands_by: false });
     }
 
     fn postpone(&mut self, why: &str, wait: Duration) {
-        let Tenure::Wanted { since, retry_at, said } = &mut self.tenure else { return };
+        self.try_again(why, wait);
+        self.duty.set(Doing::Nothing(format!("not recording yet: {why}")));
+    }
+
+    fn try_again(&mut self, why: &str, wait: Duration) {
+        let Tenure::Wanted(Wanted { since, retry_at, said, .. }) = &mut self.tenure else { return };
         let now = Instant::now();
         *retry_at = now + wait;
         if !*said && (wait > RETRY || now.saturating_duration_since(*since) > LONG) {
             tracing::error!("not recording: {why}; trying again");
             *said = true;
         }
-        self.duty.set(Doing::Nothing(format!("not recording yet: {why}")));
     }
 
     /// Brings the recorder to what is ordered and planned.
     fn direct(&self) {
-        let Tenure::Held { recorder, .. } = &self.tenure else { return };
+        let Some(recorder) = self.recorder() else { return };
         let told = self.plans.borrow().clone();
         let snapshots = [
             self.settings.borrow().problem.clone(),
@@ -345,32 +457,128 @@ impl Node {
         ];
         let problems = snapshots.into_iter().flatten().collect();
         let in_force = told.goes_by(&self.orders.rules).then(|| self.orders.version.clone());
+        let is_held = matches!(&self.tenure, Tenure::Held { giving: None, .. });
         block_in_place(|| {
             recorder.assign(report::assignment(&told, problems, in_force));
-            if let Err(error) = recorder.set_recording(self.orders.recording) {
+            if is_held && let Err(error) = recorder.set_recording(self.orders.recording) {
                 tracing::error!("switch recording: {error}");
             }
         });
     }
 
     /// Gives the data directory to another agent.
-    async fn give_way(&mut self, request: &Request, answer: Answer) {
-        let Request { namespace, pod, .. } = request;
-        let refusal = match &self.tenure {
-            Tenure::Held { .. } => request.refusal(&self.config.request()),
-            Tenure::Wanted { .. } | Tenure::Given(_) | Tenure::Erased => {
-                Some("this agent does not hold the data directory".to_owned())
-            }
-        };
-        if let Some(why) = refusal {
+    async fn give_way(&mut self, request: &Request, words: mpsc::Sender<Bytes>, answer: Answer) {
+        let Request { namespace, pod, from, .. } = request;
+        let own = self.config.request();
+        let refused = |answer: Answer, why: String| {
             tracing::warn!("not giving way to {namespace}/{pod}: {why}");
             let _ = answer.send(Err(why));
-            return;
+        };
+        let Tenure::Held { recorder, giving: giving @ None, .. } = &mut self.tenure else {
+            return refused(answer, "this agent does not hold the data directory".to_owned());
+        };
+        if let Some(why) = request.refusal(&own) {
+            return refused(answer, why);
         }
-        tracing::info!("giving way to {namespace}/{pod}");
-        let told = move || drop(answer.send(Ok(())));
-        self.give_up(&format!("{namespace}/{pod} records this node now"), told).await;
-        self.tenure = Tenure::Given(Lent::new());
+        let Some(from) = *from else {
+            tracing::warn!(
+                "giving way to {namespace}/{pod}, which is of an older version: packets of the next \
+                 moment will be missing"
+            );
+            let told = move || drop(answer.send(Ok(())));
+            let why = format!("{namespace}/{pod} records this node now");
+            self.give_up(&why, told).await;
+            self.duty.set(Doing::Elsewhere { why, stands_by: true });
+            self.tenure = Tenure::Given(Given { lent: Lent::new(), kept: None });
+            return;
+        };
+        let agreed = block_in_place(|| recorder.agree(from));
+        match &agreed {
+            Ok(()) => {
+                tracing::info!("giving way to {namespace}/{pod}, which records from {from} on");
+                let _ = words.try_send(Word::Agreed(from).line().into());
+                *giving = Some(Giving::new(request, from, Some(words)));
+            }
+            Err(error) => {
+                tracing::info!("not giving way to {namespace}/{pod} yet: {error}");
+                let _ = words.try_send(Word::TooLate.line().into());
+                // What came since the moment asked for was set aside: it is put back.
+                *giving = recorder.cut().map(|from| Giving::new(request, from, None));
+            }
+        }
+        let _ = answer.send(Ok(()));
+    }
+
+    /// Lets go of the directory, and keeps what the heir is to write until it has it.
+    async fn release(&mut self) {
+        let before = std::mem::replace(&mut self.tenure, Tenure::Erased);
+        let Tenure::Held { recorder, socket, giving: Some(giving) } = before else {
+            self.tenure = before;
+            return;
+        };
+        let Giving { to, words, .. } = giving;
+        let why = format!("{to} records this node now");
+        self.duty.set(Doing::Elsewhere { why, stands_by: true });
+        // Before the lock: what is there afterwards is the next one's.
+        if let Err(error) = withdraw(&self.config.data_dir) {
+            tracing::warn!("remove the data directory's socket: {error}");
+        }
+        if let Err(error) = block_in_place(|| recorder.hand_over()) {
+            tracing::error!("the recording was not closed in good order: {error}");
+        }
+        if let Some(words) = &words {
+            let _ = words.try_send(Word::Released.line().into());
+        }
+        let kept = Some(Kept { recorder, socket, words, since: Instant::now() });
+        self.tenure = Tenure::Given(Given { lent: Lent::new(), kept });
+        self.look_at_lock().await;
+    }
+
+    /// What becomes of a directory that we gave away.
+    async fn look_at_lock(&mut self) {
+        let Tenure::Given(Given { lent, kept }) = &mut self.tenure else { return };
+        let free = !kuberewind_store::is_locked(&self.config.data_dir);
+        match kept.as_ref().map(|kept| kept.fate(free)) {
+            Some(Fate::Keep) => {}
+            Some(Fate::TakeBack) => self.take_back().await,
+            Some(Fate::Forget) => self.relieve(None),
+            None if lent.is_abandoned(free, Instant::now()) => {
+                tracing::warn!("the agent that took over is gone: recording again");
+                self.tenure = Tenure::wanted();
+            }
+            None => {}
+        }
+    }
+
+    /// Goes on where the heir was to begin.
+    async fn take_back(&mut self) {
+        let Ok(lock) = Lock::take(&self.config.data_dir) else { return };
+        let before = std::mem::replace(&mut self.tenure, Tenure::wanted());
+        let Tenure::Given(Given { kept: Some(Kept { recorder, socket, .. }), .. }) = before else {
+            return;
+        };
+        tracing::warn!("the agent that was to take over is gone: this one goes on, nothing is missing");
+        match block_in_place(|| recorder.record(lock, recorder.cut())) {
+            Ok(()) => self.hold(recorder).await,
+            Err(error) => {
+                let _ = block_in_place(|| recorder.stop());
+                self.postpone(&error.to_string(), RETRY_LATER);
+            }
+        }
+        tokio::spawn(socket.stop());
+    }
+
+    /// The heir has the directory: what was kept for it is not needed.
+    fn relieve(&mut self, answer: Option<Answer>) {
+        if let Tenure::Given(given) = &mut self.tenure
+            && let Some(Kept { recorder, socket, .. }) = given.kept.take()
+        {
+            tokio::task::spawn_blocking(move || recorder.stop());
+            tokio::spawn(socket.stop());
+        }
+        if let Some(answer) = answer {
+            let _ = answer.send(Ok(()));
+        }
     }
 
     /// Ends recording for good, and leaves nothing in the data directory.
@@ -380,7 +588,7 @@ impl Node {
         self.watches.settings.erase();
         self.watches.pods.erase();
         let before = std::mem::replace(&mut self.tenure, Tenure::Erased);
-        let Tenure::Held { recorder, socket } = before else {
+        let Tenure::Held { recorder, socket, .. } = before else {
             let _ = answer.send(Ok(()));
             return;
         };
@@ -393,13 +601,42 @@ impl Node {
     }
 
     async fn leave(&mut self, why: &str) {
+        if let Tenure::Held { giving: Some(Giving { at, .. }), .. } = &self.tenure {
+            tokio::time::sleep_until((*at).into()).await;
+            self.release().await;
+        }
+        self.wait_for_heir().await;
+        if let Tenure::Wanted(wanted) = &mut self.tenure {
+            retire(wanted.heir.take());
+        }
         self.give_up(why, || ()).await;
+    }
+
+    /// Until what was kept is not needed any more, or is ours again.
+    async fn wait_for_heir(&mut self) {
+        let deadline = Instant::now() + LAST_WAIT;
+        while let Tenure::Given(Given { kept: Some(_), .. }) = &self.tenure {
+            if Instant::now() > deadline {
+                return self.take_back().await;
+            }
+            tokio::select! {
+                Some((wish, answer)) = self.wishes.recv() => match wish {
+                    Wish::Taken => self.relieve(Some(answer)),
+                    Wish::HandOver(..) | Wish::Erase => {
+                        let _ = answer.send(Err("this agent is stopping".to_owned()));
+                    }
+                },
+                _ = happens(&mut self.tenure) => {}
+                () = tokio::time::sleep(LOOK_OFTEN) => {}
+            }
+            self.look_at_lock().await;
+        }
     }
 
     /// Seals and lets go of the data directory, tells so, and ends the socket's connections.
     async fn give_up(&mut self, why: &str, tell: impl FnOnce()) {
         self.duty.set(Doing::Nothing(why.to_owned()));
-        let Tenure::Held { recorder, socket } =
+        let Tenure::Held { recorder, socket, .. } =
             std::mem::replace(&mut self.tenure, Tenure::wanted())
         else {
             return tell();
@@ -419,7 +656,8 @@ impl Node {
 impl Beginning {
     async fn new(config: NodeConfig) -> anyhow::Result<Self> {
         let (wish, wishes) = mpsc::channel(1);
-        let duty = Duty::of_agent("the settings are not known yet", wish);
+        let why = "the settings are not known yet";
+        let duty = Duty::of_agent(why, wish, config.data_dir.clone());
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, names::API_PORT));
         let api = TcpListener::bind(api).await.with_context(|| format!("listen on {api}"))?;
         let public = bind_public(config.metrics_port).await?;
@@ -471,6 +709,13 @@ impl Beginning {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+/// Ends one that was ready to record and is not needed.
+fn retire(heir: Option<Heir>) {
+    if let Some(Heir { recorder, .. }) = heir {
+        tokio::task::spawn_blocking(move || recorder.stop());
     }
 }
 
