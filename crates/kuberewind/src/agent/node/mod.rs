@@ -315,7 +315,10 @@ impl Node {
             Ok::<_, RecorderError>(recorder)
         });
         match begun {
-            Ok(recorder) => self.hold(recorder).await,
+            Ok(recorder) => {
+                tracing::info!("recording into {}", self.config.data_dir.display());
+                self.hold(recorder).await;
+            }
             Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
         }
     }
@@ -384,6 +387,7 @@ impl Node {
         let from = heir.moment();
         heir.recorder.keep_from(from)?;
         let request = Request { from: Some(from), ..self.config.request() };
+        tracing::info!("asking the agent that records for the data directory, from {from} on");
         let dir = self.config.data_dir.clone();
         heir.asks(from, tokio::spawn(async move { handover::ask(&dir, &request).await }));
         Ok(())
@@ -526,6 +530,7 @@ impl Node {
         if let Err(error) = block_in_place(|| recorder.hand_over()) {
             tracing::error!("the recording was not closed in good order: {error}");
         }
+        tracing::info!("the data directory is {to}'s");
         if let Some(words) = &words {
             let _ = words.try_send(Word::Released.line().into());
         }
