@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kuberewind_apiserver_double::{Command as Control, Fate};
 use kuberewind_packet::Timestamp;
-use kuberewind_tests::cluster::{Beside, Cluster, Pod, Seen, mark};
+use kuberewind_tests::cluster::{Beside, Cluster, Pod, Seen};
 use kuberewind_tests::judges::tshark;
 use kuberewind_tests::traffic::{Rate, number_of, numbered, start_sending, write_pcap};
 use kuberewind_tests::{CaptureFile, Program, wait_for, wait_until};
@@ -79,11 +79,19 @@ impl Shop {
     }
 
     fn wait_for_another(&self, before: &Option<String>) {
+        let (mut said, mut resident) = (Vec::new(), 0);
         wait_until("the old agent to go", WITHIN, || {
             let agents = self.cluster.agents_said("n1");
-            agents.len() == 1 && Some(&agents[0].0) != before.as_ref()
+            let gone = agents.len() == 1 && Some(&agents[0].0) != before.as_ref();
+            said.extend(agents.into_iter().map(|(_, said)| said));
+            resident = resident.max(self.cluster.resident("n1").iter().sum::<u64>());
+            gone
         });
         self.cluster.wait_for_agents(WITHIN);
+        let words = ["asking the agent", "giving way", "directory is", "recording into"];
+        let told = |line: &&str| words.iter().any(|words| line.contains(words));
+        let lines: BTreeSet<_> = said.iter().flat_map(|said| said.lines()).filter(told).collect();
+        eprintln!("together {} MiB\n{:#?}", resident >> 20, lines);
     }
 
     /// Stops the traffic; what tcpdump saw, and what was recorded.
@@ -453,7 +461,7 @@ fn tls_handshakes_that_go_over_an_upgrade_are_opened() {
     let server = shop.pods[2].start(serve.args(["-c", TLS_SERVER]).arg(certificate).arg(key));
     let address = shop.pods[2].addresses()[0].to_owned();
     let data = shop.cluster.data("n1");
-    let known = || kuberewind_tests::status(&data).is_some_and(|s| s.has_probes_in("libssl.so.3"));
+    let known = || kuberewind_tests::status(&data).is_some_and(|s| s.has_probes_in("libcrypto.so.3"));
     wait_until("OpenSSL to be known", WITHIN, known);
     let mut ask = Command::new("python3");
     let clients = shop.pods[0].start(ask.args(["-c", TLS_CLIENTS, &address]));

@@ -39,7 +39,7 @@ const TAKEN: Duration = Duration::from_secs(2);
 /// was about to take it.
 const UNTAKEN: Duration = Duration::from_secs(10);
 /// The same once the new one had it: it has ended.
-const LEFT: Duration = Duration::from_secs(1);
+const LEFT: Duration = Duration::from_millis(200);
 
 /// What `POST /v1/handover` takes: who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,8 +202,8 @@ mod tests {
         let mut lent = Lent::new();
         assert!(!lent.is_abandoned(false, start));
         assert!(!lent.is_abandoned(true, after(50_000)));
-        assert!(!lent.is_abandoned(true, after(50_999)));
-        assert!(lent.is_abandoned(true, after(51_000)));
+        assert!(!lent.is_abandoned(true, after(50_199)));
+        assert!(lent.is_abandoned(true, after(50_200)));
     }
 
     #[test]

@@ -399,7 +399,7 @@ impl Recorder {
         })?;
         *lock(&self.watch) = Some(watch);
         let _ = first.recv();
-        self.with(|stages| stages.capture.settled_targets())
+        self.settled_targets()
     }
 
     /// Records exactly this from now on. Rings are opened and closed meanwhile.
@@ -412,6 +412,11 @@ impl Recorder {
             let targets = plan.assignment.targets.clone();
             let _ = self.with(|stages| self.set_targets(stages, targets));
         }
+    }
+
+    /// Waits until what was assigned is caught, or known not to be catchable.
+    pub(crate) fn settled_targets(&self) -> Result<(), RecorderError> {
+        self.with(|stages| stages.capture.settled_targets())
     }
 
     /// Drains the rings, writes what was taken, seals, and unlocks the directory.

@@ -35,7 +35,7 @@ use self::tenure::{Fate, Given, Giving, Happened, Heir, Kept, Tenure, Wanted, ha
 use super::api;
 use super::duty::{Answer, Doing, Duty, Wish};
 use super::handover::{self, Lent, Request, Word};
-use super::recorder::{Identity, Recorder, RecorderError};
+use super::recorder::{Assignment, Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
 use crate::client::Refused;
@@ -52,7 +52,7 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 /// When it is time to say so.
 const LONG: Duration = Duration::from_secs(30);
 /// How often the agent that gave the data directory away looks whether it is still used,
-const LOOK_AT_LOCK: Duration = Duration::from_millis(500);
+const LOOK_AT_LOCK: Duration = Duration::from_millis(100);
 /// and while it would take it back with nothing lost.
 const LOOK_OFTEN: Duration = Duration::from_millis(20);
 /// An agent that is to stop waits no longer for its heir.
@@ -299,6 +299,10 @@ impl Node {
         let begun = block_in_place(|| {
             let Some(Heir { recorder, keeps_from, .. }) = heir else {
                 let recorder = self.stand_by()?;
+                recorder.keep_from(Timestamp::MIN)?;
+                recorder.assign(self.assignment());
+                recorder.settled_targets()?;
+                // Only now nothing is missing any more.
                 recorder.record(lock, None)?;
                 return Ok(recorder);
             };
@@ -453,6 +457,16 @@ impl Node {
     /// Brings the recorder to what is ordered and planned.
     fn direct(&self) {
         let Some(recorder) = self.recorder() else { return };
+        let is_held = matches!(&self.tenure, Tenure::Held { giving: None, .. });
+        block_in_place(|| {
+            recorder.assign(self.assignment());
+            if is_held && let Err(error) = recorder.set_recording(self.orders.recording) {
+                tracing::error!("switch recording: {error}");
+            }
+        });
+    }
+
+    fn assignment(&self) -> Assignment {
         let told = self.plans.borrow().clone();
         let snapshots = [
             self.settings.borrow().problem.clone(),
@@ -461,13 +475,7 @@ impl Node {
         ];
         let problems = snapshots.into_iter().flatten().collect();
         let in_force = told.goes_by(&self.orders.rules).then(|| self.orders.version.clone());
-        let is_held = matches!(&self.tenure, Tenure::Held { giving: None, .. });
-        block_in_place(|| {
-            recorder.assign(report::assignment(&told, problems, in_force));
-            if is_held && let Err(error) = recorder.set_recording(self.orders.recording) {
-                tracing::error!("switch recording: {error}");
-            }
-        });
+        report::assignment(&told, problems, in_force)
     }
 
     /// Gives the data directory to another agent.
