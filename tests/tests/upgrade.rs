@@ -1,8 +1,8 @@
 //! One agent after the other: nothing is missing, nothing is doubled.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -364,6 +364,58 @@ fn an_old_agent_that_is_killed_as_it_gives_way_leaves_a_stretch_that_is_named() 
     let (seen, ours, report) = shop.close(3);
     let gap = assert_missing_is_named(&seen, &ours, &report);
     assert!(gap < Duration::from_secs(3), "{gap:?}");
+}
+
+/// An agent of an older version on either side: it lets go at once, or takes the directory at once.
+#[test]
+fn with_an_agent_that_knows_no_cut_the_gap_is_short_and_named() {
+    let mut shop = Shop::open();
+    let data = shop.cluster.data("n1");
+    shop.trade();
+    let mut older = UnixStream::connect(data.join("agent.sock")).unwrap();
+    let body = json!({"node": "n1", "namespace": "kuberewind", "pod": "older"});
+    post(&mut older, "/v1/handover", &body.to_string());
+    let mut words = BufReader::new(older);
+    let mut said = String::new();
+    while !said.ends_with("\r\n\r\nnull") {
+        let mut byte = [0];
+        words.read_exact(&mut byte).expect("the owner's answer");
+        said.push(char::from(byte[0]));
+    }
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+
+    // The heir is now an owner that knows nothing but to let go.
+    let lock = std::fs::File::open(data.join("lock")).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the lock is free");
+    let socket = UnixListener::bind(data.join("agent.sock")).unwrap();
+    let before = shop.cluster.agent("n1");
+    let mut tap = shop.tap_beside();
+    let mut asked = loop {
+        let (stream, _) = socket.accept().unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap() > 0 && line.starts_with("POST /v1/handover ") {
+            break stream;
+        }
+    };
+    std::fs::remove_file(data.join("agent.sock")).unwrap();
+    drop(lock);
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nnull";
+    asked.get_mut().write_all(answer.as_bytes()).unwrap();
+    let new = shop.wait_to_hear("is of an older version", &before.iter().cloned().collect());
+    assert!(tap.ended(WITHIN).success(), "{}", tap.said());
+    shop.wait_for_another(&before);
+    assert_eq!(shop.agents(), HashSet::from([new]));
+    let (seen, ours, report) = shop.close(0);
+    let (missing, doubled) = compare(&seen, &ours);
+    assert_eq!(doubled, 0);
+    let gaps = report["nodes"][0]["gaps"].as_array().unwrap();
+    let stopped: Vec<_> = gaps.iter().filter(|gap| gap["cause"] == "stopped").collect();
+    eprintln!("{} packets are missing: {stopped:?}", missing.len());
+    assert_eq!(stopped.len(), 1, "{gaps:?}");
+    let time = |key: &str| stopped[0][key].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let (from, to) = (time("from"), time("to"));
+    assert!(missing.iter().all(|time| from <= *time && *time < to), "{from} to {to}");
 }
 
 #[test]

@@ -201,7 +201,12 @@ impl Store {
 
     /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.end(Command::Close)
+        self.end(|reply| Command::Close(None, reply))
+    }
+
+    /// As [`Self::close`], where nothing was recorded from `at` on.
+    pub fn close_at(mut self, at: Timestamp) -> Result<(), StoreError> {
+        self.end(|reply| Command::Close(Some(at), reply))
     }
 
     /// As [`Self::close`], where another recorder has every packet from `at` on. Until that one says so
@@ -216,7 +221,7 @@ impl Store {
     /// # Errors
     /// A file that cannot be deleted; those before it are.
     pub fn erase(mut self) -> Result<(), StoreError> {
-        if let Err(error) = self.end(Command::Close) {
+        if let Err(error) = self.end(|reply| Command::Close(None, reply)) {
             warn!(%error, "the recording was not closed in good order before it was erased");
         }
         let dir = &self.catalog.dir;
@@ -253,7 +258,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Err(error) = self.end(Command::Close) {
+        if let Err(error) = self.end(|reply| Command::Close(None, reply)) {
             warn!(%error, "the recording was not closed in good order");
         }
     }

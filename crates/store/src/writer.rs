@@ -49,11 +49,12 @@ pub(crate) type Reply = Sender<Result<(), StoreError>>;
 #[derive(Debug)]
 pub(crate) enum Command {
     SetLimits(Limits, Duration, Reply),
-    /// From a moment on; none = now.
+    /// From this moment on; none = now.
     SetRecording(bool, Option<Timestamp>, Reply),
     Note(Note, Reply),
     Sync(Reply),
-    Close(Reply),
+    /// Nothing was recorded from this moment on; none = now.
+    Close(Option<Timestamp>, Reply),
     /// As `Close`; another recorder has every packet from this moment on.
     HandOver(Timestamp, Reply),
 }
@@ -205,9 +206,9 @@ impl Writer {
                     Err(_) => batches = never(), // every appender is gone
                 },
                 recv(commands) -> command => match command {
-                    Ok(Command::Close(reply)) => {
+                    Ok(Command::Close(at, reply)) => {
                         self.drain(&batches);
-                        let _ = reply.send(self.close());
+                        let _ = reply.send(self.close(at));
                         return;
                     }
                     Ok(Command::HandOver(at, reply)) => {
@@ -233,7 +234,7 @@ impl Writer {
             }
             Command::SetRecording(on, from, reply) => (reply, self.set_recording(on, from)),
             Command::Note(note, reply) => (reply, self.note(&note)),
-            Command::Sync(reply) | Command::Close(reply) | Command::HandOver(_, reply) => {
+            Command::Sync(reply) | Command::Close(_, reply) | Command::HandOver(_, reply) => {
                 self.drain(batches);
                 (reply, Ok(()))
             }
@@ -725,10 +726,10 @@ impl Writer {
         fs::metadata(&self.catalog.dir).map_or(0, |meta| footprint(&meta))
     }
 
-    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn close(&mut self, at: Option<Timestamp>) -> Result<(), StoreError> {
         self.write_losses();
         self.seal();
-        self.set_recording(false, None)
+        self.set_recording(false, at)
     }
 
     fn hand_over(&mut self, at: Timestamp) -> Result<(), StoreError> {

@@ -214,7 +214,14 @@ impl Cluster {
     pub fn resident(&self, node: &str) -> Vec<u64> {
         let agents = self.kubelets.agents();
         let here = agents.iter().filter(|agent| agent.node.name == node);
-        here.filter_map(|agent| agent.agent.as_ref()).map(Program::resident).collect()
+        let ids = here.filter_map(|agent| agent.agent.as_ref()).map(Program::id);
+        let resident = |id| {
+            // One that has just ended has none.
+            let statm = fs::read_to_string(format!("/proc/{id}/statm")).unwrap_or_default();
+            let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+            pages.unwrap_or(0) * 4096
+        };
+        ids.map(resident).collect()
     }
 
     /// A program that will run beside a node's agent: in its pod's network.

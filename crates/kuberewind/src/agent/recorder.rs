@@ -336,13 +336,16 @@ impl Recorder {
         Ok(handed?)
     }
 
-    /// Whether everything that is to be recorded is caught, or known not to be catchable, and whatever runs
-    /// was looked at for TLS.
+    /// Whether whatever ran when the targets last changed was looked at for TLS.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.with_tls(Tls::has_looked).unwrap_or(true)
+    }
+
+    /// Whether everything that is to be recorded is caught, or known not to be catchable.
     pub(crate) fn catches_all(&self) -> bool {
         let Ok(capture) = self.with(|stages| stages.capture.status()) else { return false };
         let plan = lock(&self.plan);
-        let open = !plan.recording || plan.opening(&capture.namespaces, &capture.problems) == 0;
-        open && self.with_tls(Tls::has_looked).unwrap_or(true)
+        !plan.recording || plan.opening(&capture.namespaces, &capture.problems) == 0
     }
 
     /// TLS that cannot be looked into keeps nobody from recording.
@@ -424,6 +427,9 @@ impl Recorder {
         if let Some(watch) = lock(&self.watch).take() {
             watch.stop();
         }
+        // Rings are closed one after the other: all of them are read up to one moment.
+        let at = Timestamp::now();
+        let _ = self.keep_from(at);
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
         capture.stop();
@@ -432,7 +438,7 @@ impl Recorder {
         if let Some(rest) = rest {
             store.note(Timestamp::now(), rest)?;
         }
-        Ok(store.close()?)
+        Ok(store.close_at(at)?)
     }
 
     /// Deletes what was recorded, and records no more for as long as this process lives. Asked again it

@@ -384,8 +384,7 @@ impl Node {
         let Tenure::Wanted(Wanted { heir: Some(heir), .. }) = &mut self.tenure else {
             return Ok(());
         };
-        let catches_all = block_in_place(|| heir.recorder.catches_all());
-        if !heir.is_due(catches_all) {
+        if !block_in_place(|| heir.is_due()) {
             return Ok(());
         }
         let from = heir.moment();

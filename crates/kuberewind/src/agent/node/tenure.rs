@@ -88,6 +88,8 @@ impl Wanted {
 pub(super) struct Heir {
     pub(super) recorder: Arc<Recorder>,
     since: Instant,
+    /// Whether everything that ran was looked at, once: what is new is looked at as it comes.
+    has_looked: bool,
     catches_since: Option<Instant>,
     notice: Duration,
     /// Since when it keeps what it catches.
@@ -100,6 +102,7 @@ impl Heir {
         Self {
             recorder,
             since: Instant::now(),
+            has_looked: false,
             catches_since: None,
             notice: NOTICE,
             keeps_from: None,
@@ -107,12 +110,14 @@ impl Heir {
         }
     }
 
-    /// Whether it is time to ask the owner; `catches_all` is whether everything is caught now.
-    pub(super) fn is_due(&mut self, catches_all: bool) -> bool {
+    /// Whether it is time to ask the owner.
+    pub(super) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         if self.asking.is_some() {
             return false;
         }
+        self.has_looked |= self.recorder.has_looked();
+        let catches_all = self.has_looked && self.recorder.catches_all();
         if !catches_all && now < self.since + PATIENCE {
             self.catches_since = None;
             return false;
