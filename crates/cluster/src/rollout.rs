@@ -281,8 +281,7 @@ fn standing(observed: &Observed<'_>, node: &str) -> Option<Waiting> {
         .map(|pod| (pod.metadata.name.clone().unwrap_or_default(), agents::health(pod)))
         .min_by_key(|(_, health)| *health == Health::Terminating);
     let is_ready = |pod: &&&Pod| agents::health(pod) == Health::Ready;
-    let old_records =
-        here.iter().filter(is_ready).any(|pod| !is_current(observed.set, pod));
+    let old_records = here.iter().filter(is_ready).any(|pod| !is_current(observed.set, pod));
     match newest {
         Some((_, Health::Ready)) => None,
         Some((name, health)) => Some(Waiting::Pod { name, health, old_records }),

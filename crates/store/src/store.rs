@@ -308,9 +308,9 @@ fn recall(
     }
     if state.history.is_on() {
         let newest = state.held().map(|held| held.to);
-        let latest = from.map_or(now, |from| from.saturating_sub(UNWRITTEN));
-        let touched = touched.map(|touched| touched.min(latest));
         let alive = newest.into_iter().chain(touched).max().unwrap_or(now).min(now);
+        // What it had not written ends where the next packets begin: it would not be seen.
+        let alive = from.map_or(alive, |from| alive.min(from).saturating_sub(UNWRITTEN));
         let crashed = Event::Crashed { at: alive };
         state.history.apply(crashed);
         journal.note(crashed, &state.history)?;

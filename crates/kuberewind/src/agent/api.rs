@@ -294,7 +294,9 @@ async fn ask_elsewhere(dir: &std::path::Path, uri: &str) -> anyhow::Result<Respo
             Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE => {
                 return Ok(answer.map(Body::new));
             }
-            Ok(answer) => anyhow::anyhow!("the agent that has the directory says {}", answer.status()),
+            Ok(answer) => {
+                anyhow::anyhow!("the agent that has the directory says {}", answer.status())
+            }
             Err(error) => error,
         };
         if Instant::now() > deadline {

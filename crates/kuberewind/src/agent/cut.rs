@@ -255,7 +255,8 @@ mod tests {
     impl Disk {
         fn new() -> (Self, Stored) {
             let stored = Stored::default();
-            let disk = Self { stored: stored.clone(), interfaces: Vec::new(), losses: Arc::default() };
+            let disk =
+                Self { stored: stored.clone(), interfaces: Vec::new(), losses: Arc::default() };
             (disk, stored)
         }
     }
@@ -377,7 +378,8 @@ mod tests {
             losses
         };
         let behind = losses(&old);
-        let loss = |from, to| Loss { cause: LossCause::Ring, packets: 1, from: at(from), to: at(to) };
+        let loss =
+            |from, to| Loss { cause: LossCause::Ring, packets: 1, from: at(from), to: at(to) };
         let mut new = Recorder::new();
         new.open("eth0");
         let news = losses(&new);

@@ -434,7 +434,9 @@ impl Recorder {
         let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
         capture.stop();
         let rest = self.stop_tls();
-        let Some(store) = sides.into_inner().unwrap_or_else(PoisonError::into_inner).store else { return Ok(()) };
+        let Some(store) = sides.into_inner().unwrap_or_else(PoisonError::into_inner).store else {
+            return Ok(());
+        };
         if let Some(rest) = rest {
             store.note(Timestamp::now(), rest)?;
         }

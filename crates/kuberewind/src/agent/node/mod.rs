@@ -6,6 +6,7 @@
 
 mod orders;
 mod report;
+mod succession;
 mod tenure;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,7 +21,6 @@ use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
-use axum::body::Bytes;
 use kuberewind_packet::Timestamp;
 use kuberewind_store::{Lock, StoreError};
 use tokio::net::TcpListener;
@@ -31,14 +31,14 @@ pub(crate) use self::orders::target_settings;
 
 use self::orders::Orders;
 use self::report::Told;
-use self::tenure::{Fate, Given, Giving, Happened, Heir, Kept, Tenure, Wanted, happens};
+use self::succession::retire;
+use self::tenure::{Given, Giving, Happened, Heir, Tenure, Wanted, happens};
 use super::api;
 use super::duty::{Answer, Doing, Duty, Wish};
-use super::handover::{self, Lent, Request, Word};
+use super::handover::Request;
 use super::recorder::{Assignment, Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
-use crate::client::Refused;
 
 /// The pods that were known, for an agent that starts while the API server is away.
 const PODS_FILE: &str = "pods.json";
@@ -194,7 +194,7 @@ impl Node {
     async fn follow(&mut self) -> anyhow::Result<()> {
         loop {
             self.take_orders();
-            self.take_tenure().await;
+            self.take_tenure();
             self.direct();
             let pause = self.pause();
             tokio::select! {
@@ -276,63 +276,71 @@ impl Node {
     }
 
     /// Takes the data directory, when it is wanted and to be had; lets go of it when that is due.
-    async fn take_tenure(&mut self) {
+    fn take_tenure(&mut self) {
         let now = Instant::now();
         match &self.tenure {
             Tenure::Wanted(wanted) if wanted.retry_at <= now && !wanted.is_asking() => {
                 match Lock::take(&self.config.data_dir) {
-                    Ok(lock) => self.begin(lock).await,
+                    Ok(lock) => self.begin(lock),
                     Err(StoreError::Locked { .. }) => self.court(),
                     Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
                 }
             }
-            Tenure::Held { giving: Some(giving), .. } if giving.at <= now => self.release().await,
-            Tenure::Given(_) => self.look_at_lock().await,
+            Tenure::Held { giving: Some(giving), .. } if giving.at <= now => self.release(),
+            Tenure::Given(_) => self.look_at_lock(),
             Tenure::Wanted(_) | Tenure::Held { .. } | Tenure::Erased => {}
         }
     }
 
     /// Records into the directory, which is ours now.
-    async fn begin(&mut self, lock: Lock) {
+    fn begin(&mut self, lock: Lock) {
         let Tenure::Wanted(wanted) = &mut self.tenure else { return };
         let heir = wanted.heir.take();
         let begun = block_in_place(|| {
-            let Some(Heir { recorder, keeps_from, .. }) = heir else {
-                let recorder = self.stand_by()?;
-                recorder.keep_from(Timestamp::MIN)?;
-                recorder.assign(self.assignment());
-                recorder.settled_targets()?;
-                // Only now nothing is missing any more.
-                recorder.record(lock, None)?;
-                return Ok(recorder);
-            };
-            let now = Timestamp::now();
-            let from = match keeps_from.filter(|from| *from <= now) {
-                Some(from) => from,
-                // Whoever recorded is gone without a word.
-                None => {
-                    recorder.keep_from(now)?;
-                    now
-                }
-            };
-            recorder.record(lock, Some(from))?;
-            Ok::<_, RecorderError>(recorder)
+            let (recorder, from) = self.ready(heir)?;
+            match recorder.record(lock, from) {
+                Ok(()) => Ok(recorder),
+                Err(error) => Err(given_up(&recorder, error)),
+            }
         });
         match begun {
             Ok(recorder) => {
                 tracing::info!("recording into {}", self.config.data_dir.display());
-                self.hold(recorder).await;
+                self.hold(recorder);
             }
             Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
         }
     }
 
+    /// One that keeps what it catches, and since when: none = there was nobody before it.
+    fn ready(
+        &self,
+        heir: Option<Heir>,
+    ) -> Result<(Arc<Recorder>, Option<Timestamp>), RecorderError> {
+        let Some(Heir { recorder, keeps_from, .. }) = heir else {
+            let recorder = self.stand_by()?;
+            recorder.keep_from(Timestamp::MIN)?;
+            recorder.assign(self.assignment());
+            // Only then nothing is missing any more.
+            recorder.settled_targets()?;
+            return Ok((recorder, None));
+        };
+        let now = Timestamp::now();
+        if let Some(from) = keeps_from.filter(|from| *from <= now) {
+            return Ok((recorder, Some(from)));
+        }
+        // Whoever recorded is gone without a word.
+        recorder.keep_from(now)?;
+        Ok((recorder, Some(now)))
+    }
+
     /// Tells everybody that we record.
-    async fn hold(&mut self, recorder: Arc<Recorder>) {
+    fn hold(&mut self, recorder: Arc<Recorder>) {
         match listen(&self.config.data_dir) {
             Ok(listener) => {
                 let socket = Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
-                self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket, giving: None };
+                self.tenure =
+                    Tenure::Held { recorder: Arc::clone(&recorder), socket, giving: None };
                 // In the API only with its targets: until then nobody shall think it ready.
                 self.direct();
                 self.duty.set(Doing::Recording(recorder));
@@ -352,83 +360,6 @@ impl Node {
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
         let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
         Recorder::stand_by(settings.clone(), *recording, identity)
-    }
-
-    /// Gets ready to record while another agent does, and then asks that one to let go. Not before we know
-    /// what to record: as long as we do not, the owner does better.
-    fn court(&mut self) {
-        if !self.plans.borrow().is_known() {
-            return self.wait_for_owner("another agent records until this one knows the node's pods");
-        }
-        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
-        if let Some(why) = wanted.refusal() {
-            return self.postpone(&why, RETRY);
-        }
-        if wanted.heir.is_none() {
-            match block_in_place(|| self.stand_by()) {
-                Ok(recorder) => {
-                    let Tenure::Wanted(wanted) = &mut self.tenure else { return };
-                    wanted.heir = Some(Heir::new(recorder));
-                    self.direct();
-                }
-                Err(error) => return self.postpone(&error.to_string(), RETRY_LATER),
-            }
-        }
-        if let Err(error) = self.ask_when_due() {
-            return self.postpone(&error.to_string(), RETRY_LATER);
-        }
-        self.wait_for_owner("another agent records until this one catches the packets of all pods");
-    }
-
-    fn ask_when_due(&mut self) -> Result<(), RecorderError> {
-        let Tenure::Wanted(Wanted { heir: Some(heir), .. }) = &mut self.tenure else {
-            return Ok(());
-        };
-        if !block_in_place(|| heir.is_due()) {
-            return Ok(());
-        }
-        let from = heir.moment();
-        heir.recorder.keep_from(from)?;
-        let request = Request { from: Some(from), ..self.config.request() };
-        tracing::info!("asking the agent that records for the data directory, from {from} on");
-        let dir = self.config.data_dir.clone();
-        heir.asks(from, tokio::spawn(async move { handover::ask(&dir, &request).await }));
-        Ok(())
-    }
-
-    /// What the owner says to that.
-    async fn hear(&mut self, answer: anyhow::Result<handover::Answer>) {
-        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
-        let Some(heir) = &mut wanted.heir else { return };
-        wanted.retry_at = Instant::now();
-        let release = match answer {
-            Ok(handover::Answer::Released(release)) => Some(release),
-            Ok(handover::Answer::TooLate) => return heir.give_more_notice(),
-            Ok(handover::Answer::LetGo) => {
-                tracing::warn!(
-                    "the agent before is of an older version: packets of the last moment may be missing"
-                );
-                heir.keeps_from = None;
-                None
-            }
-            Err(error) => {
-                let why = format!("{error:#}");
-                if error.is::<Refused>() {
-                    retire(wanted.heir.take());
-                    wanted.refused(why.clone());
-                }
-                return self.postpone(&why, RETRY);
-            }
-        };
-        match Lock::take(&self.config.data_dir) {
-            Ok(lock) => {
-                if let Some(release) = release {
-                    release.taken().await;
-                }
-                self.begin(lock).await;
-            }
-            Err(error) => self.postpone(&error.to_string(), RETRY),
-        }
     }
 
     /// Somebody else of this node records, as it should be for now.
@@ -477,122 +408,6 @@ impl Node {
         report::assignment(&told, problems, in_force)
     }
 
-    /// Gives the data directory to another agent.
-    async fn give_way(&mut self, request: &Request, words: mpsc::Sender<Bytes>, answer: Answer) {
-        let Request { namespace, pod, from, .. } = request;
-        let own = self.config.request();
-        let refused = |answer: Answer, why: String| {
-            tracing::warn!("not giving way to {namespace}/{pod}: {why}");
-            let _ = answer.send(Err(why));
-        };
-        let Tenure::Held { recorder, giving: giving @ None, .. } = &mut self.tenure else {
-            return refused(answer, "this agent does not hold the data directory".to_owned());
-        };
-        if let Some(why) = request.refusal(&own) {
-            return refused(answer, why);
-        }
-        let Some(from) = *from else {
-            tracing::warn!(
-                "giving way to {namespace}/{pod}, which is of an older version: packets of the next \
-                 moment will be missing"
-            );
-            let told = move || drop(answer.send(Ok(())));
-            let why = format!("{namespace}/{pod} records this node now");
-            self.give_up(&why, told).await;
-            self.duty.set(Doing::Elsewhere { why, stands_by: true });
-            self.tenure = Tenure::Given(Given { lent: Lent::new(), kept: None });
-            return;
-        };
-        let agreed = block_in_place(|| recorder.agree(from));
-        match &agreed {
-            Ok(()) => {
-                tracing::info!("giving way to {namespace}/{pod}, which records from {from} on");
-                let _ = words.try_send(Word::Agreed(from).line().into());
-                *giving = Some(Giving::new(request, from, Some(words)));
-            }
-            Err(error) => {
-                tracing::info!("not giving way to {namespace}/{pod} yet: {error}");
-                let _ = words.try_send(Word::TooLate.line().into());
-                // What came since the moment asked for was set aside: it is put back.
-                *giving = recorder.cut().map(|from| Giving::new(request, from, None));
-            }
-        }
-        let _ = answer.send(Ok(()));
-    }
-
-    /// Lets go of the directory, and keeps what the heir is to write until it has it.
-    async fn release(&mut self) {
-        let before = std::mem::replace(&mut self.tenure, Tenure::Erased);
-        let Tenure::Held { recorder, socket, giving: Some(giving) } = before else {
-            self.tenure = before;
-            return;
-        };
-        let Giving { to, words, .. } = giving;
-        let why = format!("{to} records this node now");
-        self.duty.set(Doing::Elsewhere { why, stands_by: true });
-        // Before the lock: what is there afterwards is the next one's.
-        if let Err(error) = withdraw(&self.config.data_dir) {
-            tracing::warn!("remove the data directory's socket: {error}");
-        }
-        if let Err(error) = block_in_place(|| recorder.hand_over()) {
-            tracing::error!("the recording was not closed in good order: {error}");
-        }
-        tracing::info!("the data directory is {to}'s");
-        if let Some(words) = &words {
-            let _ = words.try_send(Word::Released.line().into());
-        }
-        let kept = Some(Kept { recorder, socket, words, since: Instant::now() });
-        self.tenure = Tenure::Given(Given { lent: Lent::new(), kept });
-        self.look_at_lock().await;
-    }
-
-    /// What becomes of a directory that we gave away.
-    async fn look_at_lock(&mut self) {
-        let Tenure::Given(Given { lent, kept }) = &mut self.tenure else { return };
-        let free = !kuberewind_store::is_locked(&self.config.data_dir);
-        match kept.as_ref().map(|kept| kept.fate(free)) {
-            Some(Fate::Keep) => {}
-            Some(Fate::TakeBack) => self.take_back().await,
-            Some(Fate::Forget) => self.relieve(None),
-            None if lent.is_abandoned(free, Instant::now()) => {
-                tracing::warn!("the agent that took over is gone: recording again");
-                self.tenure = Tenure::wanted();
-            }
-            None => {}
-        }
-    }
-
-    /// Goes on where the heir was to begin.
-    async fn take_back(&mut self) {
-        let Ok(lock) = Lock::take(&self.config.data_dir) else { return };
-        let before = std::mem::replace(&mut self.tenure, Tenure::wanted());
-        let Tenure::Given(Given { kept: Some(Kept { recorder, socket, .. }), .. }) = before else {
-            return;
-        };
-        tracing::warn!("the agent that was to take over is gone: this one goes on, nothing is missing");
-        match block_in_place(|| recorder.record(lock, recorder.cut())) {
-            Ok(()) => self.hold(recorder).await,
-            Err(error) => {
-                let _ = block_in_place(|| recorder.stop());
-                self.postpone(&error.to_string(), RETRY_LATER);
-            }
-        }
-        tokio::spawn(socket.stop());
-    }
-
-    /// The heir has the directory: what was kept for it is not needed.
-    fn relieve(&mut self, answer: Option<Answer>) {
-        if let Tenure::Given(given) = &mut self.tenure
-            && let Some(Kept { recorder, socket, .. }) = given.kept.take()
-        {
-            tokio::task::spawn_blocking(move || recorder.stop());
-            tokio::spawn(socket.stop());
-        }
-        if let Some(answer) = answer {
-            let _ = answer.send(Ok(()));
-        }
-    }
-
     /// Ends recording for good, and leaves nothing in the data directory.
     async fn erase(&mut self, answer: Answer) {
         let why = "its recording was erased; the agent is about to be removed";
@@ -615,34 +430,13 @@ impl Node {
     async fn leave(&mut self, why: &str) {
         if let Tenure::Held { giving: Some(Giving { at, .. }), .. } = &self.tenure {
             tokio::time::sleep_until((*at).into()).await;
-            self.release().await;
+            self.release();
         }
         self.wait_for_heir().await;
         if let Tenure::Wanted(wanted) = &mut self.tenure {
             retire(wanted.heir.take());
         }
         self.give_up(why, || ()).await;
-    }
-
-    /// Until what was kept is not needed any more, or is ours again.
-    async fn wait_for_heir(&mut self) {
-        let deadline = Instant::now() + LAST_WAIT;
-        while let Tenure::Given(Given { kept: Some(_), .. }) = &self.tenure {
-            if Instant::now() > deadline {
-                return self.take_back().await;
-            }
-            tokio::select! {
-                Some((wish, answer)) = self.wishes.recv() => match wish {
-                    Wish::Taken => self.relieve(Some(answer)),
-                    Wish::HandOver(..) | Wish::Erase => {
-                        let _ = answer.send(Err("this agent is stopping".to_owned()));
-                    }
-                },
-                _ = happens(&mut self.tenure) => {}
-                () = tokio::time::sleep(LOOK_OFTEN) => {}
-            }
-            self.look_at_lock().await;
-        }
     }
 
     /// Seals and lets go of the data directory, tells so, and ends the socket's connections.
@@ -724,11 +518,12 @@ impl Beginning {
     }
 }
 
-/// Ends one that was ready to record and is not needed.
-fn retire(heir: Option<Heir>) {
-    if let Some(Heir { recorder, .. }) = heir {
-        tokio::task::spawn_blocking(move || recorder.stop());
+/// Ends one that could not begin.
+fn given_up(recorder: &Recorder, error: RecorderError) -> RecorderError {
+    if let Err(other) = recorder.stop() {
+        tracing::debug!("after {error}: {other}");
     }
+    error
 }
 
 /// On every address, IPv6 where there is any.

@@ -52,7 +52,9 @@ pub(super) fn rollout(rollout: &Rollout, namespace: &str) -> Vec<String> {
     }
     for (node, why) in &rollout.waiting {
         lines.push(match why {
-            Waiting::Old => format!("node {node} is recorded by the agent from before: its turn has not come"),
+            Waiting::Old => {
+                format!("node {node} is recorded by the agent from before: its turn has not come")
+            }
             why if why.is_recorded() => {
                 format!("node {node} is still recorded by the agent from before: {why}")
             }
