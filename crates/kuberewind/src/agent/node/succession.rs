@@ -1,9 +1,9 @@
 //! The way from one agent of a node to the next, on either side: see `agent::handover`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use kuberewind_store::Lock;
+use kuberewind_store::{Lock, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
@@ -14,6 +14,10 @@ use crate::agent::handover::{self, Lent, Request, Word};
 use crate::agent::recorder::RecorderError;
 use crate::agent::serve::withdraw;
 use crate::client::Refused;
+
+/// How long the lock of a directory that was let go of may seem to be held, and how often it is tried.
+const FREE: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 impl Node {
     /// Gets ready to record while another agent does, and then asks that one to let go. Not before we know
@@ -80,17 +84,30 @@ impl Node {
                     retire(wanted.heir.take());
                     wanted.refused(why.clone());
                 }
-                return self.postpone(&why, RETRY);
+                return self.wait_for_owner(&why);
             }
         };
-        match Lock::take(&self.config.data_dir) {
+        match self.take_lock().await {
             Ok(lock) => {
                 if let Some(release) = release {
                     release.taken().await;
                 }
                 self.begin(lock);
             }
-            Err(error) => self.postpone(&error.to_string(), RETRY),
+            Err(error) => self.wait_for_owner(&error.to_string()),
+        }
+    }
+
+    /// Takes the lock that is free, though somebody may be looking whether it is.
+    async fn take_lock(&self) -> Result<Lock, StoreError> {
+        let deadline = Instant::now() + FREE;
+        loop {
+            match Lock::take(&self.config.data_dir) {
+                Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                taken => return taken,
+            }
         }
     }
 
@@ -171,6 +188,9 @@ impl Node {
     /// What becomes of a directory that we gave away.
     pub(super) fn look_at_lock(&mut self) {
         let Tenure::Given(Given { lent, kept }) = &mut self.tenure else { return };
+        if kept.as_ref().is_some_and(Kept::is_patient) {
+            return;
+        }
         let free = !kuberewind_store::is_locked(&self.config.data_dir);
         match kept.as_ref().map(|kept| kept.fate(free)) {
             Some(Fate::TakeBack) => self.take_back(),
@@ -190,9 +210,7 @@ impl Node {
         let Tenure::Given(Given { kept: Some(Kept { recorder, socket, .. }), .. }) = before else {
             return;
         };
-        tracing::warn!(
-            "the agent that was to take over is gone: this one goes on, nothing is missing"
-        );
+        tracing::warn!("no agent took over: this one goes on, nothing is missing");
         let recorded = block_in_place(|| recorder.record(lock, recorder.cut()));
         match recorded.map_err(|error| given_up(&recorder, error)) {
             Ok(()) => self.hold(recorder),

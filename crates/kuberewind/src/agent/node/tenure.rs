@@ -187,14 +187,18 @@ pub(super) enum Fate {
 }
 
 impl Kept {
-    /// Looks at the lock.
-    pub(super) fn fate(&self, free: bool) -> Fate {
+    /// Whether the heir lives, and has its time: nobody looks at the lock that it is about to take.
+    pub(super) fn is_patient(&self) -> bool {
         let is_alone = self.words.as_ref().is_none_or(mpsc::Sender::is_closed);
-        let since = self.since.elapsed();
+        !is_alone && self.since.elapsed() < UNTAKEN
+    }
+
+    /// What is to be done once its time is over, by the lock.
+    pub(super) fn fate(&self, free: bool) -> Fate {
         match free {
-            true if is_alone || since > UNTAKEN => Fate::TakeBack,
-            false if since > UNSAID => Fate::Forget,
-            _ => Fate::Keep,
+            true => Fate::TakeBack,
+            false if self.since.elapsed() > UNSAID => Fate::Forget,
+            false => Fate::Keep,
         }
     }
 }
