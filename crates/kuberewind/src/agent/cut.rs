@@ -422,7 +422,9 @@ mod tests {
             let (mut old, before) = Recorder::recording();
             let mut new = Recorder::new();
             old.open("gone");
-            NAMES.iter().for_each(|name| old.open(name));
+            for name in NAMES {
+                old.open(name);
+            }
             let (gone, _) = old.slots.remove(0);
             old.sink.close_interface(gone);
             // Only packets of before the cut can have been read when it is made.
@@ -436,7 +438,9 @@ mod tests {
             for (time, name) in early {
                 old.read(time, NAMES[name]);
             }
-            NAMES.iter().rev().for_each(|name| new.open(name));
+            for name in NAMES.iter().rev() {
+                new.open(name);
+            }
             let (ours, theirs) = (old.cut(at(cut)), new.cut(at(cut)));
             for (time, name) in late {
                 old.read(time, NAMES[name]);
