@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_mins(1);
 
 /// Packets a second from each pod, which the bridge gives to all others, too.
 const RATE: u32 = 1000;
@@ -65,7 +65,7 @@ impl Shop {
     fn upgrade(&mut self) {
         let before = self.cluster.agent("n1");
         self.begin_upgrade(0);
-        self.wait_for_another(&before);
+        self.wait_for_another(before.as_ref());
     }
 
     /// `tap` with a change for which agents are replaced.
@@ -83,11 +83,11 @@ impl Shop {
         Program::start(&mut self.cluster.command(&["tap", "--set", &set]))
     }
 
-    fn wait_for_another(&self, before: &Option<String>) {
+    fn wait_for_another(&self, before: Option<&String>) {
         let (mut said, mut resident) = (Vec::new(), 0);
         wait_until("the old agent to go", WITHIN, || {
             let agents = self.cluster.agents_said("n1");
-            let gone = agents.len() == 1 && Some(&agents[0].0) != before.as_ref();
+            let gone = agents.len() == 1 && Some(&agents[0].0) != before;
             said.extend(agents.into_iter().map(|(_, said)| said));
             resident = resident.max(self.cluster.resident("n1").iter().sum::<u64>());
             gone
@@ -353,7 +353,7 @@ fn a_new_agent_that_is_killed_as_it_asks_costs_nothing() {
         });
     }
     assert!(tap.ended(WITHIN * 2).success(), "{}", tap.said());
-    shop.wait_for_another(&before);
+    shop.wait_for_another(before.as_ref());
     shop.assert_whole();
 }
 
@@ -366,7 +366,7 @@ fn an_old_agent_that_is_killed_as_it_gives_way_leaves_a_stretch_that_is_named() 
     let old = shop.wait_to_hear("giving way to", &HashSet::new());
     shop.cluster.signal_agent_in(&old, Signal::KILL);
     assert!(tap.ended(WITHIN).success(), "{}", tap.said());
-    shop.wait_for_another(&before);
+    shop.wait_for_another(before.as_ref());
     let (seen, ours, report) = shop.close(3);
     let gap = assert_missing_is_named(&seen, &ours, &report);
     assert!(gap < Duration::from_secs(3), "{gap:?}");
@@ -415,7 +415,7 @@ fn with_an_agent_that_knows_no_cut_the_gap_is_short_and_named() {
     asked.get_mut().write_all(answer.as_bytes()).unwrap();
     let new = shop.wait_to_hear("is of an older version", &before.iter().cloned().collect());
     assert!(tap.ended(WITHIN).success(), "{}", tap.said());
-    shop.wait_for_another(&before);
+    shop.wait_for_another(before.as_ref());
     assert_eq!(shop.agents(), HashSet::from([new]));
     let (seen, ours, report) = shop.close(0);
     let (missing, doubled) = compare(&seen, &ours);
@@ -466,7 +466,7 @@ fn whoever_asks_during_an_upgrade_is_answered() {
         assert!(Instant::now() < deadline, "the upgrade takes too long");
     }
     eprintln!("{exports} exports and {statuses} states while agents were replaced");
-    shop.wait_for_another(&before);
+    shop.wait_for_another(before.as_ref());
     shop.assert_whole();
 }
 

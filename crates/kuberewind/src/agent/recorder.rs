@@ -286,10 +286,18 @@ impl Recorder {
         let cut = self.with_sides(|sides| sides.cut)?;
         if let Some(cut) = cut.filter(|cut| cut.at > Timestamp::MIN) {
             cut.wait();
-            self.with(|stages| stages.capture.read_rings())??;
+            self.read_rings()?;
         }
         self.with(|stages| stages.cutter.heal())?;
         self.change(|sides| sides.cut = None)
+    }
+
+    /// Reads what the rings have handed over by now. One that cannot be read holds nobody up for longer.
+    fn read_rings(&self) -> Result<(), RecorderError> {
+        if let Err(error) = self.with(|stages| stages.capture.read_rings())? {
+            tracing::error!("at a cut through the packets: {error}");
+        }
+        Ok(())
     }
 
     /// Agrees to leave all packets from `at` on to another recorder. They are kept in memory, for the case
@@ -321,10 +329,7 @@ impl Recorder {
     pub(crate) fn hand_over(&self) -> Result<(), RecorderError> {
         let cut = self.with_sides(|sides| sides.cut)?.ok_or(RecorderError::Stopping)?;
         cut.wait();
-        let read = self.with(|stages| stages.capture.read_rings())?;
-        if let Err(error) = read {
-            tracing::error!("before the handover: {error}");
-        }
+        self.read_rings()?;
         let Some(store) = self.change(|sides| sides.store.take())? else { return Ok(()) };
         if let Some(rest) = self.with_tls(Tls::rest).flatten()
             && let Err(error) = store.note(Timestamp::now(), rest)

@@ -195,23 +195,33 @@ impl Node {
         loop {
             self.take_orders();
             self.take_tenure();
-            self.direct();
             let pause = self.pause();
             tokio::select! {
                 changed = self.settings.changed() => changed.context("follow the settings")?,
                 changed = self.pods.changed() => changed.context("follow the pods")?,
                 changed = self.plans.changed() => changed.context("follow the pods' namespaces")?,
-                Some((wish, answer)) = self.wishes.recv() => match wish {
-                    Wish::HandOver(request, words) => self.give_way(&request, words, answer).await,
-                    Wish::Taken => self.relieve(Some(answer)),
-                    Wish::Erase => self.erase(answer).await,
-                },
-                happened = happens(&mut self.tenure) => match happened {
-                    Happened::Answered(answer) => self.hear(answer).await,
-                    Happened::Gone => {}
-                },
-                () = tokio::time::sleep(pause) => {}
+                Some((wish, answer)) = self.wishes.recv() => {
+                    self.grant(wish, answer).await;
+                    continue;
+                }
+                happened = happens(&mut self.tenure) => {
+                    if let Happened::Answered(answer) = happened {
+                        self.hear(answer).await;
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep(pause) => continue,
             }
+            self.take_orders();
+            self.direct();
+        }
+    }
+
+    async fn grant(&mut self, wish: Wish, answer: Answer) {
+        match wish {
+            Wish::HandOver(request, words) => self.give_way(&request, words, answer).await,
+            Wish::Taken => self.relieve(Some(answer)),
+            Wish::Erase => self.erase(answer).await,
         }
     }
 
