@@ -1,5 +1,5 @@
-//! An agent on its node: settings that change while it records, an API server that is away, the next
-//! version taking over, and the node's own interfaces.
+//! An agent on its node: settings that change while it records, an API server that is away, and the node's
+//! own interfaces.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use kuberewind_apiserver_double::Command;
 use kuberewind_tests::cluster::{Cluster, Pod, mark};
-use kuberewind_tests::traffic::{Rate, number_of, numbered, start_sending, write_pcap};
 use kuberewind_tests::{
     CaptureFile, Recorder, Status, output, status, succeed, wait_for, wait_until,
 };
@@ -123,39 +122,6 @@ fn without_an_api_server_a_new_agent_goes_on_with_what_the_last_one_knew() {
     // It was killed, and what is missing since is named.
     let all = export(&cluster, 3);
     assert!(has(&all, &cart, &frames[0]) && !has(&all, &vault, &frames[1]));
-}
-
-/// Packets a second, and for how long.
-const RATE: u32 = 1000;
-const SECONDS: u32 = 15;
-
-#[test]
-fn an_upgrade_doubles_nothing_and_misses_less_than_a_second() {
-    let cluster = Cluster::start(1);
-    let cart = cluster.pod("n1", "shop", "cart-1");
-    cluster.expect(0, &["tap", "--set", "headless=true"]);
-    cart.wait_to_carry();
-    let before = cluster.agent("n1");
-
-    let pcap = cluster.dir().join("steady.pcap");
-    write_pcap(&pcap, (0..RATE * SECONDS).map(|number| numbered(number, 64)));
-    let mut sending = start_sending(cart.netns(), "eth0", &pcap, Rate::PerSecond(RATE));
-    // What is read only once begins new agents.
-    cluster.expect(0, &["tap", "--set", "headless=true,tap.snaplen=1000"]);
-    assert!(sending.ended(WITHIN).success(), "{}", sending.said());
-    wait_until("the old agent to go", WITHIN, || cluster.agent("n1") != before);
-
-    let path = cluster.dir().join("all.pcapng");
-    let said = cluster.expect(0, &["pcapdump", "--dest", "all.pcapng", "--report", "report.json"]);
-    let all = CaptureFile::read(&path);
-    let numbers: Vec<u32> = all.packets().filter_map(|packet| number_of(packet.data)).collect();
-    let missing = RATE * SECONDS - u32::try_from(numbers.len()).unwrap();
-    let unique: BTreeSet<_> = numbers.iter().collect();
-    assert_eq!(unique.len(), numbers.len(), "packets came twice");
-    assert!(missing < RATE, "{missing} packets of {RATE} a second are missing\n{said}");
-    eprintln!("the handover missed {missing} ms");
-    let report = std::fs::read_to_string(cluster.dir().join("report.json")).unwrap();
-    assert!(!report.contains("crash"), "{report}");
 }
 
 #[test]

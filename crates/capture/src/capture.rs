@@ -137,16 +137,30 @@ impl Capture {
             // In small steps: the wall clock may be set meanwhile.
             thread::sleep(left.min(RETIRED_BY));
         }
+        let waiting = self.read_by(span, deadline)?;
+        waiting.ok_or_else(|| CaptureError::Unsettled { to, waited: began.elapsed() })
+    }
+
+    /// Waits until everything that the rings have handed over by now has been given to its sink, and the
+    /// sinks were flushed.
+    pub fn read_rings(&self) -> Result<(), CaptureError> {
+        let (to, began) = (Timestamp::now(), Instant::now());
+        let read = self.read_by(Span::new(Timestamp::MIN, to), began + SETTLED_BY)?;
+        read.map(drop).ok_or_else(|| CaptureError::Unsettled { to, waited: began.elapsed() })
+    }
+
+    /// Reads every ring; what of `span` waits for a decision. None when they were not all read in time.
+    fn read_by(&self, span: Span, deadline: Instant) -> Result<Option<Vec<LossAt>>, CaptureError> {
         let (answer, read) = bounded(self.lanes);
         self.tell(Event::Settle(span, answer));
         let answers = receive(&read, self.lanes, deadline);
         if answers.len() == self.lanes {
-            return Ok(answers.into_iter().flatten().collect());
+            return Ok(Some(answers.into_iter().flatten().collect()));
         }
         if Instant::now() < deadline {
             return Err(CaptureError::Ended);
         }
-        Err(CaptureError::Unsettled { to, waited: began.elapsed() })
+        Ok(None)
     }
 
     /// What is recorded, what was lost, and what is wrong.

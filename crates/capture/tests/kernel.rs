@@ -62,6 +62,30 @@ fn settling_makes_a_packet_that_was_just_sent_visible() {
     capture.stop();
 }
 
+/// On this an agent that takes over from another relies: both cut at one moment.
+#[test]
+fn two_recorders_stamp_a_packet_alike_whichever_way_it_goes() {
+    let (a, b) = Netns::pair();
+    let both = [record(config(), &[&a, &b]), record(config(), &[&a, &b])];
+    a.python(&datagrams("10.77.0.2", "alike", 500, 100));
+    b.python(&datagrams("10.77.0.1", "alike", 500, 100));
+    a.python(&datagrams("127.0.0.1", "alike", 500, 100));
+    let raw: Vec<_> = (0..50).map(|_| ethernet(&[0x81, 0x00, 0x00, 0x05], b"alike")).collect();
+    a.python(&frames(&raw.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let stamps = both.map(|(capture, keeper)| {
+        capture.settle(Timestamp::now()).unwrap();
+        let kept = keeper.holding(b"alike").into_iter();
+        let mut stamps: Vec<_> =
+            kept.map(|kept| (kept.timestamp, kept.owner, kept.interface, kept.bytes)).collect();
+        stamps.sort();
+        capture.stop();
+        stamps
+    });
+    // Each leaves one end and comes in at the other; what stays is recorded once.
+    assert_eq!(stamps[0].len(), 2 * 500 + 2 * 500 + 500 + 2 * 50);
+    assert!(stamps[0] == stamps[1], "some packet has two times");
+}
+
 #[test]
 fn loopback_is_recorded_once() {
     let netns = Netns::new();

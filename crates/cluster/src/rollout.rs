@@ -56,7 +56,16 @@ pub enum Waiting {
         name: String,
         /// How it is.
         health: Health,
+        /// Whether the agent from before still records.
+        old_records: bool,
     },
+}
+
+impl Waiting {
+    /// Whether the node is recorded all the same, by the agent from before.
+    pub const fn is_recorded(&self) -> bool {
+        matches!(self, Self::Old | Self::Pod { old_records: true, .. })
+    }
 }
 
 impl std::fmt::Display for Waiting {
@@ -64,7 +73,7 @@ impl std::fmt::Display for Waiting {
         match self {
             Self::NoPod => write!(f, "no pod was made"),
             Self::Old => write!(f, "still runs the agent from before"),
-            Self::Pod { name, health } => write!(f, "pod {name}: {health}"),
+            Self::Pod { name, health, .. } => write!(f, "pod {name}: {health}"),
         }
     }
 }
@@ -271,10 +280,12 @@ fn standing(observed: &Observed<'_>, node: &str) -> Option<Waiting> {
         .filter(|pod| is_current(observed.set, pod))
         .map(|pod| (pod.metadata.name.clone().unwrap_or_default(), agents::health(pod)))
         .min_by_key(|(_, health)| *health == Health::Terminating);
+    let is_ready = |pod: &&&Pod| agents::health(pod) == Health::Ready;
+    let old_records = here.iter().filter(is_ready).any(|pod| !is_current(observed.set, pod));
     match newest {
         Some((_, Health::Ready)) => None,
-        Some((name, health)) => Some(Waiting::Pod { name, health }),
-        None if here.iter().any(|pod| agents::health(pod) == Health::Ready) => Some(Waiting::Old),
+        Some((name, health)) => Some(Waiting::Pod { name, health, old_records }),
+        None if old_records => Some(Waiting::Old),
         None => Some(Waiting::NoPod),
     }
 }

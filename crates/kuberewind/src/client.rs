@@ -58,9 +58,31 @@ impl Session {
         self.get("/v1/status").await
     }
 
-    /// Asks the agent for its data directory. Returns once it has let go.
-    pub(crate) async fn hand_over(&mut self, request: &HandoverRequest) -> anyhow::Result<()> {
-        self.send(Method::POST, "/v1/handover", request).await
+    /// Asks the agent for its data directory; what it says to that. The session carries nothing else from
+    /// then on.
+    pub(crate) async fn hand_over(mut self, request: &HandoverRequest) -> anyhow::Result<Words> {
+        let body = serde_json::to_vec(request).context("write the request")?;
+        let response = self.request(Method::POST, "/v1/handover", &[], body.into()).await?;
+        Ok(Words { body: response.into_body(), read: Vec::new(), _session: self })
+    }
+
+    /// Tells an agent that its data directory has been taken over.
+    pub(crate) async fn taken(&mut self) -> anyhow::Result<()> {
+        self.exchange(Method::POST, "/v1/handover/taken", Bytes::new()).await
+    }
+
+    /// What the agent answers to a request for something, whatever that is.
+    pub(crate) async fn pass_on(mut self, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let request = hyper::Request::builder()
+            .uri(path)
+            .header("host", "kuberewind")
+            .body(Full::new(Bytes::new()))
+            .context("write the request")?;
+        let answer = async {
+            self.requests.ready().await?;
+            self.requests.send_request(request).await
+        };
+        answer.await.context("the recorder did not answer")
     }
 
     /// Ends the agent's recording and deletes it from its node.
@@ -158,6 +180,7 @@ impl Session {
             Ok(ApiFailure { error, .. }) => match status {
                 StatusCode::BAD_REQUEST => bail!(Usage(error)),
                 StatusCode::NOT_FOUND => bail!(NothingRecorded(error)),
+                StatusCode::CONFLICT => bail!(Refused(error)),
                 _ => bail!(error),
             },
             Err(_) => {
@@ -184,6 +207,33 @@ impl Session {
     }
 }
 
+/// An answer that comes a line at a time.
+pub(crate) struct Words {
+    body: Incoming,
+    read: Vec<u8>,
+    _session: Session,
+}
+
+impl Words {
+    /// The next line; none at the end.
+    pub(crate) async fn line(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    let frame = frame.context("the recorder's answer broke off")?;
+                    self.read.extend(frame.into_data().unwrap_or_default());
+                }
+                None if self.read.is_empty() => return Ok(None),
+                None => self.read.push(b'\n'),
+            }
+        }
+    }
+}
+
 /// What an answer says of who wrote it.
 fn version(answer: &[u8]) -> Option<String> {
     let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
@@ -206,6 +256,11 @@ fn options(parameters: &[String]) -> String {
     };
     parameters.iter().map(option).collect::<Vec<_>>().join(" and ")
 }
+
+/// An agent does not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
 
 /// All that an agent holds was asked for, and it holds nothing yet.
 #[derive(Debug, thiserror::Error)]

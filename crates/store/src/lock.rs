@@ -1,8 +1,8 @@
 //! One recorder per data directory.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,15 +12,23 @@ use crate::StoreError;
 
 pub(crate) const NAME: &str = "lock";
 
-/// Held for as long as it lives; the kernel lets go of it when the process ends, however it ends.
+/// A data directory that is ours to write: held for as long as it lives. The kernel lets go of it when
+/// the process ends, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock and leaves the process's id in it.
-    pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
+    /// Makes the directory, for the owner alone, if it is not there; takes the lock and leaves the
+    /// process's id in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]: another recorder holds it.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(dir).map_err(StoreError::io("create data directory", dir))?;
         loop {
             let lock = Self::take_file(dir)?;
             // Erased between opening and locking: whoever comes next would find another file.

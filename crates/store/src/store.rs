@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,6 +18,7 @@ use crate::catalog::{Catalog, Segment, State, closed, deleted, open_either};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::index::{self, Index};
+use crate::inlet::Inlet;
 use crate::journal::{self, Event, History, Journal};
 use crate::limits::Limits;
 use crate::lock::{self, Lock};
@@ -30,13 +29,11 @@ use crate::status::StoreStatus;
 use crate::window::{Choice, Window};
 use crate::writer::{Command, Pulse, Reply, Writer};
 
-/// Buffers for all lanes together, and more for each: the disk may stall for a third of a second at
-/// 1 Gbit/s before packets wait in the kernel's rings.
-const BUFFERS: usize = 16;
-const BUFFERS_PER_LANE: usize = 2;
-
 /// A recorder that was silent for so long has crashed; it gives a sign of life every second.
 const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// What a recorder that is killed has not written yet is not older than this.
+const UNWRITTEN: Duration = Duration::from_millis(500);
 
 /// Where and how to record.
 #[derive(Clone, Debug)]
@@ -91,27 +88,42 @@ impl Store {
         machine: &Machine,
         config: StoreConfig,
     ) -> Result<(Self, Vec<Appender>), StoreError> {
-        let StoreConfig { dir, node, program, limits, interval, lanes } = config;
-        limits.check()?;
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&dir).map_err(StoreError::io("create data directory", &dir))?;
-        let lock = Lock::take(&dir)?;
+        config.limits.check()?;
+        let lock = Lock::take(&config.dir)?;
+        let (inlet, appenders) = Inlet::new(config.lanes, &config.limits);
+        Ok((Self::over(machine, lock, config, inlet, None)?, appenders))
+    }
 
+    /// Opens a directory that is ours already, and writes what waits in the inlet. With `from`, another
+    /// recorder kept everything of before that, and packets from then on are in the inlet.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_over(
+        lock: Lock,
+        config: StoreConfig,
+        inlet: Inlet,
+        from: Option<Timestamp>,
+    ) -> Result<Self, StoreError> {
+        config.limits.check()?;
+        Self::over(&Machine::default(), lock, config, inlet, from)
+    }
+
+    fn over(
+        machine: &Machine,
+        lock: Lock,
+        config: StoreConfig,
+        inlet: Inlet,
+        from: Option<Timestamp>,
+    ) -> Result<Self, StoreError> {
+        let StoreConfig { dir, node, program, limits, interval, lanes: _ } = config;
+        let Inlet { pool, fill, batches } = inlet;
         let clock = &machine.clock;
         let now = clock.wall();
-        let (journal, state) = recall(&dir, clock)?;
+        let (journal, state) = recall(&dir, clock, from)?;
         let next_sequence = state.sealed.back().map_or(0, |last| last.name.sequence + 1);
         let comment = format!("node={node} version={program} run={:x}", now.as_nanos());
         let catalog = Arc::new(Catalog::new(dir, node, true, clock.clone(), state));
-
-        let pool = Arc::new(Pool::new(BUFFERS + BUFFERS_PER_LANE * lanes));
-        let fill = Arc::new(AtomicUsize::new(limits.fill()));
-        // appenders --batches--> writer; every buffer there is and a few losses fit.
-        let (out, batches) = bounded(BUFFERS + BUFFERS_PER_LANE * lanes + 4 * lanes + 4);
-        let appender = || Appender::new(Arc::clone(&pool), Arc::clone(&fill), out.clone());
-        let appenders = (0..lanes).map(|_| appender()).collect();
-
         let mut writer = Writer::new(
             program,
             comment,
@@ -131,7 +143,7 @@ impl Store {
             .name("store-writer".into())
             .spawn(move || writer.run(batches, &orders))
             .map_err(StoreError::io("start the writer of", &catalog.dir))?;
-        Ok((Self { catalog, pool, commands, writer: Some(writer), pulse, _lock: lock }, appenders))
+        Ok(Self { catalog, pool, commands, writer: Some(writer), pulse, _lock: lock })
     }
 
     /// Changes the bounds; what they forbid is deleted before this returns.
@@ -143,7 +155,12 @@ impl Store {
     /// Notes that recording was switched on or off, so that what is missing meanwhile is known to
     /// have been meant.
     pub fn set_recording(&self, on: bool) -> Result<(), StoreError> {
-        self.ask(|reply| Command::SetRecording(on, reply))
+        self.ask(|reply| Command::SetRecording(on, None, reply))
+    }
+
+    /// Notes that recording is on, and that nothing from `from` on is missing.
+    pub fn set_recording_since(&self, from: Timestamp) -> Result<(), StoreError> {
+        self.ask(|reply| Command::SetRecording(true, Some(from), reply))
     }
 
     /// Waits until everything that an appender flushed before this call is written: readable, also
@@ -184,7 +201,18 @@ impl Store {
 
     /// Writes what appenders flushed, seals, notes the end, and lets go of the directory.
     pub fn close(mut self) -> Result<(), StoreError> {
-        self.end()
+        self.end(|reply| Command::Close(None, reply))
+    }
+
+    /// As [`Self::close`], where nothing was recorded from `at` on.
+    pub fn close_at(mut self, at: Timestamp) -> Result<(), StoreError> {
+        self.end(|reply| Command::Close(Some(at), reply))
+    }
+
+    /// As [`Self::close`], where another recorder has every packet from `at` on. Until that one says so
+    /// itself, what is missing from then on counts as a crash's.
+    pub fn hand_over(mut self, at: Timestamp) -> Result<(), StoreError> {
+        self.end(|reply| Command::HandOver(at, reply))
     }
 
     /// Deletes everything that was recorded, and what was noted of it, and lets go of the directory.
@@ -193,7 +221,7 @@ impl Store {
     /// # Errors
     /// A file that cannot be deleted; those before it are.
     pub fn erase(mut self) -> Result<(), StoreError> {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.end(|reply| Command::Close(None, reply)) {
             warn!(%error, "the recording was not closed in good order before it was erased");
         }
         let dir = &self.catalog.dir;
@@ -213,9 +241,9 @@ impl Store {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), StoreError> {
+    fn end(&mut self, how: impl FnOnce(Reply) -> Command) -> Result<(), StoreError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        let answer = self.ask(Command::Close);
+        let answer = self.ask(how);
         let _ = writer.join();
         answer
     }
@@ -230,14 +258,19 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.end(|reply| Command::Close(None, reply)) {
             warn!(%error, "the recording was not closed in good order");
         }
     }
 }
 
-/// What earlier runs left, with the crash noted if the last one ended in one.
-fn recall(dir: &Path, clock: &Clock) -> Result<(Journal, State), StoreError> {
+/// What earlier runs left, with the crash noted if the last one ended in one. Of one that crashed while it
+/// handed over at `from`, a sign of life does not say that everything was written.
+fn recall(
+    dir: &Path,
+    clock: &Clock,
+    from: Option<Timestamp>,
+) -> Result<(Journal, State), StoreError> {
     let now = clock.wall();
     // How old a segment is depends on how the clock was set; what is wrong with the journal is told
     // where it is opened.
@@ -276,6 +309,8 @@ fn recall(dir: &Path, clock: &Clock) -> Result<(Journal, State), StoreError> {
     if state.history.is_on() {
         let newest = state.held().map(|held| held.to);
         let alive = newest.into_iter().chain(touched).max().unwrap_or(now).min(now);
+        // What it had not written ends where the next packets begin: it would not be seen.
+        let alive = from.map_or(alive, |from| alive.min(from).saturating_sub(UNWRITTEN));
         let crashed = Event::Crashed { at: alive };
         state.history.apply(crashed);
         journal.note(crashed, &state.history)?;

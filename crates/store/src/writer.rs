@@ -50,10 +50,14 @@ pub(crate) type Reply = Sender<Result<(), StoreError>>;
 #[derive(Debug)]
 pub(crate) enum Command {
     SetLimits(Limits, Duration, Reply),
-    SetRecording(bool, Reply),
+    /// From this moment on; none = now.
+    SetRecording(bool, Option<Timestamp>, Reply),
     Note(Note, Reply),
     Sync(Reply),
-    Close(Reply),
+    /// Nothing was recorded from this moment on; none = now.
+    Close(Option<Timestamp>, Reply),
+    /// As `Close`; another recorder has every packet from this moment on.
+    HandOver(Timestamp, Reply),
 }
 
 /// By which others see that the writer goes on.
@@ -207,9 +211,14 @@ impl Writer {
                     Err(_) => batches = never(), // every appender is gone
                 },
                 recv(commands) -> command => match command {
-                    Ok(Command::Close(reply)) => {
+                    Ok(Command::Close(at, reply)) => {
                         self.drain(&batches);
-                        let _ = reply.send(self.close());
+                        let _ = reply.send(self.close(at));
+                        return;
+                    }
+                    Ok(Command::HandOver(at, reply)) => {
+                        self.drain(&batches);
+                        let _ = reply.send(self.hand_over(at));
                         return;
                     }
                     Ok(command) => self.obey(command, &batches),
@@ -228,9 +237,9 @@ impl Writer {
                 self.set_limits(limits, interval);
                 (reply, Ok(()))
             }
-            Command::SetRecording(on, reply) => (reply, self.set_recording(on)),
+            Command::SetRecording(on, from, reply) => (reply, self.set_recording(on, from)),
             Command::Note(note, reply) => (reply, self.note(&note)),
-            Command::Sync(reply) | Command::Close(reply) => {
+            Command::Sync(reply) | Command::Close(_, reply) | Command::HandOver(_, reply) => {
                 self.drain(batches);
                 (reply, Ok(()))
             }
@@ -280,13 +289,16 @@ impl Writer {
         let _ = self.make_room(0);
     }
 
-    fn set_recording(&mut self, on: bool) -> Result<(), StoreError> {
-        let now = self.catalog.clock.wall();
-        let mut state = self.catalog.state();
-        if state.history.is_on() == on {
+    fn set_recording(&mut self, on: bool, from: Option<Timestamp>) -> Result<(), StoreError> {
+        let at = from.unwrap_or_else(|| self.catalog.clock.wall());
+        if self.catalog.state().history.is_on() == on {
             return Ok(());
         }
-        let event = if on { Event::On { at: now } } else { Event::Off { at: now } };
+        self.note_in_journal(if on { Event::On { at } } else { Event::Off { at } })
+    }
+
+    fn note_in_journal(&mut self, event: Event) -> Result<(), StoreError> {
+        let mut state = self.catalog.state();
         state.history.apply(event);
         let history = state.history.clone();
         drop(state);
@@ -694,12 +706,7 @@ impl Writer {
     fn note_step_of_the_clock(&mut self) {
         let Some(step) = self.steps.look(&self.catalog.clock) else { return };
         warn!("{step}");
-        let history = {
-            let mut state = self.catalog.state();
-            state.history.apply(Event::Stepped(step));
-            state.history.clone()
-        };
-        if let Err(error) = self.journal.note(Event::Stepped(step), &history) {
+        if let Err(error) = self.note_in_journal(Event::Stepped(step)) {
             warn!(%error, "a step of the clock is not in the journal");
         }
     }
@@ -741,10 +748,19 @@ impl Writer {
         fs::metadata(&self.catalog.dir).map_or(0, |meta| footprint(&meta))
     }
 
-    pub(crate) fn close(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn close(&mut self, at: Option<Timestamp>) -> Result<(), StoreError> {
         self.write_losses();
         self.seal();
-        self.set_recording(false)
+        self.set_recording(false, at)
+    }
+
+    fn hand_over(&mut self, at: Timestamp) -> Result<(), StoreError> {
+        self.write_losses();
+        self.seal();
+        if !self.catalog.state().history.is_on() {
+            return Ok(());
+        }
+        self.note_in_journal(Event::Crashed { at })
     }
 }
 

@@ -104,6 +104,12 @@ fn is_of_a_daemonset(pod: &Value) -> bool {
     pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet"
 }
 
+/// Whether a test has said that its image cannot be pulled.
+fn has_no_image(pod: &Value) -> bool {
+    let state = &pod["status"]["containerStatuses"][0]["state"];
+    state["waiting"]["reason"] == "ImagePullBackOff"
+}
+
 impl Ground {
     /// Level-triggered, as everything in Kubernetes: what is wanted against what is.
     fn look(&self, agents: &mut Vec<AgentPod>) {
@@ -120,6 +126,7 @@ impl Ground {
                     self.tend(agent, pod);
                 }
                 None if deleted => self.remove(pod),
+                None if has_no_image(pod) => {}
                 None => agents.push(self.admit(pod, node)),
             }
         }

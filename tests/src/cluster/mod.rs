@@ -229,6 +229,36 @@ impl Cluster {
         agent.and_then(|agent| Some(agent.agent.as_ref()?.said())).unwrap_or_default()
     }
 
+    /// What the agents of a node have said, by the names of their pods: an upgrade runs two for a moment.
+    pub fn agents_said(&self, node: &str) -> Vec<(String, String)> {
+        let agents = self.kubelets.agents();
+        let here = agents.iter().filter(|agent| agent.node.name == node);
+        let said = |program: Option<&Program>| program.map(Program::said).unwrap_or_default();
+        here.map(|agent| (agent.name.clone(), said(agent.agent.as_ref()))).collect()
+    }
+
+    /// Sends a signal to the agent in a pod; a kubelet starts it again when it ends. Whether it runs.
+    pub fn signal_agent_in(&self, pod: &str, signal: Signal) -> bool {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.name == pod);
+        let program = agent.and_then(|agent| agent.agent.as_ref());
+        program.map(|program| program.signal(signal)).is_some()
+    }
+
+    /// The main memory that the agents of a node take, in bytes.
+    pub fn resident(&self, node: &str) -> Vec<u64> {
+        let agents = self.kubelets.agents();
+        let here = agents.iter().filter(|agent| agent.node.name == node);
+        let ids = here.filter_map(|agent| agent.agent.as_ref()).map(Program::id);
+        let resident = |id| {
+            // One that has just ended has none.
+            let statm = fs::read_to_string(format!("/proc/{id}/statm")).unwrap_or_default();
+            let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+            pages.unwrap_or(0) * 4096
+        };
+        ids.map(resident).collect()
+    }
+
     /// A program that will run beside a node's agent: in its pod's network.
     pub fn in_agent(&self, node: &str, program: &str) -> process::Command {
         let agents = self.kubelets.agents();

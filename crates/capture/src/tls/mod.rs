@@ -27,7 +27,7 @@ pub use status::UnsupportedStatus;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub struct TlsProbes {
     orders: Sender<Order>,
     namespaces: Namespaces,
     shown: Shown,
+    /// How often [`TlsProbes::set_targets`] was called.
+    ordered: AtomicU64,
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     _executed: Link,
@@ -113,7 +115,8 @@ impl TlsProbes {
             spawn("tls-secrets", move || read(&ring, &stop))?,
             spawn("tls-watch", move || watch.run(&ordered))?,
         ];
-        Ok(Self { maps, orders, namespaces, shown, ended, threads, _executed: executed })
+        let ordered = AtomicU64::new(0);
+        Ok(Self { maps, orders, namespaces, shown, ordered, ended, threads, _executed: executed })
     }
 
     /// Records these namespaces and no others. Returns once the kernel lets secrets of these out, and
@@ -144,7 +147,14 @@ impl TlsProbes {
                 }
             }
         }
-        let _ = self.orders.send(Order::Targets(new));
+        if self.orders.send(Order::Targets(new)).is_ok() {
+            self.ordered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether everything that ran in the namespaces when they were last set has been looked at.
+    pub fn has_looked(&self) -> bool {
+        lock(&self.shown).obeyed >= self.ordered.load(Ordering::Relaxed)
     }
 
     /// Tells the probes where the library in a file, named by the number in its secrets, keeps the

@@ -65,6 +65,8 @@ pub(crate) struct Sight {
     pub(crate) unsupported: Vec<UnsupportedStatus>,
     pub(crate) loaders: usize,
     pub(crate) problems: Vec<String>,
+    /// How many orders to record other namespaces were obeyed, up to what runs in these.
+    pub(crate) obeyed: u64,
 }
 
 /// Where the thread shows it.
@@ -118,6 +120,10 @@ pub(crate) struct Watch {
     problem: Option<String>,
     /// Whether files of processes may not be opened.
     denied: bool,
+    /// Orders to record other namespaces.
+    ordered: u64,
+    /// Of these, how many came before the last look at everything.
+    obeyed: u64,
     shown: Shown,
 }
 
@@ -134,6 +140,8 @@ impl Watch {
             hasher: RandomState::new(),
             problem: None,
             denied: false,
+            ordered: 0,
+            obeyed: 0,
             shown,
         }
     }
@@ -152,7 +160,10 @@ impl Watch {
             // One look for all that is said of a process.
             for order in first.into_iter().chain(orders.try_iter()) {
                 match order {
-                    Order::Targets(new) => targets = Some(new),
+                    Order::Targets(new) => {
+                        targets = Some(new);
+                        self.ordered += 1;
+                    }
                     Order::Look(pid) => drop(pids.insert(pid)),
                     Order::Learned(number, path) => self.solve(number, path),
                     Order::Stop => return,
@@ -169,6 +180,7 @@ impl Watch {
             if next_look <= Instant::now() {
                 let began = Instant::now();
                 self.look_at_all();
+                self.obeyed = self.ordered;
                 next_look = Instant::now() + LOOK.max(began.elapsed() * SHARE);
             }
             self.show();
@@ -361,6 +373,7 @@ impl Watch {
         }
         let mut sight = Sight {
             loaders: self.loaders(),
+            obeyed: self.obeyed,
             problems: self.problem.iter().cloned().collect(),
             ..Sight::default()
         };

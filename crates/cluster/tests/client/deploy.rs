@@ -326,6 +326,7 @@ async fn a_bad_update_leaves_the_old_agents_and_says_so() {
     let text = rollout.waiting["n1"].to_string();
     assert!(text.contains("image i:2 cannot be pulled"), "{text}");
     assert_eq!(rollout.waiting["n2"], Waiting::Old);
+    assert!(rollout.waiting.values().all(Waiting::is_recorded), "{rollout:?}");
     let found = agents::list(&access, NS).await.unwrap();
     assert!(found.agents.iter().all(|agent| agent.health == Health::Ready), "{found:?}");
 }

@@ -149,7 +149,6 @@ fn compare(
 }
 
 /// Streams of connections that are recorded at both ends, with all views in the file, and with one.
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn views(
     dir: &Path,
     streams: usize,

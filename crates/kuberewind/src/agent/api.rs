@@ -5,22 +5,26 @@ use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request as HttpRequest, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use kuberewind_packet::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::duty::{Answer, Duty, Orders, Wish};
 use super::handover::Request;
 use super::query::QueryError;
 use super::recorder::{Recorder, RecorderError};
-use super::{Health, Status, Wanted, WindowQuery, metrics};
+use super::{Health, SOCKET_NAME, Status, Wanted, WindowQuery, metrics};
+use crate::client::Session;
 
 /// Windows that may leave at the same time; each holds a few chunks in memory.
 const MAX_WINDOWS: usize = 4;
@@ -34,6 +38,10 @@ pub(crate) const SKIP: &str = "kuberewind-skip";
 
 /// What is handed to the socket at once.
 const BLOCK: usize = 256 << 10;
+
+/// How long an agent that has given its directory away looks for the one that has it, and how often.
+const ELSEWHERE_BY: Duration = Duration::from_secs(8);
+const ELSEWHERE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The agent's clock: the end of a window is taken from it, never from the asking machine.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -95,7 +103,7 @@ impl Agent {
     fn recorder_to_order(&self) -> Result<Arc<Recorder>, Failure> {
         match self.duty.orders() {
             Orders::Api => self.recorder(),
-            Orders::ConfigMap(_) => Err(Failure::not_here()),
+            Orders::ConfigMap { .. } => Err(Failure::not_here()),
         }
     }
 }
@@ -115,12 +123,18 @@ pub(crate) fn public_router(duty: Arc<Duty>) -> Router {
 
 /// The routes of the data directory's socket.
 pub(crate) fn socket_router(duty: Arc<Duty>) -> Router {
-    routes().route("/v1/handover", post(hand_over)).with_state(Agent::new(duty))
+    routes()
+        .route("/v1/handover", post(hand_over))
+        .route("/v1/handover/taken", post(taken))
+        .with_state(Agent::new(duty))
 }
 
-/// The routes of the API.
+/// The routes of the API. What is asked of an agent whose directory another one of its node has is asked
+/// of that one.
 pub(crate) fn router(duty: Arc<Duty>) -> Router {
-    routes().with_state(Agent::new(duty))
+    let agent = Agent::new(duty);
+    let elsewhere = from_fn_with_state(agent.clone(), elsewhere);
+    routes().layer(elsewhere).with_state(agent)
 }
 
 fn routes() -> Router<Agent> {
@@ -159,7 +173,7 @@ async fn erase(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
             let recorder = agent.recorder()?;
             blocking(move || recorder.erase()).await?;
         }
-        Orders::ConfigMap(wishes) => pass_on(wishes, Wish::Erase).await?,
+        Orders::ConfigMap { wishes, .. } => pass_on(wishes, Wish::Erase).await?,
     }
     Ok(Json(()))
 }
@@ -191,7 +205,11 @@ async fn healthz(State(agent): State<Agent>) -> Result<Response, Failure> {
     Ok(probe(&blocking(move || recorder.status()).await?.health()))
 }
 
+/// Who stands by is ready, so that nobody removes it before the other one is.
 async fn readyz(State(agent): State<Agent>) -> Result<Response, Failure> {
+    if let Some(why) = agent.duty.stands_by() {
+        return Ok(format!("ok: {why}\n").into_response());
+    }
     let recorder = agent.recorder()?;
     Ok(probe(&blocking(move || recorder.readiness()).await?))
 }
@@ -205,18 +223,91 @@ fn probe(health: &Health) -> Response {
     }
 }
 
-/// Gives the data directory to the next agent of this node.
+/// Gives the data directory to the next agent of this node. The answer goes on until that one has it: while
+/// it is being read, the next agent is alive.
 async fn hand_over(
     State(agent): State<Agent>,
     Json(request): Json<Request>,
-) -> Result<Json<()>, Failure> {
-    let Orders::ConfigMap(wishes) = agent.duty.orders() else {
+) -> Result<Response, Failure> {
+    let Orders::ConfigMap { wishes, .. } = agent.duty.orders() else {
         return Err(Failure::refused(
             "`kuberewind tap --local` records here, and is not taken over: stop it first".into(),
         ));
     };
-    pass_on(wishes, Wish::HandOver(request)).await?;
+    let is_older = request.from.is_none();
+    // agent --words--> the next one; each finds room.
+    let (words, said) = mpsc::channel(4);
+    pass_on(wishes, Wish::HandOver(request, words)).await?;
+    if is_older {
+        return Ok(Json(()).into_response());
+    }
+    Ok(Body::from_stream(Blocks { first: None, rest: said }).into_response())
+}
+
+/// The next agent has the data directory.
+async fn taken(State(agent): State<Agent>) -> Result<Json<()>, Failure> {
+    if let Orders::ConfigMap { wishes, .. } = agent.duty.orders() {
+        pass_on(wishes, Wish::Taken).await?;
+    }
     Ok(Json(()))
+}
+
+/// Whether a question is for whoever has the data directory.
+fn is_of_the_recording(request: &HttpRequest<Body>) -> bool {
+    let paths = ["/v1/status", "/v1/window", "/v1/settings"];
+    request.method() == Method::GET && paths.contains(&request.uri().path())
+}
+
+async fn elsewhere(State(agent): State<Agent>, request: HttpRequest<Body>, next: Next) -> Response {
+    let Orders::ConfigMap { dir, .. } = agent.duty.orders() else { return next.run(request).await };
+    if !is_of_the_recording(&request) {
+        return next.run(request).await;
+    }
+    let uri = request.uri().to_string();
+    let failed = if agent.duty.is_elsewhere() {
+        None
+    } else {
+        let response = next.run(request).await;
+        if response.extensions().get::<AskElsewhere>().is_none() {
+            return response;
+        }
+        Some(response)
+    };
+    match ask_elsewhere(dir, &uri).await {
+        Ok(response) => response,
+        Err(error) => failed.unwrap_or_else(|| {
+            let why = agent.duty.recorder().err().unwrap_or_default();
+            Failure::unavailable(format!("{why}: {error:#}")).into_response()
+        }),
+    }
+}
+
+/// Marks an answer of who has given its directory away.
+#[derive(Clone, Copy)]
+struct AskElsewhere;
+
+/// Between two who have a directory nobody has it, for a moment.
+async fn ask_elsewhere(dir: &std::path::Path, uri: &str) -> anyhow::Result<Response> {
+    let deadline = Instant::now() + ELSEWHERE_BY;
+    loop {
+        let asked = async {
+            let stream = UnixStream::connect(dir.join(SOCKET_NAME)).await?;
+            Session::over(stream).await?.pass_on(uri).await
+        };
+        let error = match asked.await {
+            Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE => {
+                return Ok(answer.map(Body::new));
+            }
+            Ok(answer) => {
+                anyhow::anyhow!("the agent that has the directory says {}", answer.status())
+            }
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(ELSEWHERE_AGAIN).await;
+    }
 }
 
 /// Tells the agent what is wanted, and waits until it is done.
@@ -368,6 +459,8 @@ struct Failure {
     status: StatusCode,
     message: String,
     unknown: Option<Unknown>,
+    /// Another agent of the node may know better.
+    elsewhere: bool,
 }
 
 impl Failure {
@@ -376,7 +469,7 @@ impl Failure {
     }
 
     fn of(status: StatusCode, message: String) -> Self {
-        Self { status, message, unknown: None }
+        Self { status, message, unknown: None, elsewhere: false }
     }
 
     fn unavailable(message: String) -> Self {
@@ -401,9 +494,11 @@ impl From<RecorderError> for Failure {
         let status = match error {
             _ if error.is_usage() => StatusCode::BAD_REQUEST,
             RecorderError::Empty(_) => StatusCode::NOT_FOUND,
+            RecorderError::HandedOver | RecorderError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::of(status, error.to_string())
+        let elsewhere = matches!(error, RecorderError::HandedOver | RecorderError::Stopping);
+        Self { elsewhere, ..Self::of(status, error.to_string()) }
     }
 }
 
@@ -419,7 +514,11 @@ impl From<QueryError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { status, message, unknown } = self;
-        (status, Json(ApiFailure { error: message, unknown })).into_response()
+        let Self { status, message, unknown, elsewhere } = self;
+        let mut response = (status, Json(ApiFailure { error: message, unknown })).into_response();
+        if elsewhere {
+            response.extensions_mut().insert(AskElsewhere);
+        }
+        response
     }
 }

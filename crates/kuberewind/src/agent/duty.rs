@@ -1,8 +1,10 @@
 //! Whether this agent records, and if not, why: what the API answers from.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Recorder;
@@ -15,6 +17,13 @@ pub(crate) enum Doing {
     Recording(Arc<Recorder>),
     /// It cannot, for this reason.
     Nothing(String),
+    /// Another agent of its node has the data directory, for this reason: what is asked of this one is
+    /// passed on to that one.
+    Elsewhere {
+        why: String,
+        /// It is here to take the directory back.
+        stands_by: bool,
+    },
 }
 
 /// Who may tell the recorder what to do.
@@ -22,14 +31,20 @@ pub(crate) enum Orders {
     /// Whoever reaches the API: on a machine of its own.
     Api,
     /// The `ConfigMap`. The API takes only what is about the data directory, and passes it on.
-    ConfigMap(mpsc::Sender<(Wish, Answer)>),
+    ConfigMap {
+        wishes: mpsc::Sender<(Wish, Answer)>,
+        /// The data directory.
+        dir: PathBuf,
+    },
 }
 
 /// What somebody wants of the data directory.
 #[derive(Debug)]
 pub(crate) enum Wish {
-    /// That another agent gets it.
-    HandOver(Request),
+    /// That another agent gets it, which is told how that goes.
+    HandOver(Request, mpsc::Sender<Bytes>),
+    /// Nothing any more: the other agent has it.
+    Taken,
     /// That nothing is left in it.
     Erase,
 }
@@ -51,9 +66,13 @@ impl Duty {
     }
 
     /// It does nothing yet, and takes its orders from the `ConfigMap`.
-    pub(crate) fn of_agent(why: &str, wishes: mpsc::Sender<(Wish, Answer)>) -> Arc<Self> {
+    pub(crate) fn of_agent(
+        why: &str,
+        wishes: mpsc::Sender<(Wish, Answer)>,
+        dir: PathBuf,
+    ) -> Arc<Self> {
         let doing = ArcSwap::from_pointee(Doing::Nothing(why.to_owned()));
-        Arc::new(Self { doing, orders: Orders::ConfigMap(wishes) })
+        Arc::new(Self { doing, orders: Orders::ConfigMap { wishes, dir } })
     }
 
     pub(crate) fn orders(&self) -> &Orders {
@@ -68,7 +87,20 @@ impl Duty {
     pub(crate) fn recorder(&self) -> Result<Arc<Recorder>, String> {
         match &**self.doing.load() {
             Doing::Recording(recorder) => Ok(Arc::clone(recorder)),
-            Doing::Nothing(why) => Err(why.clone()),
+            Doing::Nothing(why) | Doing::Elsewhere { why, .. } => Err(why.clone()),
+        }
+    }
+
+    /// Whether another agent of the node is to be asked.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(&**self.doing.load(), Doing::Elsewhere { .. })
+    }
+
+    /// What the agent says that has given its directory away, and would take it back.
+    pub(crate) fn stands_by(&self) -> Option<String> {
+        match &**self.doing.load() {
+            Doing::Elsewhere { why, stands_by: true } => Some(why.clone()),
+            _ => None,
         }
     }
 }

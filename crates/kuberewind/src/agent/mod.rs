@@ -2,6 +2,7 @@
 
 mod api;
 mod confined;
+mod cut;
 mod duty;
 mod handover;
 mod metrics;

@@ -16,8 +16,11 @@ use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{
     LossAt, LossCause, NetnsId, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
 };
-use kuberewind_store::{Limits, MinFree, Note, Store, StoreConfig, StoreError};
+use kuberewind_store::{
+    Appender, Inlet, Limits, Lock, MinFree, Note, Store, StoreConfig, StoreError,
+};
 
+use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
 use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
@@ -30,6 +33,15 @@ use crate::{PROGRAM, VERSION};
 /// An export waits so long for namespaces of which nobody has decided yet; it mostly takes a quarter of
 /// this.
 const DECIDED_BY: Duration = Duration::from_secs(2);
+/// And who hands the directory over, so long.
+const DECIDED_AT_CUT: Duration = Duration::from_secs(1);
+/// After this every packet stamped before a moment has been handed over by its ring: the retire time twice,
+/// and as much as a packet may wait for a busy processor between its stamp and the ring.
+pub(crate) const SETTLED: Duration = Duration::from_millis(300);
+/// A handover is agreed on at least so long before it, so that it is known everywhere by then,
+const NOTICE: Duration = Duration::from_millis(20);
+/// and not longer before.
+const FORESIGHT: Duration = Duration::from_secs(5);
 
 /// A capture thread for so many CPUs: one drains many rings, at a few per cent of a CPU for each
 /// 100,000 packets a second. A namespace stays with one thread, so its packets stay in order.
@@ -96,6 +108,10 @@ pub(crate) enum RecorderError {
     Recording,
     #[error("the recorder is stopping")]
     Stopping,
+    #[error("another agent records this node from now on")]
+    HandedOver,
+    #[error("{at} is no moment for a handover: it is past, or too far away")]
+    Untimely { at: Timestamp },
 }
 
 impl RecorderError {
@@ -132,7 +148,37 @@ enum TlsState {
 
 struct Stages {
     capture: Capture,
-    store: Store,
+    cutter: Cutter<Appender>,
+    /// Held for a moment at a time: a handover waits for nobody who waits for packets.
+    sides: RwLock<Sides>,
+}
+
+/// Where packets go.
+#[derive(Default)]
+struct Sides {
+    /// None while another recorder has the directory.
+    store: Option<Store>,
+    /// Where packets wait that come behind a cut.
+    inlet: Option<Inlet>,
+    cut: Option<Moment>,
+}
+
+/// When packets are cut, by both clocks: the wall clock may be set meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: Timestamp,
+    then: Instant,
+}
+
+impl Moment {
+    fn of(at: Timestamp) -> Self {
+        Self { at, then: Instant::now() + at.since(Timestamp::now()) }
+    }
+
+    /// Waits until every packet from before it has been handed over by its ring.
+    fn wait(self) {
+        std::thread::sleep((self.then + SETTLED).saturating_duration_since(Instant::now()));
+    }
 }
 
 /// What should be: the level that the stages are brought to.
@@ -160,41 +206,46 @@ impl Recorder {
         recording: bool,
         identity: Identity,
     ) -> Result<Arc<Self>, RecorderError> {
+        limits(settings.config()).check()?;
+        compile(settings.config())?;
+        let held = Lock::take(&settings.config().tap.data_dir)?;
+        let recorder = Self::stand_by(settings, recording, identity)?;
+        recorder.record(held, None)?;
+        Ok(recorder)
+    }
+
+    /// Starts the capture threads, and everything else but the store: what [`Self::assign`] names is
+    /// watched, and its packets are dropped until [`Self::keep_from`].
+    pub(crate) fn stand_by(
+        settings: Effective,
+        recording: bool,
+        identity: Identity,
+    ) -> Result<Arc<Self>, RecorderError> {
         let config = settings.config();
         let filter = Arc::new(compile(config)?);
-        let (store, appenders) = Store::open(StoreConfig {
-            dir: config.tap.data_dir.clone(),
-            node: identity.node.clone(),
-            program: PROGRAM.to_owned(),
-            limits: limits(config),
-            interval: config.pcapdump.time_interval,
-            lanes: lanes(),
-        })?;
         let capture = CaptureConfig {
             node: identity.node.clone(),
             filter: Arc::clone(&filter),
             ring_memory: config.tap.ring_memory,
             interfaces: identity.interfaces.clone(),
         };
+        let (cutter, sinks) = Cutter::new(lanes());
         let taps = identity.tls.as_ref().map(|_| Taps::new());
         let capture = match &taps {
             Some(taps) => {
-                let tapped = appenders.into_iter().map(|appender| taps.before(appender));
+                // Before the cut: of a handshake that goes over it, all of it is seen.
+                let tapped = sinks.into_iter().map(|sink| taps.before(sink));
                 Capture::start(capture, tapped.collect())?
             }
-            None => Capture::start(capture, appenders)?,
+            None => Capture::start(capture, sinks)?,
         };
-        allow_tls_to_leave(config)?;
-        let since = Timestamp::now();
-        if recording {
-            store.set_recording(true)?;
-        }
-        let assignment = Assignment::default();
         let keeps_control_plane = config.tap.tls_control_plane;
+        let stages = Stages { capture, cutter, sides: RwLock::default() };
+        let assignment = Assignment::default();
         let recorder = Arc::new(Self {
             identity,
-            since,
-            stages: RwLock::new(Some(Stages { capture, store })),
+            since: Timestamp::now(),
+            stages: RwLock::new(Some(stages)),
             plan: Mutex::new(Plan {
                 settings,
                 filter,
@@ -212,6 +263,132 @@ impl Recorder {
             recorder.start_tls(taps, keeps_control_plane);
         }
         Ok(recorder)
+    }
+
+    /// From this moment on packets are kept, in memory, until they can be written. What was kept before
+    /// and is not written is forgotten.
+    pub(crate) fn keep_from(&self, at: Timestamp) -> Result<(), RecorderError> {
+        let limits = self.config(limits);
+        let (inlet, appenders) = Inlet::new(lanes(), &limits);
+        self.with(|stages| stages.cutter.cut(at, appenders))?;
+        self.change(|sides| (sides.inlet, sides.cut) = (Some(inlet), Some(Moment::of(at))))
+    }
+
+    /// Writes what is kept, and from then on whatever comes. With `from`, another recorder has kept what
+    /// came before that moment, and this one what came since.
+    pub(crate) fn record(&self, held: Lock, from: Option<Timestamp>) -> Result<(), RecorderError> {
+        let is_kept = self.with_sides(|sides| sides.inlet.is_some())?;
+        if !is_kept {
+            self.keep_from(Timestamp::MIN)?;
+        }
+        let inlet = self.change(|sides| sides.inlet.take())?.ok_or(RecorderError::Stopping)?;
+        let (config, recording) = {
+            let plan = lock(&self.plan);
+            let config = plan.settings.config();
+            allow_tls_to_leave(config)?;
+            let config = StoreConfig {
+                dir: config.tap.data_dir.clone(),
+                node: self.identity.node.clone(),
+                program: PROGRAM.to_owned(),
+                limits: limits(config),
+                interval: config.pcapdump.time_interval,
+                lanes: lanes(),
+            };
+            (config, plan.recording)
+        };
+        let store = Store::open_over(held, config, inlet, from)?;
+        if recording {
+            match from {
+                Some(from) => {
+                    // Who dies before that leaves a stretch in the journal that is missing.
+                    store.sync()?;
+                    store.set_recording_since(from)?;
+                }
+                None => store.set_recording(true)?,
+            }
+        }
+        self.change(|sides| sides.store = Some(store))?;
+        self.heal()
+    }
+
+    /// Ends the cut, once no packet of before it can come any more.
+    fn heal(&self) -> Result<(), RecorderError> {
+        let cut = self.with_sides(|sides| sides.cut)?;
+        if let Some(cut) = cut.filter(|cut| cut.at > Timestamp::MIN) {
+            cut.wait();
+            self.read_rings()?;
+        }
+        self.with(|stages| stages.cutter.heal())?;
+        self.change(|sides| sides.cut = None)
+    }
+
+    /// Reads what the rings have handed over by now. One that cannot be read holds nobody up for longer.
+    fn read_rings(&self) -> Result<(), RecorderError> {
+        if let Err(error) = self.with(|stages| stages.capture.read_rings())? {
+            tracing::error!("at a cut through the packets: {error}");
+        }
+        Ok(())
+    }
+
+    /// Agrees to leave all packets from `at` on to another recorder. They are kept in memory, for the case
+    /// that it vanishes; then, and once that moment is past, [`Self::hand_over`] is due.
+    ///
+    /// # Errors
+    /// [`RecorderError::Untimely`], and what is recorded is as before.
+    pub(crate) fn agree(&self, at: Timestamp) -> Result<(), RecorderError> {
+        let untimely = || Err(RecorderError::Untimely { at });
+        let now = Timestamp::now();
+        if at.since(now) < NOTICE || at.since(now) > FORESIGHT {
+            return untimely();
+        }
+        self.keep_from(at)?;
+        if Timestamp::now() < at {
+            return Ok(());
+        }
+        // A packet from behind the cut may have been stored already.
+        untimely()
+    }
+
+    /// When packets were or will be cut; none if no handover is under way.
+    pub(crate) fn cut(&self) -> Option<Timestamp> {
+        self.with_sides(|sides| sides.cut.map(|cut| cut.at)).ok().flatten()
+    }
+
+    /// Writes what came before the moment agreed on, seals, and lets go of the directory. Packets from then
+    /// on are kept until [`Self::record`] or [`Self::stop`].
+    pub(crate) fn hand_over(&self) -> Result<(), RecorderError> {
+        let cut = self.with_sides(|sides| sides.cut)?.ok_or(RecorderError::Stopping)?;
+        cut.wait();
+        self.read_rings()?;
+        // The next one knows them only from the cut on.
+        let undecided = self.await_decisions(Span::new(Timestamp::MIN, cut.at), DECIDED_AT_CUT)?;
+        if !undecided.is_empty() {
+            tracing::warn!(
+                "at the handover nobody has decided about packets of {}",
+                owners(&undecided)
+            );
+        }
+        let Some(store) = self.change(|sides| sides.store.take())? else { return Ok(()) };
+        if let Some(rest) = self.with_tls(Tls::rest).flatten()
+            && let Err(error) = store.note(Timestamp::now(), rest)
+        {
+            tracing::error!("write TLS secrets before the handover: {error}");
+        }
+        let handed = store.hand_over(cut.at);
+        self.with(|stages| stages.cutter.close())?;
+        Ok(handed?)
+    }
+
+    /// Whether whatever ran when the targets last changed was looked at for TLS.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.with_tls(Tls::has_looked).unwrap_or(true)
+    }
+
+    /// Whether everything that is to be recorded is caught, or known not to be catchable.
+    pub(crate) fn catches_all(&self) -> bool {
+        let Ok(capture) = self.with(|stages| stages.capture.status()) else { return false };
+        let plan = lock(&self.plan);
+        !plan.recording || plan.opening(&capture.namespaces, &capture.problems) == 0
     }
 
     /// TLS that cannot be looked into keeps nobody from recording.
@@ -236,7 +413,7 @@ impl Recorder {
     }
 
     fn note(&self, bytes: Vec<u8>) -> Result<(), RecorderError> {
-        self.with(|stages| stages.store.note(Timestamp::now(), bytes))?.map_err(Into::into)
+        self.with_store(|store| store.note(Timestamp::now(), bytes))?.map_err(Into::into)
     }
 
     fn with_tls<T>(&self, work: impl FnOnce(&Tls) -> T) -> Option<T> {
@@ -302,7 +479,7 @@ impl Recorder {
         })?;
         *lock(&self.watch) = Some(watch);
         let _ = first.recv();
-        self.with(|stages| stages.capture.settled_targets())
+        self.settled_targets()
     }
 
     /// Records exactly this from now on. Rings are opened and closed meanwhile.
@@ -329,16 +506,28 @@ impl Recorder {
         watch.into_iter().for_each(NetnsWatch::stop);
     }
 
+    /// Waits until what was assigned is caught, or known not to be catchable.
+    pub(crate) fn settled_targets(&self) -> Result<(), RecorderError> {
+        self.with(|stages| stages.capture.settled_targets())
+    }
+
     /// Drains the rings, writes what was taken, seals, and unlocks the directory.
     pub(crate) fn stop(&self) -> Result<(), RecorderError> {
         self.stop_watches();
+        // Rings are closed one after the other: all of them are read up to one moment.
+        let at = Timestamp::now();
+        let _ = self.keep_from(at);
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Stages { capture, store }) = stages else { return Ok(()) };
+        let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
         capture.stop();
-        if let Some(rest) = self.stop_tls() {
+        let rest = self.stop_tls();
+        let Some(store) = sides.into_inner().unwrap_or_else(PoisonError::into_inner).store else {
+            return Ok(());
+        };
+        if let Some(rest) = rest {
             store.note(Timestamp::now(), rest)?;
         }
-        Ok(store.close()?)
+        Ok(store.close_at(at)?)
     }
 
     /// Deletes what was recorded, and records no more for as long as this process lives. Asked again it
@@ -353,9 +542,11 @@ impl Recorder {
         }
         self.stop_watches();
         let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Stages { capture, store }) = stages else { return Ok(()) };
+        let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
         capture.stop();
         self.stop_tls();
+        let sides = sides.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let store = sides.store.ok_or(RecorderError::HandedOver)?;
         let _ = tls::leave::allow(&self.data_dir(), true); // nothing is left that could
         Ok(store.erase()?)
     }
@@ -411,10 +602,16 @@ impl Recorder {
             if filter != plan.filter {
                 stages.capture.set_filter(Arc::clone(&filter))?;
             }
-            Ok(stages.store.set_limits(limits, config.pcapdump.time_interval)?)
+            Ok(())
         })??;
+        match self.with_store(|store| store.set_limits(limits, config.pcapdump.time_interval)) {
+            Err(RecorderError::HandedOver) => {} // it will be opened with them
+            set => set??,
+        }
         self.with_tls(|tls| tls.keep_control_plane(config.tap.tls_control_plane));
-        allow_tls_to_leave(config)?;
+        if self.with_sides(|sides| sides.store.is_some())? {
+            allow_tls_to_leave(config)?;
+        }
         plan.filter = filter;
         plan.settings = settings;
         Ok(())
@@ -433,24 +630,30 @@ impl Recorder {
             return Ok(());
         }
         let before = std::mem::replace(&mut plan.recording, on);
-        let switched = self.with(|stages| -> Result<(), RecorderError> {
-            if on {
-                stages.store.set_recording(true)?;
-                self.pursue(stages, &mut plan);
-                stages.capture.settled_targets();
-            } else {
-                self.pursue(stages, &mut plan);
-                stages.capture.settled_targets();
-                stages.capture.settle(Timestamp::now())?;
-                stages.store.set_recording(false)?;
-            }
-            Ok(())
-        });
-        let switched = switched.and_then(std::convert::identity);
+        let switched = self.begin_or_end(&mut plan);
         if switched.is_err() {
             plan.recording = before;
         }
         switched
+    }
+
+    /// Records from now on, or no more, as is planned.
+    fn begin_or_end(&self, plan: &mut Plan) -> Result<(), RecorderError> {
+        if plan.recording {
+            self.with_store(|store| store.set_recording(true))??;
+            self.with(|stages| {
+                self.pursue(stages, plan);
+                stages.capture.settled_targets();
+            })?;
+        } else {
+            self.with(|stages| {
+                self.pursue(stages, plan);
+                stages.capture.settled_targets();
+                stages.capture.settle(Timestamp::now())
+            })??;
+            self.with_store(|store| store.set_recording(false))??;
+        }
+        Ok(())
     }
 
     /// Sends a window: waits until its end is settled, then reads it from disk; then goes on with
@@ -482,7 +685,7 @@ impl Recorder {
                 let log = self.key_log(asked, secrets, wanted)?;
                 sender.secrets(&log).map_err(SendError::Io)?;
             }
-            let mut window = self.with(|stages| stages.store.window(asked, wanted.choice()))?;
+            let mut window = self.with_store(|store| store.window(asked, wanted.choice()))?;
             sender.send(&mut window)?;
             let mut told = window.account().clone();
             told.losses.append(&mut waiting);
@@ -516,7 +719,7 @@ impl Recorder {
             return Ok(Vec::new());
         }
         let span = tls::noted(span);
-        let mut notes = self.with(|stages| stages.store.notes(span))??;
+        let mut notes = self.with_store(|store| store.notes(span))??;
         notes.retain(|note| secrets.is_new(note));
         secrets.forget_before(span.from);
         let began = secrets.began;
@@ -527,7 +730,7 @@ impl Recorder {
 
     /// Where "all that is held" begins.
     fn oldest(&self, asked: Span) -> Result<Timestamp, RecorderError> {
-        let oldest = self.with(|stages| stages.store.status().oldest)?;
+        let oldest = self.with_store(|store| store.status().oldest)?;
         oldest
             .map(|oldest| oldest.min(asked.to))
             .ok_or_else(|| RecorderError::Empty(self.data_dir()))
@@ -536,14 +739,22 @@ impl Recorder {
     /// Every packet stamped before `to` is on disk when this returns, but for what it gives of `span`:
     /// packets of which nobody has decided yet, though they were waited for a little.
     fn settle(&self, to: Timestamp, span: Span) -> Result<Vec<LossAt>, RecorderError> {
+        // Who hands over meanwhile does not wait for whoever waits here.
         self.with(|stages| stages.capture.settle(to))??;
-        let deadline = Instant::now() + DECIDED_BY;
+        let waiting = self.await_decisions(span, DECIDED_BY)?;
+        self.with_sides(|sides| match &sides.store {
+            Some(store) if sides.cut.is_none_or(|cut| to <= cut.at) => Ok(store.sync()?),
+            _ => Err(RecorderError::HandedOver),
+        })??;
+        Ok(waiting)
+    }
+
+    /// Waits so long at most until of every packet in `span` it is known whether it is recorded; those of
+    /// which it is not.
+    fn await_decisions(&self, span: Span, within: Duration) -> Result<Vec<LossAt>, RecorderError> {
+        let deadline = Instant::now() + within;
         loop {
-            let waiting = self.with(|stages| -> Result<_, RecorderError> {
-                let waiting = stages.capture.settle_span(span)?;
-                stages.store.sync()?;
-                Ok(waiting)
-            })??;
+            let waiting = self.with(|stages| stages.capture.settle_span(span))??;
             if waiting.is_empty() || Instant::now() >= deadline {
                 return Ok(waiting);
             }
@@ -553,8 +764,8 @@ impl Recorder {
 
     /// What the recorder says of itself.
     pub(crate) fn status(&self) -> Result<Status, RecorderError> {
-        let (capture, store) =
-            self.with(|stages| (stages.capture.status(), stages.store.status()))?;
+        let store = self.with_store(Store::status)?;
+        let capture = self.with(|stages| stages.capture.status())?;
         let plan = lock(&self.plan);
         let config = plan.settings.config();
         // What the rings lost was told to the store as well.
@@ -623,6 +834,18 @@ impl Recorder {
     fn with<T>(&self, work: impl FnOnce(&Stages) -> T) -> Result<T, RecorderError> {
         let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
         stages.as_ref().map(work).ok_or(RecorderError::Stopping)
+    }
+
+    fn with_sides<T>(&self, work: impl FnOnce(&Sides) -> T) -> Result<T, RecorderError> {
+        self.with(|stages| work(&stages.sides.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn with_store<T>(&self, work: impl FnOnce(&Store) -> T) -> Result<T, RecorderError> {
+        self.with_sides(|sides| sides.store.as_ref().map(work))?.ok_or(RecorderError::HandedOver)
+    }
+
+    fn change<T>(&self, work: impl FnOnce(&mut Sides) -> T) -> Result<T, RecorderError> {
+        self.with(|stages| work(&mut stages.sides.write().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -707,6 +930,11 @@ impl Secrets {
     fn forget_before(&mut self, time: Timestamp) {
         self.sent.retain(|(at, _)| *at >= time);
     }
+}
+
+fn owners(losses: &[LossAt]) -> String {
+    let owners: BTreeSet<&str> = losses.iter().map(|at| at.owner.as_str()).collect();
+    owners.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// For those who read the directory without a recorder.

@@ -273,6 +273,20 @@ fn an_image_that_cannot_be_pulled_is_named() {
 }
 
 #[test]
+fn a_bad_image_leaves_the_old_agents_recording_and_says_so() {
+    let lab = Lab::with(&["n1", "n2"]);
+    lab.run(TAP).ended(0);
+    lab.fate("n1", Fate::ImagePull { message: "no such host".into() });
+    lab.run(&[SHORT, &["-t", "9.9"]].concat())
+        .ended(3)
+        .says("node n1 is still recorded by the agent from before: pod kuberewind-agent-")
+        .says("kuberewind:9.9 cannot be pulled (ImagePullBackOff: no such host)")
+        .says("node n2 is recorded by the agent from before: its turn has not come")
+        .shows(&["n1", "1"])
+        .shows(&["n2", "1"]);
+}
+
+#[test]
 fn an_agent_that_is_never_ready_ends_the_wait_with_its_name() {
     let lab = Lab::with(&["n1", "n2"]);
     lab.fate("n2", Fate::NotReady);

@@ -6,6 +6,8 @@
 
 mod orders;
 mod report;
+mod succession;
+mod tenure;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,8 +22,8 @@ use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
-use kuberewind_packet::NetnsId;
-use kuberewind_store::StoreError;
+use kuberewind_packet::{NetnsId, Timestamp};
+use kuberewind_store::{Lock, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
@@ -30,10 +32,12 @@ pub(crate) use self::orders::target_settings;
 
 use self::orders::Orders;
 use self::report::Told;
+use self::succession::retire;
+use self::tenure::{Given, Giving, Happened, Heir, Tenure, Wanted, happens};
 use super::api;
 use super::duty::{Answer, Doing, Duty, Wish};
-use super::handover::{self, Lent, Request};
-use super::recorder::{Identity, Recorder, RecorderError};
+use super::handover::Request;
+use super::recorder::{Assignment, Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
 
@@ -48,8 +52,12 @@ const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LATER: Duration = Duration::from_secs(5);
 /// When it is time to say so.
 const LONG: Duration = Duration::from_secs(30);
-/// How often the agent that gave the data directory away looks whether it is still used.
-const LOOK_AT_LOCK: Duration = Duration::from_millis(500);
+/// How often the agent that gave the data directory away looks whether it is still used,
+const LOOK_AT_LOCK: Duration = Duration::from_millis(100);
+/// and while it would take it back with nothing lost.
+const LOOK_OFTEN: Duration = Duration::from_millis(20);
+/// An agent that is to stop waits no longer for its heir.
+const LAST_WAIT: Duration = Duration::from_secs(3);
 
 /// Who the agent is, and where things are.
 #[derive(Debug, Clone)]
@@ -83,7 +91,7 @@ impl NodeConfig {
 
     fn request(&self) -> Request {
         let Self { node, namespace, pod, .. } = self.clone();
-        Request { node, namespace, pod }
+        Request { node, namespace, pod, from: None }
     }
 }
 
@@ -108,25 +116,6 @@ pub(crate) struct Node {
     looked_at: Option<String>,
     refused: Option<String>,
     tenure: Tenure,
-}
-
-/// Who has the data directory.
-enum Tenure {
-    /// Not we, yet: when we began to want it, when to try next, and whether we have said so.
-    Wanted { since: Instant, retry_at: Instant, said: bool },
-    /// We.
-    Held { recorder: Arc<Recorder>, socket: Served },
-    /// We gave it to another agent.
-    Given(Lent),
-    /// Nobody: it was erased, and this agent is about to go.
-    Erased,
-}
-
-impl Tenure {
-    fn wanted() -> Self {
-        let now = Instant::now();
-        Self::Wanted { since: now, retry_at: now, said: false }
-    }
 }
 
 /// What the API server is asked for, for as long as they live.
@@ -209,28 +198,48 @@ impl Node {
     async fn follow(&mut self) -> anyhow::Result<()> {
         loop {
             self.take_orders();
-            self.take_tenure().await;
-            self.direct();
+            self.take_tenure();
             let pause = self.pause();
             tokio::select! {
                 changed = self.settings.changed() => changed.context("follow the settings")?,
                 changed = self.pods.changed() => changed.context("follow the pods")?,
                 changed = self.plans.changed() => changed.context("follow the pods' namespaces")?,
-                Some((wish, answer)) = self.wishes.recv() => match wish {
-                    Wish::HandOver(request) => self.give_way(&request, answer).await,
-                    Wish::Erase => self.erase(answer).await,
-                },
-                () = tokio::time::sleep(pause) => {}
+                Some((wish, answer)) = self.wishes.recv() => {
+                    self.grant(wish, answer).await;
+                    continue;
+                }
+                happened = happens(&mut self.tenure) => {
+                    if let Happened::Answered(answer) = happened {
+                        self.hear(answer).await;
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep(pause) => continue,
             }
+            self.take_orders();
+            self.direct();
+        }
+    }
+
+    async fn grant(&mut self, wish: Wish, answer: Answer) {
+        match wish {
+            Wish::HandOver(request, words) => self.give_way(&request, words, answer).await,
+            Wish::Taken => self.relieve(Some(answer)),
+            Wish::Erase => self.erase(answer).await,
         }
     }
 
     /// How long nothing needs to be done, if nothing happens.
     fn pause(&self) -> Duration {
+        const LONG: Duration = Duration::from_hours(1);
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
         match &self.tenure {
-            Tenure::Wanted { retry_at, .. } => retry_at.saturating_duration_since(Instant::now()),
-            Tenure::Held { .. } | Tenure::Erased => Duration::from_hours(1),
-            Tenure::Given(_) => LOOK_AT_LOCK,
+            Tenure::Wanted(wanted) if wanted.is_asking() => LONG,
+            Tenure::Wanted(wanted) => until(wanted.retry_at),
+            Tenure::Held { giving: Some(giving), .. } => until(giving.at),
+            Tenure::Held { giving: None, .. } | Tenure::Erased => LONG,
+            Tenure::Given(Given { kept: Some(_), .. }) => LOOK_OFTEN,
+            Tenure::Given(Given { kept: None, .. }) => LOOK_AT_LOCK,
         }
     }
 
@@ -258,7 +267,7 @@ impl Node {
     }
 
     fn obey(&mut self, orders: Orders) -> Result<(), RecorderError> {
-        if let Tenure::Held { recorder, .. } = &self.tenure {
+        if let Some(recorder) = self.recorder() {
             let differing = block_in_place(|| recorder.replace_settings(&orders.settings))?;
             for key in differing {
                 tracing::info!("{key} changed: it takes effect with the next agent");
@@ -270,79 +279,140 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the data directory, when it is wanted and to be had.
-    async fn take_tenure(&mut self) {
-        let now = Instant::now();
-        match &mut self.tenure {
-            Tenure::Wanted { retry_at, .. } if *retry_at <= now => {}
-            Tenure::Given(lent) => {
-                let free = !kuberewind_store::is_locked(&self.config.data_dir);
-                if !lent.is_abandoned(free, now) {
-                    return;
-                }
-                tracing::warn!("the agent that took over is gone: recording again");
-                self.tenure = Tenure::wanted();
-            }
-            Tenure::Wanted { .. } | Tenure::Held { .. } | Tenure::Erased => return,
+    /// The one that catches packets, whether or not it may write them.
+    fn recorder(&self) -> Option<&Arc<Recorder>> {
+        match &self.tenure {
+            Tenure::Held { recorder, .. } => Some(recorder),
+            Tenure::Wanted(wanted) => wanted.heir.as_ref().map(|heir| &heir.recorder),
+            Tenure::Given(given) => given.kept.as_ref().map(|kept| &kept.recorder),
+            Tenure::Erased => None,
         }
-        match self.try_to_record() {
-            Ok(recorder) => match listen(&self.config.data_dir) {
-                Ok(listener) => {
-                    let socket =
-                        Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
-                    recorder.follow_names(Arc::clone(&self.undecided));
-                    self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket };
-                    // In the API only with its targets: until then nobody shall think it ready.
-                    self.direct();
-                    self.duty.set(Doing::Recording(recorder));
+    }
+
+    /// Takes the data directory, when it is wanted and to be had; lets go of it when that is due.
+    fn take_tenure(&mut self) {
+        let now = Instant::now();
+        match &self.tenure {
+            Tenure::Wanted(wanted) if wanted.retry_at <= now && !wanted.is_asking() => {
+                match Lock::take(&self.config.data_dir) {
+                    Ok(lock) => self.begin(lock),
+                    Err(StoreError::Locked { .. }) => self.court(),
+                    Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
                 }
-                Err(error) => {
-                    let _ = block_in_place(|| recorder.stop());
-                    self.postpone(
-                        &format!("listen on the data directory's socket: {error}"),
-                        RETRY_LATER,
-                    );
-                }
-            },
-            Err(RecorderError::Store(error @ StoreError::Locked { .. })) => {
-                let why = self.ask_for_it().await.unwrap_or_else(|| error.to_string());
-                self.postpone(&why, RETRY);
+            }
+            Tenure::Held { giving: Some(giving), .. } if giving.at <= now => self.release(),
+            Tenure::Given(_) => self.look_at_lock(),
+            Tenure::Wanted(_) | Tenure::Held { .. } | Tenure::Erased => {}
+        }
+    }
+
+    /// Records into the directory, which is ours now.
+    fn begin(&mut self, lock: Lock) {
+        let Tenure::Wanted(wanted) = &mut self.tenure else { return };
+        let heir = wanted.heir.take();
+        let begun = block_in_place(|| {
+            let (recorder, from) = self.ready(heir)?;
+            match recorder.record(lock, from) {
+                Ok(()) => Ok(recorder),
+                Err(error) => Err(given_up(&recorder, error)),
+            }
+        });
+        match begun {
+            Ok(recorder) => {
+                tracing::info!("recording into {}", self.config.data_dir.display());
+                self.hold(recorder);
             }
             Err(error) => self.postpone(&error.to_string(), RETRY_LATER),
         }
     }
 
-    fn try_to_record(&self) -> Result<Arc<Recorder>, RecorderError> {
+    /// One that keeps what it catches, and since when: none = there was nobody before it.
+    fn ready(
+        &self,
+        heir: Option<Heir>,
+    ) -> Result<(Arc<Recorder>, Option<Timestamp>), RecorderError> {
+        let Some(Heir { recorder, keeps_from, .. }) = heir else {
+            let recorder = self.stand_by()?;
+            recorder.keep_from(Timestamp::MIN)?;
+            recorder.assign(self.assignment());
+            // Only then nothing is missing any more.
+            recorder.settled_targets()?;
+            return Ok((recorder, None));
+        };
+        let now = Timestamp::now();
+        if let Some(from) = keeps_from.filter(|from| *from <= now) {
+            return Ok((recorder, Some(from)));
+        }
+        // Whoever recorded is gone without a word.
+        recorder.keep_from(now)?;
+        Ok((recorder, Some(now)))
+    }
+
+    /// Tells everybody that we record.
+    fn hold(&mut self, recorder: Arc<Recorder>) {
+        match listen(&self.config.data_dir) {
+            Ok(listener) => {
+                let socket = Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
+                self.tenure =
+                    Tenure::Held { recorder: Arc::clone(&recorder), socket, giving: None };
+                // In the API only with its targets: until then nobody shall think it ready.
+                self.direct();
+                self.duty.set(Doing::Recording(recorder));
+            }
+            Err(error) => {
+                let _ = block_in_place(|| recorder.stop());
+                self.postpone(
+                    &format!("listen on the data directory's socket: {error}"),
+                    RETRY_LATER,
+                );
+            }
+        }
+    }
+
+    fn stand_by(&self) -> Result<Arc<Recorder>, RecorderError> {
         let Orders { settings, recording, .. } = &self.orders;
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
         let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
-        block_in_place(|| Recorder::start(settings.clone(), *recording, identity))
+        let recorder = Recorder::stand_by(settings.clone(), *recording, identity)?;
+        recorder.follow_names(Arc::clone(&self.undecided));
+        Ok(recorder)
     }
 
-    /// Asks the owner to let go; why it does not. Not before we know what to record: as long as we do
-    /// not, the owner does better.
-    async fn ask_for_it(&self) -> Option<String> {
-        if !self.plans.borrow().is_known() {
-            return Some("another agent records until this one knows the node's pods".to_owned());
-        }
-        let asked = handover::ask(&self.config.data_dir, &self.config.request()).await;
-        asked.err().map(|error| format!("{error:#}"))
+    /// Somebody else of this node records, as it should be for now.
+    fn wait_for_owner(&mut self, why: &str) {
+        self.try_again(why, RETRY);
+        let why = format!("not recording yet: {why}");
+        self.duty.set(Doing::Elsewhere { why, stands_by: false });
     }
 
     fn postpone(&mut self, why: &str, wait: Duration) {
-        let Tenure::Wanted { since, retry_at, said } = &mut self.tenure else { return };
+        self.try_again(why, wait);
+        self.duty.set(Doing::Nothing(format!("not recording yet: {why}")));
+    }
+
+    fn try_again(&mut self, why: &str, wait: Duration) {
+        let Tenure::Wanted(Wanted { since, retry_at, said, .. }) = &mut self.tenure else { return };
         let now = Instant::now();
         *retry_at = now + wait;
         if !*said && (wait > RETRY || now.saturating_duration_since(*since) > LONG) {
             tracing::error!("not recording: {why}; trying again");
             *said = true;
         }
-        self.duty.set(Doing::Nothing(format!("not recording yet: {why}")));
     }
 
     /// Brings the recorder to what is ordered and planned.
     fn direct(&self) {
-        let Tenure::Held { recorder, .. } = &self.tenure else { return };
+        let Some(recorder) = self.recorder() else { return };
+        let is_held = matches!(&self.tenure, Tenure::Held { giving: None, .. });
+        block_in_place(|| {
+            recorder.assign(self.assignment());
+            if is_held && let Err(error) = recorder.set_recording(self.orders.recording) {
+                tracing::error!("switch recording: {error}");
+            }
+        });
+    }
+
+    fn assignment(&self) -> Assignment {
         let told = self.plans.borrow().clone();
         let snapshots = [
             self.settings.borrow().problem.clone(),
@@ -351,32 +421,7 @@ impl Node {
         ];
         let problems = snapshots.into_iter().flatten().collect();
         let in_force = told.goes_by(&self.orders.rules).then(|| self.orders.version.clone());
-        block_in_place(|| {
-            recorder.assign(report::assignment(&told, problems, in_force));
-            if let Err(error) = recorder.set_recording(self.orders.recording) {
-                tracing::error!("switch recording: {error}");
-            }
-        });
-    }
-
-    /// Gives the data directory to another agent.
-    async fn give_way(&mut self, request: &Request, answer: Answer) {
-        let Request { namespace, pod, .. } = request;
-        let refusal = match &self.tenure {
-            Tenure::Held { .. } => request.refusal(&self.config.request()),
-            Tenure::Wanted { .. } | Tenure::Given(_) | Tenure::Erased => {
-                Some("this agent does not hold the data directory".to_owned())
-            }
-        };
-        if let Some(why) = refusal {
-            tracing::warn!("not giving way to {namespace}/{pod}: {why}");
-            let _ = answer.send(Err(why));
-            return;
-        }
-        tracing::info!("giving way to {namespace}/{pod}");
-        let told = move || drop(answer.send(Ok(())));
-        self.give_up(&format!("{namespace}/{pod} records this node now"), told).await;
-        self.tenure = Tenure::Given(Lent::new());
+        report::assignment(&told, problems, in_force)
     }
 
     /// Ends recording for good, and leaves nothing in the data directory.
@@ -386,7 +431,7 @@ impl Node {
         self.watches.settings.erase();
         self.watches.pods.erase();
         let before = std::mem::replace(&mut self.tenure, Tenure::Erased);
-        let Tenure::Held { recorder, socket } = before else {
+        let Tenure::Held { recorder, socket, .. } = before else {
             let _ = answer.send(Ok(()));
             return;
         };
@@ -399,13 +444,21 @@ impl Node {
     }
 
     async fn leave(&mut self, why: &str) {
+        if let Tenure::Held { giving: Some(Giving { at, .. }), .. } = &self.tenure {
+            tokio::time::sleep_until((*at).into()).await;
+            self.release();
+        }
+        self.wait_for_heir().await;
+        if let Tenure::Wanted(wanted) = &mut self.tenure {
+            retire(wanted.heir.take());
+        }
         self.give_up(why, || ()).await;
     }
 
     /// Seals and lets go of the data directory, tells so, and ends the socket's connections.
     async fn give_up(&mut self, why: &str, tell: impl FnOnce()) {
         self.duty.set(Doing::Nothing(why.to_owned()));
-        let Tenure::Held { recorder, socket } =
+        let Tenure::Held { recorder, socket, .. } =
             std::mem::replace(&mut self.tenure, Tenure::wanted())
         else {
             return tell();
@@ -425,7 +478,8 @@ impl Node {
 impl Beginning {
     async fn new(config: NodeConfig) -> anyhow::Result<Self> {
         let (wish, wishes) = mpsc::channel(1);
-        let duty = Duty::of_agent("the settings are not known yet", wish);
+        let why = "the settings are not known yet";
+        let duty = Duty::of_agent(why, wish, config.data_dir.clone());
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, names::API_PORT));
         let api = TcpListener::bind(api).await.with_context(|| format!("listen on {api}"))?;
         let public = bind_public(config.metrics_port).await?;
@@ -478,6 +532,14 @@ impl Beginning {
             }
         }
     }
+}
+
+/// Ends one that could not begin.
+fn given_up(recorder: &Recorder, error: RecorderError) -> RecorderError {
+    if let Err(other) = recorder.stop() {
+        tracing::debug!("after {error}: {other}");
+    }
+    error
 }
 
 /// On every address, IPv6 where there is any.

@@ -96,6 +96,8 @@ pub(crate) struct Tls {
     left_out: Arc<AtomicU64>,
     keeps_control_plane: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
+    /// anyone --questions--> joiner: what was joined and is not written yet
+    rests: Sender<Sender<Vec<Kept>>>,
     stop: Sender<()>,
     thread: JoinHandle<Vec<Kept>>,
 }
@@ -126,6 +128,7 @@ impl Tls {
             let _ = secret.send(event);
         })?;
         let (stop, stopped) = bounded(1);
+        let (rests, asked) = bounded(1);
         let Taps { received, left_out, packets: _ } = taps;
         let shown = Arc::<Mutex<Shown>>::default();
         let keeps_control_plane = Arc::<AtomicBool>::default();
@@ -141,9 +144,9 @@ impl Tls {
         };
         let thread = thread::Builder::new()
             .name("tls-join".into())
-            .spawn(move || work.run(&received, &secrets, &stopped))
+            .spawn(move || work.run(&received, &secrets, &asked, &stopped))
             .map_err(TlsFailure::Thread)?;
-        Ok(Self { vault, probes, left_out, keeps_control_plane, shown, stop, thread })
+        Ok(Self { vault, probes, left_out, keeps_control_plane, shown, rests, stop, thread })
     }
 
     /// Sees secrets of these namespaces and of no others.
@@ -177,12 +180,26 @@ impl Tls {
         TlsReport::new(self.probes.status(), &shown, self.left_out.load(Ordering::Relaxed))
     }
 
+    /// Whether all that ran in the namespaces when they were last set has been looked at.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.probes.has_looked()
+    }
+
+    /// What was joined and is not written yet, sealed; the caller writes it.
+    pub(crate) fn rest(&self) -> Option<Vec<u8>> {
+        let (answer, rest) = bounded(1);
+        self.rests.send(answer).ok()?;
+        let rest = rest.recv().ok()?;
+        if rest.is_empty() { None } else { self.vault.seal(&keep::write(&rest)).ok() }
+    }
+
     /// Ends it; what was joined last, sealed.
     pub(crate) fn stop(self) -> Option<Vec<u8>> {
-        self.probes.stop();
-        let _ = self.stop.send(());
-        let rest = self.thread.join().unwrap_or_default();
-        if rest.is_empty() { None } else { self.vault.seal(&keep::write(&rest)).ok() }
+        let Self { vault, probes, stop, thread, .. } = self;
+        probes.stop();
+        let _ = stop.send(());
+        let rest = thread.join().unwrap_or_default();
+        if rest.is_empty() { None } else { vault.seal(&keep::write(&rest)).ok() }
     }
 }
 
@@ -262,6 +279,7 @@ impl Work {
         &mut self,
         packets: &Receiver<HandshakePacket>,
         secrets: &Receiver<SecretEvent>,
+        rests: &Receiver<Sender<Vec<Kept>>>,
         stop: &Receiver<()>,
     ) -> Vec<Kept> {
         let ticks = tick(WRITE);
@@ -279,9 +297,21 @@ impl Work {
                     let kept = self.take();
                     self.write_down(&kept);
                 }
+                recv(rests) -> answer => {
+                    let Ok(answer) = answer else { break };
+                    let _ = answer.send(self.take_rest(packets, secrets));
+                }
                 recv(stop) -> _ => break,
             }
         }
+        self.take_rest(packets, secrets)
+    }
+
+    fn take_rest(
+        &mut self,
+        packets: &Receiver<HandshakePacket>,
+        secrets: &Receiver<SecretEvent>,
+    ) -> Vec<Kept> {
         packets.try_iter().for_each(|p| self.joiner.packet(p.netns, p.time, &p.bytes));
         secrets.try_iter().for_each(|secret| self.joiner.secret(secret));
         self.take()

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use kuberewind_cluster::Right;
 use kuberewind_cluster::agents::Agent;
 use kuberewind_cluster::apply::{Applied, Change};
-use kuberewind_cluster::rollout::Rollout;
+use kuberewind_cluster::rollout::{Rollout, Waiting};
 use kuberewind_export::figures;
 
 use crate::agent::{Health, Status};
@@ -51,7 +51,15 @@ pub(super) fn rollout(rollout: &Rollout, namespace: &str) -> Vec<String> {
         lines.push("the cluster's controllers have not acted on the DaemonSet in time".to_owned());
     }
     for (node, why) in &rollout.waiting {
-        lines.push(format!("node {node} does not record: {why}"));
+        lines.push(match why {
+            Waiting::Old => {
+                format!("node {node} is recorded by the agent from before: its turn has not come")
+            }
+            why if why.is_recorded() => {
+                format!("node {node} is still recorded by the agent from before: {why}")
+            }
+            why => format!("node {node} does not record: {why}"),
+        });
     }
     for why in &rollout.refusals {
         lines.push(format!("the API server refuses the agents' pods: {why}"));
