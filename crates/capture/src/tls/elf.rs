@@ -682,8 +682,18 @@ mod tests {
     }
 
     #[test]
+    fn gnutls_is_found_by_the_labels_of_its_key_log() {
+        let library = File::open("/usr/lib/x86_64-linux-gnu/libgnutls.so.30").unwrap();
+        let finding = inspect(library).unwrap();
+        assert_eq!((finding.library, finding.unsupported), (Some("GnuTLS"), None));
+        assert_eq!(finding.places.len(), 1);
+        assert_eq!(finding.places[0].hook, Hook::KeyLog);
+        assert_eq!(finding.random.map(|path| path.to_string()).as_deref(), Some("0x50"));
+    }
+
+    #[test]
     fn tls_without_symbols_is_named_as_not_supported() {
-        let finding = inspect(file(&elf(b"..CLIENT_RANDOM\0.."))).unwrap();
+        let finding = inspect(file(&elf(b"..SERVER_HANDSHAKE_TRAFFIC_SECRET\0.."))).unwrap();
         assert_eq!(finding.unsupported, Some(Unsupported::Unknown));
         assert_eq!(inspect(file(&elf(b"no such thing"))).unwrap(), Finding::default());
     }

@@ -66,7 +66,7 @@ struct hint {
 enum counter {
 	SECRETS,    /* sent */
 	ELSEWHERE,  /* calls in a namespace that is not recorded */
-	LOST,       /* secrets that found no room in the ring */
+	LOST,       /* secrets that found no room in the ring, or came with too many objects */
 	UNREADABLE, /* calls whose arguments could not be read */
 	HINTS_LOST, /* hints that found no room; a regular look makes up for them */
 	COUNTERS,
@@ -333,9 +333,47 @@ static __always_inline struct file file_of(struct pt_regs *ctx)
 	};
 }
 
+/* A moment of so many nanoseconds, and how many objects may be sent in it. Whoever reads them is busy
+ * with 640 in a second for a seventh of it. */
+#define MOMENT 100000000ull
+#define OBJECTS 64
+
+struct moment {
+	u64 number;
+	u64 objects;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct moment);
+} moments SEC(".maps");
+
+/* Two processors may begin a moment together, and send a few more. */
+static __always_inline int may_send_object(u64 now)
+{
+	u32 only = 0;
+	struct moment *moment = bpf_map_lookup_elem(&moments, &only);
+	if (!moment)
+		return 0;
+	if (moment->number != now / MOMENT) {
+		moment->number = now / MOMENT;
+		moment->objects = 0;
+	}
+	if (moment->objects >= OBJECTS)
+		return 0;
+	__sync_fetch_and_add(&moment->objects, 1);
+	return 1;
+}
+
 /* The secret with all that may hold the client's random. */
 static __always_inline void send_in_object(const struct secret *secret, u64 object)
 {
+	if (!may_send_object(secret->time)) {
+		count(LOST);
+		return;
+	}
 	struct in_object *event = bpf_ringbuf_reserve(&secrets, sizeof(*event), 0);
 	if (!event) {
 		count(LOST);
