@@ -7,7 +7,6 @@
 mod orders;
 mod report;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -15,12 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use kuberewind_capture::{Named, NamedWatch};
 use kuberewind_cluster::netns::Scanner;
 use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
-use kuberewind_packet::NetnsId;
 use kuberewind_store::StoreError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,6 +35,7 @@ use super::handover::{self, Lent, Request};
 use super::recorder::{Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
+use super::undecided::Shared;
 
 /// The pods that were known, for an agent that starts while the API server is away.
 const PODS_FILE: &str = "pods.json";
@@ -100,8 +100,7 @@ pub(crate) struct Node {
     rules: watch::Sender<Arc<TargetRules>>,
     /// supervisor --plans--> agent
     plans: watch::Receiver<Told>,
-    /// recorder --namespaces that it waits to hear of--> supervisor
-    undecided: Arc<watch::Sender<BTreeSet<NetnsId>>>,
+    undecided: Shared,
     /// The settings in force.
     orders: Orders,
     /// The newest settings that were looked at, and what is wrong with them.
@@ -166,7 +165,8 @@ impl Node {
         let Beginning { config, duty, wishes, watches, listeners } = beginning;
         let (rules, chosen) = watch::channel(Arc::clone(&orders.rules));
         let (told, plans) = watch::channel(Told::default());
-        let (undecided, awaited) = watch::channel(BTreeSet::new());
+        let (undecided, awaited) = Shared::new();
+        let names = follow_names(undecided.clone(), Arc::clone(&duty));
         let supervisor = tokio::spawn(supervise(
             Scanner::new(&config.proc),
             watches.pods.snapshots(),
@@ -188,7 +188,7 @@ impl Node {
             watches,
             rules,
             plans,
-            undecided: Arc::new(undecided),
+            undecided,
             looked_at: Some(orders.version.clone()),
             orders,
             refused: None,
@@ -200,6 +200,7 @@ impl Node {
         };
         node.leave("the agent is stopping").await;
         supervisor.abort();
+        names.into_iter().for_each(NamedWatch::stop);
         for listener in listeners {
             listener.stop().await;
         }
@@ -290,11 +291,12 @@ impl Node {
                 Ok(listener) => {
                     let socket =
                         Served::start(listener, api::socket_router(Arc::clone(&self.duty)));
-                    recorder.follow_names(Arc::clone(&self.undecided));
                     self.tenure = Tenure::Held { recorder: Arc::clone(&recorder), socket };
                     // In the API only with its targets: until then nobody shall think it ready.
                     self.direct();
-                    self.duty.set(Doing::Recording(recorder));
+                    self.duty.set(Doing::Recording(Arc::clone(&recorder)));
+                    // Names that came in between.
+                    recorder.renew_undecided();
                 }
                 Err(error) => {
                     let _ = block_in_place(|| recorder.stop());
@@ -315,7 +317,8 @@ impl Node {
     fn try_to_record(&self) -> Result<Arc<Recorder>, RecorderError> {
         let Orders { settings, recording, .. } = &self.orders;
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
-        let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
+        let (node, undecided) = (self.config.node.clone(), self.undecided.clone());
+        let identity = Identity { node, interfaces: Vec::new(), tls, undecided };
         block_in_place(|| Recorder::start(settings.clone(), *recording, identity))
     }
 
@@ -342,8 +345,13 @@ impl Node {
 
     /// Brings the recorder to what is ordered and planned.
     fn direct(&self) {
-        let Tenure::Held { recorder, .. } = &self.tenure else { return };
         let told = self.plans.borrow().clone();
+        let Tenure::Held { recorder, .. } = &self.tenure else {
+            if let Some(sighting) = told.sighting() {
+                self.undecided.update(|table, now| table.see(&sighting, now), false, drop);
+            }
+            return;
+        };
         let snapshots = [
             self.settings.borrow().problem.clone(),
             self.pods.borrow().problem.clone(),
@@ -478,6 +486,23 @@ impl Beginning {
             }
         }
     }
+}
+
+/// Has namespaces opened as soon as they have a name.
+fn follow_names(undecided: Shared, duty: Arc<Duty>) -> Option<NamedWatch> {
+    let mut first = true;
+    let watch = NamedWatch::start(move |names| {
+        // Some are older than this agent.
+        let age = |named: &Named| if first { named.age() } else { Duration::ZERO };
+        match duty.recorder() {
+            Ok(recorder) => recorder.see_names(names, age),
+            Err(_) => undecided.update(|table, now| table.name(names, age, now), false, drop),
+        }
+        first = false;
+    });
+    watch
+        .inspect_err(|error| tracing::error!("new pods' first packets may be missed: {error}"))
+        .ok()
 }
 
 /// On every address, IPv6 where there is any.
