@@ -97,6 +97,16 @@ impl Capture {
         self.tell(Event::Desire(desired));
     }
 
+    /// As [`Self::set_desired`], but for those that are undecided: they stay as they are.
+    pub fn decide(&self, desired: Desired) {
+        self.tell(Event::Decide(desired));
+    }
+
+    /// Only these are undecided now. Those that are decided are to be told of before.
+    pub fn set_undecided(&self, undecided: Vec<Target>) {
+        self.tell(Event::Undecided(undecided));
+    }
+
     /// Waits until what [`Self::set_desired`] asked for is recorded or has failed.
     pub fn settled_targets(&self) {
         let (answer, settled) = bounded(1);

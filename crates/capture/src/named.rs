@@ -31,6 +31,11 @@ impl Named {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Whether the name leads there: another mount may hide it.
+    fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.netns.0)
+    }
+
     /// How long ago it was made. The kernel dates the file when a namespace is first looked at, which
     /// its first name is.
     pub fn age(&self) -> Duration {
@@ -63,11 +68,13 @@ impl NamedWatch {
         let stop = Arc::clone(&wake);
         let mounts = Mounts::open().map_err(failed)?;
         let watch = move || {
-            let mut told = None;
+            let mut told: Option<Vec<Named>> = None;
             loop {
                 match mounts.reread() {
                     Ok(table) => {
-                        let named = parse(&table);
+                        let before = told.as_deref().unwrap_or_default();
+                        let mut named = parse(&table);
+                        named.retain(|named| before.contains(named) || named.is_there());
                         if told.as_ref() != Some(&named) {
                             on_change(&named);
                             told = Some(named);

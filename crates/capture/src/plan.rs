@@ -1,6 +1,7 @@
 //! What to open and what to close so that exactly the desired namespaces are recorded: pure.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use kuberewind_packet::{NetnsId, Owner};
@@ -34,9 +35,11 @@ impl Desired {
         self.targets.iter().find(|target| target.netns == netns)
     }
 
-    /// Whether anything is asked for this namespace.
-    pub(crate) fn concerns(&self, netns: NetnsId) -> bool {
-        self.target(netns).is_some() || self.is_undecided(netns)
+    /// Whether anything is asked for this namespace. One that is undecided may have the number of
+    /// another, but not its name.
+    pub(crate) fn concerns(&self, netns: NetnsId, path: &Path) -> bool {
+        let same = |target: &Target| target.netns == netns && target.path == path;
+        self.target(netns).is_some() || self.undecided.iter().any(same)
     }
 
     fn is_undecided(&self, netns: NetnsId) -> bool {

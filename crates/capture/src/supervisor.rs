@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -40,6 +41,10 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 pub(crate) enum Event {
     /// Record exactly what is wanted.
     Desire(Desired),
+    /// The same, but for those that are undecided.
+    Decide(Desired),
+    /// Only these are undecided.
+    Undecided(Vec<Target>),
     /// Store nothing of these in the node's own namespace.
     Forbid(Arc<Forbidden>),
     /// Answer once nothing is being opened or closed.
@@ -108,6 +113,8 @@ struct Record {
 #[derive(Debug)]
 struct Failure {
     text: String,
+    /// By which it was to be entered.
+    path: PathBuf,
     retry_at: Instant,
     wait: Duration,
 }
@@ -194,7 +201,15 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Desire(_) if self.stopping => {}
+            Event::Desire(_) | Event::Decide(_) | Event::Undecided(_) if self.stopping => {}
+            Event::Decide(desired) => {
+                let undecided = std::mem::take(&mut self.desired.undecided);
+                self.desire(Desired { undecided, ..desired });
+            }
+            Event::Undecided(undecided) => {
+                let desired = Desired { undecided, ..self.desired.clone() };
+                self.desire(desired);
+            }
             Event::Desire(desired) => self.desire(desired),
             Event::Forbid(forbidden) => {
                 self.lanes.iter().for_each(|lane| lane.tell(Command::Forbid(forbidden.clone())));
@@ -233,7 +248,7 @@ impl Supervisor {
             None => growth::default_budget(targets.len()),
         };
         self.budget.set_limit(limit);
-        self.failures.retain(|netns, _| desired.concerns(*netns));
+        self.failures.retain(|netns, failure| desired.concerns(*netns, &failure.path));
         for record in self.records.values_mut() {
             // The same namespace may be reached through another file now.
             if let Some(target) = desired.target(record.target.netns) {
@@ -371,7 +386,7 @@ impl Supervisor {
 
     fn failed(&mut self, id: RecordId, error: &CaptureError) {
         let Some(record) = self.records.remove(&id) else { return };
-        if !self.desired.concerns(record.target.netns) {
+        if !self.desired.concerns(record.target.netns, &record.target.path) {
             return; // it vanished while it was being opened
         }
         if record.undecided.is_some() {
@@ -383,7 +398,8 @@ impl Supervisor {
         let before = self.failures.get(&netns).map(|failure| failure.wait);
         let wait = before.map_or(RETRY_FIRST, |wait| (wait * 2).min(RETRY_LAST));
         let retry_at = Instant::now() + wait;
-        self.failures.insert(netns, Failure { text: error.to_string(), retry_at, wait });
+        let (text, path) = (error.to_string(), record.target.path);
+        self.failures.insert(netns, Failure { text, path, retry_at, wait });
     }
 
     fn remove(&mut self, netns: NetnsId, command: impl Fn(RecordId) -> Command) {

@@ -23,6 +23,7 @@ const CONTAINER: &str = "mount -t proc -o ro proc \"$1\"\n\
     mount --bind \"$2\" \"$2\"\n\
     mkdir -p /run/kuberewind\n\
     mount --bind \"$3\" /run/kuberewind\n\
+    mount --make-rprivate /run/netns 2>/dev/null || :\n\
     while umount -R /run/netns 2>/dev/null; do :; done\n\
     mount --rbind \"$4\" /run/netns\n\
     mount -o remount,bind,ro /\n\

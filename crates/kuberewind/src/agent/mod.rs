@@ -42,6 +42,7 @@ pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
 pub(crate) use tls::left_behind;
 pub(crate) use tls::noted;
+pub(crate) use undecided::Shared;
 pub(crate) use wanted::Wanted;
 pub(crate) use wanted::WantedError;
 

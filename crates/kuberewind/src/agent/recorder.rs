@@ -4,17 +4,18 @@ use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
-    Capture, CaptureConfig, CaptureError, Desired, Named, NamedWatch, NamespaceStatus, NetnsSpec,
-    NetnsWatch, Target,
+    Capture, CaptureConfig, CaptureError, Desired, Named, NamespaceStatus, NetnsSpec, NetnsWatch,
+    Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
 use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{
-    LossAt, LossCause, NetnsId, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
+    LossAt, LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
 };
 use kuberewind_store::{
     Appender, Inlet, Limits, Lock, MinFree, Note, Store, StoreConfig, StoreError,
@@ -24,7 +25,7 @@ use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
 use super::tls::{self, Taps, Tls, TlsReport, TlsSource};
-use super::undecided::{Sighting, Undecided};
+use super::undecided::{Shared, Sighting, Undecided};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
 use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
@@ -63,6 +64,8 @@ pub(crate) struct Identity {
     pub(crate) interfaces: Vec<String>,
     /// Where TLS secrets come from; none = none are read.
     pub(crate) tls: Option<TlsSource>,
+    /// Namespaces of which it is not known whether they are recorded.
+    pub(crate) undecided: Shared,
 }
 
 /// What is to be recorded, and what is known about it.
@@ -134,7 +137,8 @@ pub(crate) struct Recorder {
     /// One change of settings or targets at a time.
     plan: Mutex<Plan>,
     watch: Mutex<Option<NetnsWatch>>,
-    names: Mutex<Option<NamedWatch>>,
+    /// Whether packets of undecided namespaces are kept in memory.
+    holds: AtomicBool,
     tls: RwLock<TlsState>,
 }
 
@@ -187,16 +191,9 @@ struct Plan {
     filter: Arc<CaptureFilter>,
     recording: bool,
     assignment: Assignment,
-    /// Namespaces of which the assignment does not tell yet.
-    undecided: Undecided,
-    /// Who is to hear of them.
-    awaited: Option<Awaited>,
     /// What secrets are read of.
     secrets_of: Vec<Target>,
 }
-
-/// recorder --namespaces that it waits to hear of--> who looks
-type Awaited = Arc<tokio::sync::watch::Sender<BTreeSet<NetnsId>>>;
 
 impl Recorder {
     /// Opens the store and starts the capture threads. Records nothing before [`Self::assign`] or
@@ -251,12 +248,10 @@ impl Recorder {
                 filter,
                 recording,
                 assignment,
-                undecided: Undecided::new(),
-                awaited: None,
                 secrets_of: Vec::new(),
             }),
             watch: Mutex::new(None),
-            names: Mutex::new(None),
+            holds: AtomicBool::new(false),
             tls: RwLock::new(TlsState::Off),
         });
         if let Some(taps) = taps {
@@ -425,41 +420,34 @@ impl Recorder {
 
     /// Records what is planned and nothing else: secrets first, so that none is missed.
     fn pursue(&self, stages: &Stages, plan: &mut Plan) {
-        let desired = plan.desired(Instant::now());
+        let desired = plan.desired();
         if plan.secrets_of != desired.targets {
             plan.secrets_of.clone_from(&desired.targets);
             self.with_tls(|tls| tls.set_targets(&plan.secrets_of));
         }
-        if let Some(awaited) = &plan.awaited {
-            let undecided = desired.undecided.iter().map(|target| target.netns).collect();
-            awaited.send_if_modified(|told| {
-                let changed = *told != undecided;
-                *told = undecided;
-                changed
-            });
-        }
-        stages.capture.set_desired(desired);
+        stages.capture.decide(desired);
+        let sighting = plan.assignment.sighting.as_ref();
+        self.holds.store(plan.recording && sighting.is_some(), Ordering::Relaxed);
+        self.hold(stages, |undecided, now| {
+            if let Some(sighting) = sighting {
+                undecided.see(sighting, now);
+            }
+        });
     }
 
-    /// Keeps the first packets of namespaces that are just being made, in memory, until an assignment
-    /// knows whose they are.
-    pub(crate) fn follow_names(self: &Arc<Self>, awaited: Awaited) {
-        lock(&self.plan).awaited = Some(awaited);
-        let recorder = Arc::downgrade(self);
-        let mut first = true;
-        let watch = NamedWatch::start(move |names| {
-            // Before us there may have been another agent, and long before it others.
-            let age = |named: &Named| if first { named.age() } else { Duration::ZERO };
-            if let Some(recorder) = recorder.upgrade() {
-                let mut plan = lock(&recorder.plan);
-                plan.undecided.name(names, age, Instant::now());
-                let _ = recorder.with(|stages| recorder.pursue(stages, &mut plan));
-            }
-            first = false;
-        });
-        match watch {
-            Ok(watch) => *lock(&self.names) = Some(watch),
-            Err(error) => tracing::error!("the first packets of new pods may be missed: {error}"),
+    /// Keeps in memory what comes of those that are undecided after this change.
+    fn hold(&self, stages: &Stages, change: impl FnOnce(&mut Undecided, Instant)) {
+        let holds = self.holds.load(Ordering::Relaxed);
+        let tell = |undecided| stages.capture.set_undecided(undecided);
+        self.identity.undecided.update(change, holds, tell);
+    }
+
+    /// These names are there now. Keeps in memory what comes of namespaces that are new, until an
+    /// assignment knows whose they are.
+    pub(crate) fn see_names(&self, names: &[Named], age: impl Fn(&Named) -> Duration) {
+        let see = |table: &mut Undecided, now| table.name(names, &age, now);
+        if self.with(|stages| self.hold(stages, see)).is_err() {
+            self.identity.undecided.update(see, false, drop);
         }
     }
 
@@ -486,10 +474,7 @@ impl Recorder {
     pub(crate) fn assign(&self, assignment: Assignment) {
         let mut plan = lock(&self.plan);
         plan.assignment = assignment;
-        let Plan { assignment, undecided, .. } = &mut *plan;
-        let now = Instant::now();
-        assignment.sighting.iter().for_each(|sighting| undecided.see(sighting, now));
-        let forbidden = Arc::clone(&assignment.forbidden);
+        let forbidden = Arc::clone(&plan.assignment.forbidden);
         let _ = self.with(|stages| {
             stages.capture.set_forbidden(forbidden);
             self.pursue(stages, &mut plan);
@@ -497,11 +482,7 @@ impl Recorder {
     }
 
     fn stop_watches(&self) {
-        let names = lock(&self.names).take();
-        names.into_iter().for_each(NamedWatch::stop);
-        if let Some(awaited) = lock(&self.plan).awaited.take() {
-            awaited.send_replace(BTreeSet::new());
-        }
+        self.identity.undecided.update(|_, _| (), false, drop);
         let watch = lock(&self.watch).take();
         watch.into_iter().for_each(NetnsWatch::stop);
     }
@@ -851,15 +832,14 @@ impl Recorder {
 
 impl Plan {
     /// What the capture is to be brought to.
-    fn desired(&self, now: Instant) -> Desired {
+    fn desired(&self) -> Desired {
         if !self.recording {
             return Desired::only(Vec::new());
         }
         let Assignment { targets, sighting, .. } = &self.assignment;
         let only = Desired::only(targets.clone());
         let Some(Sighting { looked, decided, .. }) = sighting else { return only };
-        let undecided = self.undecided.waiting(now);
-        Desired { undecided, unwanted: decided.clone(), as_of: *looked, ..only }
+        Desired { unwanted: decided.clone(), as_of: *looked, ..only }
     }
 
     /// The node's pods, and the settings' version once they are in force: of those that are to be recorded, the ones whose ring is open.

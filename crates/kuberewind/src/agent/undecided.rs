@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kuberewind_capture::{Named, Target};
 use kuberewind_packet::{NetnsId, Owner};
+use tokio::sync::watch;
 
 /// A name that no pod's process came to in this time is nobody's that we look for.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -28,6 +30,45 @@ impl Default for Sighting {
     fn default() -> Self {
         let (decided, strangers) = (BTreeSet::new(), BTreeMap::new());
         Self { looked: Instant::now(), decided, strangers }
+    }
+}
+
+/// What those share who see names, who look, and who record. It outlives a recorder: who takes over
+/// knows from its own looks what was decided before.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    table: Arc<Mutex<Undecided>>,
+    /// recorder --namespaces that it waits to hear of--> who looks
+    awaited: Arc<watch::Sender<BTreeSet<NetnsId>>>,
+}
+
+impl Shared {
+    /// Nothing is known yet. Also gives what is waited for, whenever it changes.
+    pub(crate) fn new() -> (Self, watch::Receiver<BTreeSet<NetnsId>>) {
+        let (awaited, waits) = watch::channel(BTreeSet::new());
+        let table = Arc::new(Mutex::new(Undecided::new()));
+        (Self { table, awaited: Arc::new(awaited) }, waits)
+    }
+
+    /// Changes the table, and tells what waits then, if anything is to wait at all. Nobody else tells
+    /// meanwhile.
+    pub(crate) fn update(
+        &self,
+        change: impl FnOnce(&mut Undecided, Instant),
+        waits: bool,
+        tell: impl FnOnce(Vec<Target>),
+    ) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        change(&mut table, now);
+        let waiting = if waits { table.waiting(now) } else { Vec::new() };
+        let named = waiting.iter().map(|target| target.netns).collect();
+        self.awaited.send_if_modified(|told| {
+            let changed = *told != named;
+            *told = named;
+            changed
+        });
+        tell(waiting);
     }
 }
 

@@ -9,20 +9,20 @@ mod report;
 mod succession;
 mod tenure;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use kuberewind_capture::{Named, NamedWatch};
 use kuberewind_cluster::netns::Scanner;
 use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
-use kuberewind_packet::{NetnsId, Timestamp};
+use kuberewind_packet::Timestamp;
 use kuberewind_store::{Lock, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +40,7 @@ use super::handover::Request;
 use super::recorder::{Assignment, Identity, Recorder, RecorderError};
 use super::serve::{Served, listen, withdraw};
 use super::tls::{ControlPlane, TlsSource};
+use super::undecided::Shared;
 
 /// The pods that were known, for an agent that starts while the API server is away.
 const PODS_FILE: &str = "pods.json";
@@ -108,8 +109,9 @@ pub(crate) struct Node {
     rules: watch::Sender<Arc<TargetRules>>,
     /// supervisor --plans--> agent
     plans: watch::Receiver<Told>,
-    /// recorder --namespaces that it waits to hear of--> supervisor
-    undecided: Arc<watch::Sender<BTreeSet<NetnsId>>>,
+    undecided: Shared,
+    /// The newest recorder, for who follows names.
+    catching: Catching,
     /// The settings in force.
     orders: Orders,
     /// The newest settings that were looked at, and what is wrong with them.
@@ -117,6 +119,9 @@ pub(crate) struct Node {
     refused: Option<String>,
     tenure: Tenure,
 }
+
+/// agent --its recorder, if it has one--> who follows names
+type Catching = Arc<Mutex<Weak<Recorder>>>;
 
 /// What the API server is asked for, for as long as they live.
 struct Watches {
@@ -155,7 +160,9 @@ impl Node {
         let Beginning { config, duty, wishes, watches, listeners } = beginning;
         let (rules, chosen) = watch::channel(Arc::clone(&orders.rules));
         let (told, plans) = watch::channel(Told::default());
-        let (undecided, awaited) = watch::channel(BTreeSet::new());
+        let (undecided, awaited) = Shared::new();
+        let catching = Catching::default();
+        let names = follow_names(undecided.clone(), Arc::clone(&catching));
         let supervisor = tokio::spawn(supervise(
             Scanner::new(&config.proc),
             watches.pods.snapshots(),
@@ -177,7 +184,8 @@ impl Node {
             watches,
             rules,
             plans,
-            undecided: Arc::new(undecided),
+            undecided,
+            catching,
             looked_at: Some(orders.version.clone()),
             orders,
             refused: None,
@@ -189,6 +197,7 @@ impl Node {
         };
         node.leave("the agent is stopping").await;
         supervisor.abort();
+        names.into_iter().for_each(NamedWatch::stop);
         for listener in listeners {
             listener.stop().await;
         }
@@ -372,9 +381,10 @@ impl Node {
     fn stand_by(&self) -> Result<Arc<Recorder>, RecorderError> {
         let Orders { settings, recording, .. } = &self.orders;
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
-        let identity = Identity { node: self.config.node.clone(), interfaces: Vec::new(), tls };
+        let (node, undecided) = (self.config.node.clone(), self.undecided.clone());
+        let identity = Identity { node, interfaces: Vec::new(), tls, undecided };
         let recorder = Recorder::stand_by(settings.clone(), *recording, identity)?;
-        recorder.follow_names(Arc::clone(&self.undecided));
+        *lock(&self.catching) = Arc::downgrade(&recorder);
         Ok(recorder)
     }
 
@@ -402,7 +412,12 @@ impl Node {
 
     /// Brings the recorder to what is ordered and planned.
     fn direct(&self) {
-        let Some(recorder) = self.recorder() else { return };
+        let Some(recorder) = self.recorder() else {
+            if let Some(sighting) = self.plans.borrow().sighting() {
+                self.undecided.update(|table, now| table.see(&sighting, now), false, drop);
+            }
+            return;
+        };
         let is_held = matches!(&self.tenure, Tenure::Held { giving: None, .. });
         block_in_place(|| {
             recorder.assign(self.assignment());
@@ -540,6 +555,28 @@ fn given_up(recorder: &Recorder, error: RecorderError) -> RecorderError {
         tracing::debug!("after {error}: {other}");
     }
     error
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has namespaces opened as soon as they have a name.
+fn follow_names(undecided: Shared, catching: Catching) -> Option<NamedWatch> {
+    let mut first = true;
+    let watch = NamedWatch::start(move |names| {
+        // Some are older than this agent.
+        let age = |named: &Named| if first { named.age() } else { Duration::ZERO };
+        let recorder = lock(&catching).upgrade();
+        match recorder {
+            Some(recorder) => recorder.see_names(names, age),
+            None => undecided.update(|table, now| table.name(names, age, now), false, drop),
+        }
+        first = false;
+    });
+    watch
+        .inspect_err(|error| tracing::error!("new pods' first packets may be missed: {error}"))
+        .ok()
 }
 
 /// On every address, IPv6 where there is any.

@@ -46,6 +46,14 @@ impl Told {
         self.error = Some(error);
     }
 
+    /// What it says of the node's network namespaces.
+    pub(super) fn sighting(&self) -> Option<Sighting> {
+        let Heard { plan, looked, .. } = self.heard.as_ref()?;
+        let strangers = plan.strangers.iter().map(|place| (place.netns, place.path.clone()));
+        let (decided, strangers) = (plan.decided.clone(), strangers.collect());
+        Some(Sighting { looked: *looked, decided, strangers })
+    }
+
     /// Whether it is known which pods are to be recorded.
     pub(super) fn is_known(&self) -> bool {
         self.heard.as_ref().is_some_and(|heard| heard.plan.pods_known)
@@ -85,15 +93,9 @@ pub(super) fn assignment(
         settings_version: version,
     };
     let forbidden = Arc::new(Forbidden::new(plan.forbidden_addresses.clone()));
-    let sighting = told.heard.as_ref().map(sighting);
+    let sighting = told.sighting();
     let targets = targets.collect();
     Assignment { targets, sighting, forbidden, problems, pods: Some(pods), unknown }
-}
-
-fn sighting(heard: &Heard) -> Sighting {
-    let Heard { plan, looked, .. } = heard;
-    let strangers = plan.strangers.iter().map(|place| (place.netns, place.path.clone()));
-    Sighting { looked: *looked, decided: plan.decided.clone(), strangers: strangers.collect() }
 }
 
 fn recorded(plan: &Plan) -> Vec<Pod> {

@@ -10,7 +10,8 @@ use kuberewind_capture::{NetnsSpec, missing_rights};
 use kuberewind_export::figures;
 
 use crate::agent::{
-    ControlPlane, Duty, Health, Identity, Recorder, Server, Status, Switch, TlsSource, confine,
+    ControlPlane, Duty, Health, Identity, Recorder, Server, Shared, Status, Switch, TlsSource,
+    confine,
 };
 use crate::cli::TapArgs;
 use crate::config::{Config, Effective, Origin};
@@ -66,7 +67,8 @@ fn reads_tls(settings: &Effective) -> bool {
 fn identity(args: &TapArgs, tls: bool) -> Identity {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let source = || TlsSource { proc: "/proc".into(), control_plane: ControlPlane::default() };
-    Identity { node, interfaces: args.interface.clone(), tls: tls.then(source) }
+    let (undecided, _) = Shared::new();
+    Identity { node, interfaces: args.interface.clone(), tls: tls.then(source), undecided }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {
