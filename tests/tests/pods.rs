@@ -29,7 +29,7 @@ fn recorded_node() -> Cluster {
 
 /// Everything that the node holds.
 fn export(cluster: &Cluster, name: &str) -> CaptureFile {
-    cluster.expect(0, &["pcapdump", "--dest", name]);
+    cluster.expect(0, &["pcapdump", "--vantage", "all", "--dest", name]);
     CaptureFile::read(&cluster.dir().join(name))
 }
 

@@ -111,7 +111,8 @@ impl Shop {
         let path = self.cluster.dir().join("all.pcapng");
         let report = self.cluster.dir().join("report.json");
         let _ = (std::fs::remove_file(&path), std::fs::remove_file(&report));
-        let dest = ["pcapdump", "--dest", "all.pcapng", "--report", "report.json"];
+        let dest =
+            ["pcapdump", "--vantage", "all", "--dest", "all.pcapng", "--report", "report.json"];
         let said = self.cluster.expect(code, &dest);
         eprintln!("{said}");
         let report = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
@@ -455,7 +456,8 @@ fn whoever_asks_during_an_upgrade_is_answered() {
     let deadline = Instant::now() + WITHIN;
     while tap.has_ended().is_none() || shop.cluster.agent("n1") == before {
         let _ = std::fs::remove_file(shop.cluster.dir().join("now.pcapng"));
-        shop.cluster.expect(0, &["pcapdump", "--time", "1s", "--dest", "now.pcapng"]);
+        shop.cluster
+            .expect(0, &["pcapdump", "--time", "1s", "--vantage", "all", "--dest", "now.pcapng"]);
         let now = CaptureFile::read(&shop.cluster.dir().join("now.pcapng"));
         // Each of three pods sees what all three send.
         let packets = now.packets().count();

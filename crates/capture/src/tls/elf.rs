@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use memchr::memmem;
+
 /// At most this much of a file is read before it is given up.
 const BUDGET: u64 = 512 << 20;
 /// At most so many places of a file are looked at: under a second.
@@ -414,7 +416,7 @@ impl Elf {
         for _ in 0..MAX_LIKE {
             let Some(found) = self.find(at, end - at, first.as_bytes())? else { break };
             let (name, start) = self.text_around(found, names.offset)?;
-            let is_it = words.iter().all(|word| position(&name, word.as_bytes()).is_some());
+            let is_it = words.iter().all(|word| memmem::find(&name, word.as_bytes()).is_some());
             if is_it && let Some(function) = self.function_named(symbols, start - names.offset)? {
                 functions.push(function);
             }
@@ -476,7 +478,7 @@ impl Elf {
             let block = &block[..block.len().min(room)];
             let before = tail.len() as u64;
             tail.extend_from_slice(block);
-            if let Some(found) = position(&tail, wanted) {
+            if let Some(found) = memmem::find(&tail, wanted) {
                 return Ok(Some(at - before + found as u64));
             }
             at += block.len() as u64;
@@ -567,19 +569,6 @@ fn place<'a>(mut segments: impl Iterator<Item = &'a Segment>, address: u64) -> O
 /// An offset further on. One that overflows lies behind the end of every file.
 pub(crate) fn after(offset: u64, len: u64) -> u64 {
     offset.saturating_add(len)
-}
-
-fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    let first = *wanted.first()?;
-    let mut at = 0;
-    while let Some(skip) = bytes[at..].iter().position(|byte| *byte == first) {
-        at += skip;
-        if bytes[at..].starts_with(wanted) {
-            return Some(at);
-        }
-        at += 1;
-    }
-    None
 }
 
 fn gnu_hash(name: &str) -> u32 {
