@@ -229,3 +229,70 @@ impl Drop for Hold {
         self.memory.give_back(self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Written;
+    use crate::sys::Received;
+
+    /// One packet, which came at this second.
+    fn keep(hold: &mut Hold, second: u32, len: usize, taken: Instant) {
+        let mut written = Written::default();
+        written.push(&Received { time: (second, 0), ..Received::default() }, &vec![0; len]);
+        hold.keep(&written.block().unwrap(), taken);
+    }
+
+    fn at(second: u32) -> Timestamp {
+        Timestamp::from_parts(second, 0)
+    }
+
+    fn loss(packets: u64, from: u32, to: u32) -> Loss {
+        Loss { cause: LossCause::Undecided, packets, from: at(from), to: at(to) }
+    }
+
+    #[test]
+    fn what_waits_too_long_is_let_go_and_the_rest_goes_on_waiting() {
+        let (mut hold, start) = (Hold::new(HoldMemory::default()), Instant::now());
+        for second in 0..60 {
+            keep(&mut hold, second, 100, start + Duration::from_secs(second.into()));
+        }
+        assert_eq!(hold.expire(start + LONGEST), None);
+        hold.miss(Missed { packets: 3, from: at(5), to: at(12) });
+        assert_eq!(hold.expire(start + LONGEST + Duration::from_secs(10)), Some(loss(13, 0, 12)));
+        assert_eq!(hold.waiting(Span::new(at(0), at(20))), Some(loss(10, 10, 19)));
+        assert_eq!(hold.want(), None, "what was missed has been told");
+        assert_eq!(hold.expire(start + 10 * LONGEST), None, "it is decided");
+        assert_eq!((hold.packets(), hold.let_go()), (50, Some(loss(50, 10, 59))));
+    }
+
+    #[test]
+    fn what_is_discarded_is_neither_kept_nor_missed_and_takes_no_memory() {
+        let memory = HoldMemory::default();
+        let mut hold = Hold::new(memory.clone());
+        keep(&mut hold, 1, 100, Instant::now());
+        hold.miss(Missed { packets: 3, from: at(1), to: at(2) });
+        hold.discard();
+        keep(&mut hold, 2, 100, Instant::now());
+        assert_eq!((hold.waiting(Span::new(at(0), at(9))), hold.let_go()), (None, None));
+        assert_eq!(memory.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn all_together_take_no_more_than_they_may() {
+        let memory = HoldMemory::default();
+        let mut holds: Vec<_> = (0..20).map(|_| Hold::new(memory.clone())).collect();
+        for hold in &mut holds {
+            for second in 0..30 {
+                keep(hold, second, 200_000, Instant::now());
+            }
+            assert!(hold.bytes() <= OF_ONE);
+            assert!(memory.0.load(Ordering::Relaxed) <= OF_ALL);
+        }
+        let kept: u64 = holds.iter().map(Hold::packets).sum();
+        let missed: u64 = holds.iter_mut().filter_map(Hold::want).map(|loss| loss.packets).sum();
+        assert_eq!(kept + missed, 600);
+        drop(holds);
+        assert_eq!(memory.0.load(Ordering::Relaxed), 0);
+    }
+}
