@@ -4,7 +4,7 @@
 //! known from the packets: that ties a secret to its flow with no word from the process. What it
 //! derives traffic secrets from is the main secret, which follows from the handshake secret.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,8 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Connections and secrets that wait at a time; beyond that the oldest are given up.
 const MOST: usize = 1 << 15;
 
-/// Secrets that wait with a whole object, 11 KiB each; beyond that the oldest are given up.
-const MOST_OBJECTS: usize = 64;
+/// After so long all packets that were sent before a secret was told have been read.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Secrets that wait with a whole object, 17 KiB each; beyond that the oldest are given up.
+const MOST_OBJECTS: usize = 640;
 
 /// A secret, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +72,8 @@ pub struct Joiner {
     waiting: HashMap<Clue, Vec<SecretEvent>>,
     /// How many events wait.
     waiting_events: usize,
-    /// Secrets whose connections were not found in their objects.
+    /// Secrets with whole objects, until all earlier packets are known: memory that was used before may
+    /// still hold the randoms of earlier connections.
     objects: VecDeque<SecretEvent>,
     lessons: Lessons,
     /// What goes when its time has come, oldest first.
@@ -134,13 +138,18 @@ impl Joiner {
             let Some((_, ageing)) = self.ageing.pop_front() else { break };
             self.give_up(ageing);
         }
-        while let Some(oldest) = self.objects.front()
-            && now.since(oldest.time) > PATIENCE
+        while let Some(event) = self.objects.pop_front_if(|event| now.since(event.time) >= SETTLED)
         {
-            self.objects.pop_front();
-            self.counts.unmatched += 1;
+            self.place_object(&event);
         }
         std::mem::take(&mut self.joined)
+    }
+
+    /// Lets nothing wait any longer for earlier packets: they are all known, or will not come.
+    pub fn settle(&mut self) {
+        for event in std::mem::take(&mut self.objects) {
+            self.place_object(&event);
+        }
     }
 
     /// Where files' code keeps the client's random, as far as it was learned since the last call. The
@@ -179,7 +188,6 @@ impl Joiner {
             self.know_transcript(name, hash);
         }
         self.retry(&Clue::Random(name));
-        self.retry_objects(name);
     }
 
     fn know_transcript(&mut self, name: Name, hash: Vec<u8>) {
@@ -206,21 +214,6 @@ impl Joiner {
         }
     }
 
-    fn retry_objects(&mut self, (netns, random): Name) {
-        let holds = |event: &SecretEvent| match &event.secret {
-            Secret::InObject { object, .. } => {
-                event.netns == netns && !object.places_of(&random).is_empty()
-            }
-            _ => false,
-        };
-        let (found, waiting) = std::mem::take(&mut self.objects).into_iter().partition(holds);
-        self.objects = waiting;
-        let found: VecDeque<SecretEvent> = found;
-        for event in found {
-            self.place(event);
-        }
-    }
-
     /// Finds the connections of a secret, or lets it wait.
     fn place(&mut self, event: SecretEvent) {
         match &event.secret {
@@ -240,32 +233,31 @@ impl Joiner {
                 _ => self.counts.unmatched += 1,
             },
             Secret::InObject { label, secret, .. } if label.fits(secret.0.len()) => {
-                self.place_object(event);
+                if self.objects.len() == MOST_OBJECTS {
+                    self.objects.pop_front();
+                    self.counts.unmatched += 1;
+                }
+                self.objects.push_back(event);
             }
             Secret::KeyLog { .. } | Secret::InObject { .. } => self.counts.unmatched += 1,
         }
     }
 
-    /// Finds the connections whose randoms stand in the object, and learns where they stand.
-    fn place_object(&mut self, event: SecretEvent) {
+    /// Finds the connection whose random stands in the object, and learns where it stands. Of several it
+    /// is the last that had begun by then, unless another secret is known to be its.
+    fn place_object(&mut self, event: &SecretEvent) {
         let Secret::InObject { label, secret, object } = &event.secret else { return };
-        let known = object.randoms().map(|(_, random)| (event.netns, random));
-        let known: BTreeSet<Name> = known.filter(|n| self.connections.contains_key(n)).collect();
-        if known.is_empty() {
-            if self.objects.len() == MOST_OBJECTS {
-                self.objects.pop_front();
-                self.counts.unmatched += 1;
-            }
-            self.objects.push_back(event);
+        let began = |(_, random): (ObjectPath, [u8; 32])| {
+            let Connection { hello, given, .. } = self.connections.get(&(event.netns, random))?;
+            let mut others = given.candidates(&random, *label).filter(|other| *other != secret.0);
+            (hello.time <= event.time && others.next().is_none()).then_some((hello.time, random))
+        };
+        let Some((_, random)) = object.randoms().filter_map(began).max() else {
+            self.counts.unmatched += 1;
             return;
-        }
-        let (is_certain, netns) = (known.len() == 1, event.netns);
-        for name in known {
-            if is_certain {
-                self.lessons.add(object.file, name.1, object.places_of(&name.1));
-            }
-            self.give(name, netns, *label, secret.clone());
-        }
+        };
+        self.lessons.add(object.file, random, object.places_of(&random));
+        self.give((event.netns, random), event.netns, *label, secret.clone());
     }
 
     fn derive(

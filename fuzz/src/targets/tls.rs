@@ -310,6 +310,7 @@ pub(super) fn join(input: &[u8]) -> String {
     log.extend(given.iter().map(|given| given.line.clone()));
     assert!(log.handshakes() as u64 <= counts.handshakes, "a secret of no handshake");
     assert_eq!(KeyLog::parse(&log.to_text()).as_ref(), Ok(&log), "no key log comes out");
+    joiner.settle();
     joiner.take(Timestamp::from_nanos(1 << 60));
     let labels: BTreeSet<_> = given.iter().map(|given| given.line.label).collect();
     let names = given.iter().filter_map(|given| given.server_name.as_ref());

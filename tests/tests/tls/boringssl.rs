@@ -59,12 +59,13 @@ pub(crate) fn call_by_grpc(lab: &mut Lab, program: &[String; 2], version: &str, 
 fn grpc_is_readable() {
     let mut lab = Lab::new();
     let program = serve_grpc(&mut lab);
-    // More than it takes to learn where the library keeps what.
     for round in 0..3 {
         for version in VERSIONS {
             call_grpc(&mut lab, version, &format!("server-{version}-{round}"));
         }
     }
+    // From now on it is known where the library keeps what.
+    lab.wait_for_secrets();
     for version in VERSIONS {
         call_by_grpc(&mut lab, &program, version, &format!("client-{version}"));
     }

@@ -105,6 +105,8 @@ fn envoy_is_readable() {
             ask(&mut lab, version, &format!("server-{version}-{round}"));
         }
     }
+    // From now on it is known where the library keeps what.
+    lab.wait_for_secrets();
     for version in VERSIONS {
         ask_through(&mut lab, version, &format!("client-{version}"));
         take_up_again(&mut lab, TLS, version, &text(10));

@@ -64,6 +64,8 @@ fn gnutls_serv_and_wget_are_readable() {
             ask_gnutls_serv(&mut lab, version, &format!("server-{version}-{round}"));
         }
     }
+    // From now on it is known where the library keeps what.
+    lab.wait_for_secrets();
     for version in VERSIONS {
         wget(&mut lab, version, &format!("client-{version}"));
     }

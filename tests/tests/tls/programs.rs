@@ -12,10 +12,22 @@ pub(crate) const PORT: u16 = 10443;
 /// Curl asks the program, and the program asks nginx.
 fn speaks(lab: &mut Lab, program: &[&str], library: &str) {
     lab.serve(program, library, PORT, &[]);
+    asks_and_answers(lab, program, "first");
+}
+
+fn asks_and_answers(lab: &mut Lab, program: &[&str], time: &str) {
     for version in VERSIONS {
-        lab.curl((End::Peer, PORT), version, &format!("server-{version}"), &["--http1.1"]);
-        lab.ask(program, (End::Recorded, NGINX), version, &format!("client-{version}"), &[]);
+        let tag = |side: &str| format!("{side}-{version}-{time}");
+        lab.curl((End::Peer, PORT), version, &tag("server"), &["--http1.1"]);
+        lab.ask(program, (End::Recorded, NGINX), version, &tag("client"), &[]);
     }
+}
+
+/// The same, and again once it is known where the library keeps what.
+fn speaks_twice(lab: &mut Lab, program: &[&str], library: &str) {
+    speaks(lab, program, library);
+    lab.wait_for_secrets();
+    asks_and_answers(lab, program, "again");
 }
 
 #[test]
@@ -47,7 +59,7 @@ fn node_js_with_openssl_1_1_1_is_readable() {
     let mut lab = Lab::new();
     let source = source("node.js").display().to_string();
     let node = node(&target_dir(), "16.20.2").display().to_string();
-    speaks(&mut lab, &[&node, &source], "/node");
+    speaks_twice(&mut lab, &[&node, &source], "/node");
     for version in VERSIONS {
         take_up_again(&mut lab, PORT, version, b"");
     }
@@ -60,7 +72,7 @@ fn openssl_without_symbols_in_a_python_module_is_readable() {
     let source = source("pyopenssl.py").display().to_string();
     let path = pyopenssl(&target_dir(), "50.0.2", true);
     let path = format!("PYTHONPATH={}", path.display());
-    speaks(&mut lab, &["env", &path, &python(), &source], "/_rust.abi3.so");
+    speaks_twice(&mut lab, &["env", &path, &python(), &source], "/_rust.abi3.so");
     lab.judge();
 }
 
@@ -92,6 +104,6 @@ fn go_is_readable_plain_stripped_and_position_independent() {
 fn rustls_is_readable() {
     let mut lab = Lab::new();
     let program = rustls(&target_dir(), "ring").display().to_string();
-    speaks(&mut lab, &[&program], "/rustls-peer");
+    speaks_twice(&mut lab, &[&program], "/rustls-peer");
     lab.judge();
 }

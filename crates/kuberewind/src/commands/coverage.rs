@@ -61,7 +61,7 @@ impl Coverage<'_> {
     }
 }
 
-/// `pay/till-1: 0 of 5 TLS connections with secrets; GnuTLS: not supported yet`; why not is said where
+/// `pay/till-1: 0 of 5 TLS connections with secrets; NSS: not supported yet`; why not is said where
 /// something is missing: programs often have a library that they do not use.
 impl fmt::Display for Coverage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,7 +146,7 @@ mod tests {
             "handshakes": 9, "covered": 4, "discarded": 2, "handshakePacketsLeftOut": 3,
             "namespaces": [coverage(&cart, 4, 4), coverage(&till, 5, 0), coverage(&idle, 0, 0)],
             "libraries": [{"library": "OpenSSL", "path": "/lib/x", "version": "3.0.17", "processes": 1, "owners": [cart]}],
-            "unsupported": [{"library": "GnuTLS", "path": "/lib/y", "reason": "GnuTLS: not supported yet", "processes": 1, "owners": [till]}],
+            "unsupported": [{"library": "NSS", "path": "/lib/y", "reason": "NSS: not supported yet", "processes": 1, "owners": [till]}],
         }))
         .unwrap()
     }
@@ -155,7 +155,7 @@ mod tests {
     fn who_has_tls_is_named_with_what_gives_secrets_and_what_does_not() {
         let report = report();
         let lines: Vec<_> = of(&report).iter().map(ToString::to_string).collect();
-        let till = "pay/till-1: 0 of 5 TLS connections with secrets; GnuTLS: not supported yet";
+        let till = "pay/till-1: 0 of 5 TLS connections with secrets; NSS: not supported yet";
         assert_eq!(
             lines,
             ["shop/cart-1: 4 of 4 TLS connections with secrets (OpenSSL 3.0.17)", till]
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_export_says_who_gives_no_secrets_if_his_packets_are_wanted() {
-        let note = "pay/till-1 gives no TLS secrets (GnuTLS: not supported yet): those of its other \
+        let note = "pay/till-1 gives no TLS secrets (NSS: not supported yet): those of its other \
                     ends open what they can";
         assert_eq!(notes([&report()], |_| true), [note]);
         assert_eq!(notes([&report()], |owner| owner.starts_with("shop/")), [""; 0]);

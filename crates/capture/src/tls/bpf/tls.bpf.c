@@ -334,9 +334,9 @@ static __always_inline struct file file_of(struct pt_regs *ctx)
 }
 
 /* A moment of so many nanoseconds, and how many objects may be sent in it. Whoever reads them is busy
- * with 640 in a second for a seventh of it. */
+ * with 320 in a second for some 7 % of it. */
 #define MOMENT 100000000ull
-#define OBJECTS 64
+#define OBJECTS 32
 
 struct moment {
 	u64 number;

@@ -314,6 +314,7 @@ impl Work {
     ) -> Vec<Kept> {
         packets.try_iter().for_each(|p| self.joiner.packet(p.netns, p.time, &p.bytes));
         secrets.try_iter().for_each(|secret| self.joiner.secret(secret));
+        self.joiner.settle();
         self.take()
     }
 
