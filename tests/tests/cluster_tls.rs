@@ -38,7 +38,7 @@ impl Shop {
         succeed(strip.arg("-o").arg(&program).arg(rustls(&target_dir(), "ring")));
         let mut serve = Command::new(&program);
         serve.args(["server", "0.0.0.0", "443"]).arg(certificate).arg(key);
-        let server = till.start(&mut serve);
+        let server = till.start(&serve);
         // Keeps OpenSSL mapped, so that it is known before curl is there.
         let library = cart
             .start(Command::new("python3").args(["-c", "import ssl, time\ntime.sleep(100000)"]));

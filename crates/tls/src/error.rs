@@ -9,4 +9,10 @@ pub enum Error {
         /// Counted from 1.
         line: usize,
     },
+    /// A line that should say how a connection began does not parse.
+    #[error(
+        "read a handshake: the line is not `# handshake NANOSECONDS NETNS CLIENT SERVER \
+        CLIENT_HELLO SERVER_HELLO`"
+    )]
+    Pin,
 }
