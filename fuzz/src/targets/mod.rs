@@ -12,7 +12,7 @@ mod wire;
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -80,5 +80,11 @@ pub const TARGETS: [Target; 18] = [
         seeds: program::go_programs,
         words: program::WORDS,
         read: program::read,
+    },
+    Target {
+        name: "opener",
+        seeds: kuberewind_capture::fuzz::opener_messages,
+        words: &[],
+        read: kuberewind_capture::fuzz::look_at_message,
     },
 ];

@@ -245,6 +245,13 @@ impl Cluster {
         program.map(|program| program.signal(signal)).is_some()
     }
 
+    /// The process of a node's agent.
+    pub fn agent_process(&self, node: &str) -> Option<u32> {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node)?;
+        agent.agent.as_ref().map(Program::id)
+    }
+
     /// The main memory that the agents of a node take, in bytes.
     pub fn resident(&self, node: &str) -> Vec<u64> {
         let agents = self.kubelets.agents();

@@ -1,17 +1,18 @@
 //! The BPF programs in the kernel: loaded, attached, counted.
 
 use std::fs::File;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 
 use kuberewind_packet::NetnsId;
 use kuberewind_tls::ObjectPath;
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeOpts, set_print,
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PerfEventOpts, PrintLevel, set_print,
 };
 
 use super::error::TlsError;
 use super::find::{Hook, Place};
-use super::processes::own;
+use crate::opener::Opener;
 
 /// Programs that may sleep read pages that are not in memory yet; Linux 6.0 and later.
 static SLEEPABLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls_sleepable.bpf.o"));
@@ -22,6 +23,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug)]
 pub(crate) struct Programs {
     object: Object,
+    opener: Opener,
 }
 
 /// What the programs and this process share.
@@ -69,25 +71,30 @@ pub(crate) struct Counts {
 
 /// Bits of `CapEff`, from `linux/capability.h`.
 const CAP_SYS_PTRACE: u32 = 19;
-const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-fn missing_rights(effective: u64) -> Vec<String> {
+/// `SYS_ADMIN` would do for the first two, but a recorder gives that away.
+fn missing_rights(effective: u64, sees_processes: Option<bool>) -> Vec<String> {
     let has = |bit: u32| effective & (1 << bit) != 0;
     let needed = [
-        (has(CAP_BPF) || has(CAP_SYS_ADMIN), "CAP_BPF: to load BPF programs"),
-        (has(CAP_PERFMON) || has(CAP_SYS_ADMIN), "CAP_PERFMON: to attach them to libraries"),
-        (has(CAP_SYS_PTRACE), "CAP_SYS_PTRACE: to see which libraries processes use"),
+        (has(CAP_BPF), "CAP_BPF: to load BPF programs"),
+        (has(CAP_PERFMON), "CAP_PERFMON: to attach them to libraries"),
+        (
+            sees_processes.unwrap_or(has(CAP_SYS_PTRACE)),
+            "CAP_SYS_PTRACE: to see which libraries processes use",
+        ),
     ];
     needed.into_iter().filter(|(has, _)| !has).map(|(_, text)| text.to_owned()).collect()
 }
 
 impl Programs {
     /// Loads the programs and lets them tell of programs that processes begin to run.
-    pub(crate) fn load() -> Result<(Self, Maps, Link), TlsError> {
+    pub(crate) fn load(opener: Opener) -> Result<(Self, Maps, Link), TlsError> {
         let effective = procfs::process::Process::myself().and_then(|own| own.status());
-        let missing = effective.map(|status| missing_rights(status.capeff)).unwrap_or_default();
+        let missing =
+            effective.map(|status| missing_rights(status.capeff, opener.sees_processes()));
+        let missing = missing.unwrap_or_default();
         if !missing.is_empty() {
             return Err(TlsError::Rights { missing });
         }
@@ -110,7 +117,7 @@ impl Programs {
             secrets: map(&object, "secrets")?,
             hints: map(&object, "hints")?,
         };
-        let programs = Self { object };
+        let programs = Self { object, opener };
         let executed = programs.program("executed")?.attach();
         let executed = executed.map_err(|source| TlsError::Load { source })?;
         Ok((programs, maps, executed))
@@ -123,7 +130,6 @@ impl Programs {
         file: &File,
         told: Told,
     ) -> Result<Link, libbpf_rs::Error> {
-        const EVERY_PROCESS: i32 = -1;
         let name = match place.hook {
             Hook::OpenSsl => "openssl_kdf_derive",
             Hook::Go => "go_write_key_log",
@@ -133,14 +139,16 @@ impl Programs {
             Hook::RustlsPrf => "rustls_prf",
             Hook::Loader => "loaded",
         };
-        let offset = usize::try_from(place.offset);
-        let offset = offset.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
         let program = self.program(name);
         let program = program.map_err(|_| std::io::Error::from(std::io::ErrorKind::NotFound))?;
         // Linux 5.15; only these programs ask for it.
         let cookie = if place.hook.asks_where_the_random_is() { told.cookie() } else { 0 };
-        let options = UprobeOpts { cookie, ..UprobeOpts::default() };
-        program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
+        let probe = self.opener.probe(file, place.offset)?;
+        let options = PerfEventOpts { cookie, ..PerfEventOpts::default() };
+        let link = program.attach_perf_event_with_opts(probe.as_raw_fd(), options)?;
+        // The link closes it.
+        let _ = probe.into_raw_fd();
+        Ok(link)
     }
 
     fn program(&self, name: &'static str) -> Result<libbpf_rs::ProgramMut<'_>, TlsError> {
@@ -208,11 +216,14 @@ mod tests {
     #[test]
     fn each_missing_right_is_named_with_what_it_is_for() {
         let names = |effective| {
-            let missing = missing_rights(effective).into_iter();
+            let missing = missing_rights(effective, None).into_iter();
             missing.map(|text| text.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(names(0), ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE"]);
-        assert_eq!(names(1 << CAP_SYS_ADMIN), ["CAP_SYS_PTRACE"]);
-        assert!(names(1 << CAP_BPF | 1 << CAP_PERFMON | 1 << CAP_SYS_PTRACE).is_empty());
+        assert_eq!(names(1 << CAP_SYS_PTRACE), ["CAP_BPF", "CAP_PERFMON"]);
+        let loads = 1 << CAP_BPF | 1 << CAP_PERFMON;
+        assert!(names(loads | 1 << CAP_SYS_PTRACE).is_empty());
+        assert!(missing_rights(loads, Some(true)).is_empty());
+        assert_eq!(missing_rights(loads | 1 << CAP_SYS_PTRACE, Some(false)).len(), 1);
     }
 }

@@ -206,15 +206,20 @@ impl Watch {
         self.forget_failed();
         let alive: BTreeSet<u32> = pids.iter().copied().collect();
         self.lives.retain(|pid, _| alive.contains(pid));
-        for pid in pids {
-            self.look(pid);
+        for (pid, netns) in pids.iter().zip(self.processes.netns(&pids)) {
+            self.look_into(*pid, netns);
         }
         self.detach_unused();
     }
 
     /// Attaches to what a process runs, if it is recorded.
     fn look(&mut self, pid: u32) {
-        let netns = self.processes.netns(pid).filter(|netns| self.targets.contains_key(netns));
+        let netns = self.processes.netns(&[pid]).pop().flatten();
+        self.look_into(pid, netns);
+    }
+
+    fn look_into(&mut self, pid: u32, netns: Option<NetnsId>) {
+        let netns = netns.filter(|netns| self.targets.contains_key(netns));
         let (Some(netns), Ok(mappings)) = (netns, self.processes.mappings(pid)) else {
             self.lives.remove(&pid);
             return;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, Desired, Named, NamespaceStatus, NetnsSpec, NetnsWatch,
-    Target,
+    Opener, Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
 use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
@@ -66,6 +66,8 @@ pub(crate) struct Identity {
     pub(crate) tls: Option<TlsSource>,
     /// Namespaces of which it is not known whether they are recorded.
     pub(crate) undecided: Shared,
+    /// Who opens network namespaces.
+    pub(crate) opener: Opener,
 }
 
 /// What is to be recorded, and what is known about it.
@@ -225,6 +227,7 @@ impl Recorder {
             filter: Arc::clone(&filter),
             ring_memory: config.tap.ring_memory,
             interfaces: identity.interfaces.clone(),
+            opener: identity.opener.clone(),
         };
         let (cutter, sinks) = Cutter::new(lanes());
         let taps = identity.tls.as_ref().map(|_| Taps::new());
@@ -459,7 +462,8 @@ impl Recorder {
     ) -> Result<(), RecorderError> {
         let recorder = Arc::downgrade(self);
         let (known, first) = crossbeam_channel::bounded(1);
-        let watch = NetnsWatch::start(specs, move |targets, problems| {
+        let opener = self.identity.opener.clone();
+        let watch = NetnsWatch::start(specs, opener, move |targets, problems| {
             if let Some(recorder) = recorder.upgrade() {
                 recorder.assign(Assignment { targets, problems, ..Assignment::default() });
             }

@@ -18,14 +18,14 @@ pub(crate) use tap::Tap;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
-use kuberewind_capture::{Target, TlsConfig, TlsError, TlsProbes};
+use kuberewind_capture::{Opener, Target, TlsConfig, TlsError, TlsProbes};
 use kuberewind_packet::{NetnsId, Span, Timestamp};
 use kuberewind_store::Note;
 use kuberewind_tls::{JoinCounts, Joined, Joiner, ObjectPath, SecretEvent};
@@ -52,8 +52,8 @@ const LATE: Duration = Duration::from_secs(40);
 /// Where TLS secrets come from, and which are not kept.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsSource {
-    /// Where processes are shown: `/proc`, or the node's.
-    pub(crate) proc: PathBuf,
+    /// Who opens processes' files.
+    pub(crate) opener: Opener,
     /// What is the cluster's own.
     pub(crate) control_plane: ControlPlane,
 }
@@ -123,7 +123,7 @@ impl Tls {
         let vault = Arc::new(Vault::open_usual()?);
         // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
         let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
-        let config = TlsConfig { proc: source.proc };
+        let config = TlsConfig { opener: source.opener };
         let probes = TlsProbes::start(config, move |event| {
             let _ = secret.send(event);
         })?;
