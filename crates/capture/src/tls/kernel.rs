@@ -33,6 +33,9 @@ pub(crate) struct Maps {
     pub(crate) hints: MapHandle,
 }
 
+/// A `struct target` of `bpf/tls.bpf.c`.
+const NOTHING_SENT: [u8; 16] = [0; 16];
+
 /// What a program is told of the file that it is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -65,6 +68,8 @@ pub(crate) struct Counts {
     pub(crate) lost: u64,
     /// Calls whose arguments could not be read.
     pub(crate) unreadable: u64,
+    /// Secrets beyond what one namespace may send in a moment.
+    pub(crate) refused: u64,
 }
 
 /// Bits of `CapEff`, from `linux/capability.h`.
@@ -162,7 +167,7 @@ fn map(object: &Object, name: &'static str) -> Result<MapHandle, TlsError> {
 impl Maps {
     /// Lets secrets of this namespace out of the kernel.
     pub(crate) fn add(&self, netns: NetnsId) -> Result<(), libbpf_rs::Error> {
-        self.targets.update(&key(netns), &1_u32.to_ne_bytes(), MapFlags::ANY)
+        self.targets.update(&key(netns), &NOTHING_SENT, MapFlags::ANY)
     }
 
     /// Keeps secrets of this namespace in the kernel.
@@ -177,7 +182,13 @@ impl Maps {
             let numbers = values.iter().filter_map(|value| value.first_chunk().copied());
             numbers.map(u64::from_ne_bytes).sum()
         };
-        Counts { secrets: count(0), elsewhere: count(1), lost: count(2), unreadable: count(3) }
+        Counts {
+            secrets: count(0),
+            elsewhere: count(1),
+            lost: count(2),
+            unreadable: count(3),
+            refused: count(5),
+        }
     }
 }
 

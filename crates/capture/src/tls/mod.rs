@@ -15,6 +15,7 @@ mod key_log;
 mod pclntab;
 mod processes;
 mod rustls;
+mod share;
 mod status;
 mod watch;
 
@@ -189,6 +190,7 @@ impl TlsProbes {
             namespaces: namespaces.collect(),
             secrets: counts.secrets,
             lost: counts.lost,
+            refused: counts.refused,
             unreadable: counts.unreadable,
             not_recorded: counts.elsewhere,
             problems,

@@ -20,6 +20,7 @@ use libbpf_rs::Link;
 use super::find::{Finding, Hook, Place, inspect};
 use super::kernel::{Programs, Told};
 use super::processes::{FileId, Mapping, Processes};
+use super::share::{SHARE as OF_ONE_NAMESPACE, Shares};
 use super::status::{LibraryStatus, UnsupportedStatus};
 
 /// How often everything is looked at, when that costs little.
@@ -39,6 +40,8 @@ const KEPT: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(30);
 /// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
 const MAX_PROBED: usize = 1024;
+/// Of these, files that processes of one namespace were the first to run.
+const MAX_PROBED_OF_ONE: usize = 256;
 /// Files that are remembered.
 const MAX_FILES: usize = 16_384;
 
@@ -76,6 +79,8 @@ pub(crate) type Shown = Arc<Mutex<Sight>>;
 #[derive(Debug)]
 struct Known {
     path: String,
+    /// Where it was met first.
+    netns: NetnsId,
     finding: Finding,
     /// Dropped, they are detached.
     links: Vec<Link>,
@@ -114,6 +119,7 @@ pub(crate) struct Watch {
     files: HashMap<FileId, Known>,
     lives: HashMap<u32, Life>,
     again: BTreeSet<(Instant, u32)>,
+    shares: Shares,
     /// The number that the last puzzle was given.
     numbered: u32,
     hasher: RandomState,
@@ -136,6 +142,7 @@ impl Watch {
             files: HashMap::new(),
             lives: HashMap::new(),
             again: BTreeSet::new(),
+            shares: Shares::default(),
             numbered: 0,
             hasher: RandomState::new(),
             problem: None,
@@ -224,7 +231,10 @@ impl Watch {
             return;
         }
         let loaders = self.loaders();
-        let files = mappings.iter().filter_map(|mapping| self.meet(pid, mapping)).collect();
+        let met = mappings.iter().filter_map(|mapping| self.meet(pid, netns, mapping));
+        let files = met.collect();
+        // Files that had to wait are met at a later look.
+        let hash = if self.shares.allow(netns, Instant::now()) { hash } else { 0 };
         self.lives.insert(pid, Life { netns, hash, files });
         if self.loaders() > loaders {
             let now = Instant::now();
@@ -238,7 +248,7 @@ impl Watch {
     }
 
     /// Opens a file and, if it is new, looks into it and attaches what fits.
-    fn meet(&mut self, pid: u32, mapping: &Mapping) -> Option<FileId> {
+    fn meet(&mut self, pid: u32, netns: NetnsId, mapping: &Mapping) -> Option<FileId> {
         // Processes end while we look.
         let opened = self.processes.open(pid, mapping);
         self.denied |= opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
@@ -251,14 +261,20 @@ impl Watch {
         if self.files.len() >= MAX_FILES {
             self.forget_harmless();
         }
-        let known = self.study(&file, mapping);
+        let began = Instant::now();
+        if !self.shares.allow(netns, began) {
+            return None;
+        }
+        let known = self.study(&file, netns, mapping);
         self.files.insert(id, known);
+        self.shares.add(netns, began, began.elapsed());
         Some(id)
     }
 
-    fn study(&mut self, file: &File, mapping: &Mapping) -> Known {
+    fn study(&mut self, file: &File, netns: NetnsId, mapping: &Mapping) -> Known {
         let mut known = Known {
             path: mapping.path.clone(),
+            netns,
             finding: Finding::default(),
             links: Vec::new(),
             puzzles: Vec::new(),
@@ -272,11 +288,11 @@ impl Watch {
             Ok(finding) => known.finding = finding.unwrap_or_default(),
             Err(_) => known.problem = Some(format!("look into {}: failed", mapping.path)),
         }
-        let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
-        if probed >= MAX_PROBED && !known.finding.places.is_empty() {
-            let text =
-                format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
-            known.problem = Some(text);
+        if known.finding.places.is_empty() {
+            return known;
+        }
+        if let Some(why) = self.is_too_many(netns) {
+            known.problem = Some(format!("attach to {}: {why}", mapping.path));
             return known;
         }
         for place in known.finding.places.clone() {
@@ -295,6 +311,19 @@ impl Watch {
             }
         }
         known
+    }
+
+    /// Why another file with probes would be too much.
+    fn is_too_many(&self, netns: NetnsId) -> Option<String> {
+        let probed = self.files.values().filter(|known| !known.links.is_empty());
+        let (all, its) = probed
+            .fold((0, 0), |(all, its), known| (all + 1, its + usize::from(known.netns == netns)));
+        if all >= MAX_PROBED {
+            return Some(format!("{MAX_PROBED} files are watched already"));
+        }
+        let owner = self.targets.get(&netns).map(Owner::to_string).unwrap_or_default();
+        (its >= MAX_PROBED_OF_ONE)
+            .then(|| format!("{MAX_PROBED_OF_ONE} files of {owner} are watched already"))
     }
 
     fn next_number(&mut self) -> u32 {
@@ -380,6 +409,14 @@ impl Watch {
         if self.denied {
             sight.problems.push(DENIED.to_owned());
         }
+        let waiting = self.shares.exhausted(Instant::now());
+        sight.problems.extend(waiting.filter_map(|netns| self.targets.get(&netns)).map(|owner| {
+            format!(
+                "look into the programs and libraries of {owner}: took {} s in half a minute; the \
+                 others wait",
+                OF_ONE_NAMESPACE.as_secs()
+            )
+        }));
         for (id, known) in &self.files {
             let (processes, owners) = users.remove(id).unwrap_or_default();
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();
