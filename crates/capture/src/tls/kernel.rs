@@ -6,13 +6,18 @@ use std::path::Path;
 use kuberewind_packet::NetnsId;
 use kuberewind_tls::ObjectPath;
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeOpts, set_print,
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeMultiOpts,
+    UprobeOpts, set_print,
 };
 
+use super::detach::Detacher;
 use super::error::TlsError;
 use super::find::{Hook, Place};
 use super::processes::own;
 
+/// For links of many probes: these are taken away side by side, where the kernel takes others one after the
+/// other, a tenth of a second for each. Linux 6.6 and later.
+static MULTI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls_multi.bpf.o"));
 /// Programs that may sleep read pages that are not in memory yet; Linux 6.0 and later.
 static SLEEPABLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls_sleepable.bpf.o"));
 static PLAIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls.bpf.o"));
@@ -22,6 +27,8 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug)]
 pub(crate) struct Programs {
     object: Object,
+    /// It is [`MULTI`].
+    multi: bool,
 }
 
 /// What the programs and this process share.
@@ -99,6 +106,37 @@ impl Programs {
         set_print(Some((PrintLevel::Warn, |_, text| {
             tracing::debug!("libbpf: {}", text.trim_end());
         })));
+        let programs = match Self::load_multi() {
+            Ok(programs) => programs,
+            Err(error) => {
+                tracing::debug!("links of many probes: {error}");
+                Self::load_single()?
+            }
+        };
+        let object = &programs.object;
+        let maps = Maps {
+            targets: map(object, "targets")?,
+            counters: map(object, "counters")?,
+            secrets: map(object, "secrets")?,
+            hints: map(object, "hints")?,
+        };
+        let executed = programs.program("executed")?.attach();
+        let executed = executed.map_err(|source| TlsError::Load { source })?;
+        Ok((programs, maps, executed))
+    }
+
+    /// Older kernels load the programs, too, but do not attach them: one is attached to where no
+    /// instruction is, for a moment.
+    fn load_multi() -> Result<Self, libbpf_rs::Error> {
+        let programs = Self { object: load(MULTI)?, multi: true };
+        let own = File::open("/proc/self/exe")?;
+        let place = Place { hook: Hook::Loader, offset: 0 };
+        let link = programs.attach(place, &own, Told { file: 0, random: None })?;
+        Detacher::default().detach([link]);
+        Ok(programs)
+    }
+
+    fn load_single() -> Result<Self, TlsError> {
         let object = load(SLEEPABLE).or_else(|sleepable| {
             tracing::debug!("programs that may sleep: {sleepable}");
             load(PLAIN).map_err(|source| {
@@ -109,16 +147,7 @@ impl Programs {
                 }
             })
         })?;
-        let maps = Maps {
-            targets: map(&object, "targets")?,
-            counters: map(&object, "counters")?,
-            secrets: map(&object, "secrets")?,
-            hints: map(&object, "hints")?,
-        };
-        let programs = Self { object };
-        let executed = programs.program("executed")?.attach();
-        let executed = executed.map_err(|source| TlsError::Load { source })?;
-        Ok((programs, maps, executed))
+        Ok(Self { object, multi: false })
     }
 
     /// Attaches a program to an instruction of a file, in every process that runs it, now or later.
@@ -144,6 +173,11 @@ impl Programs {
         let program = program.map_err(|_| std::io::Error::from(std::io::ErrorKind::NotFound))?;
         // Linux 5.15; only these programs ask for it.
         let cookie = if place.hook.asks_where_the_random_is() { told.cookie() } else { 0 };
+        if self.multi {
+            let (offsets, cookies) = (vec![offset], vec![cookie]);
+            let options = UprobeMultiOpts { offsets, cookies, ..UprobeMultiOpts::default() };
+            return program.attach_uprobe_multi_with_opts(EVERY_PROCESS, own(file), "", options);
+        }
         let options = UprobeOpts { cookie, ..UprobeOpts::default() };
         program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
     }
@@ -202,8 +236,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_takes_both_kinds_of_programs() {
-        for object in [PLAIN, SLEEPABLE] {
+    fn the_kernel_takes_every_kind_of_programs() {
+        for object in [PLAIN, SLEEPABLE, MULTI] {
             assert!(load(object).is_ok());
         }
     }

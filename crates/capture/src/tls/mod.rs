@@ -4,6 +4,7 @@
 //! nothing for each byte. The programs themselves pass over every process that is not recorded. Linux
 //! 5.8 or later, with BTF.
 
+mod detach;
 mod elf;
 mod error;
 mod event;

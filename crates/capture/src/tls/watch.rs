@@ -17,6 +17,7 @@ use kuberewind_packet::{NetnsId, Owner};
 use kuberewind_tls::ObjectPath;
 use libbpf_rs::Link;
 
+use super::detach::Detacher;
 use super::find::{Finding, Hook, Place, inspect};
 use super::kernel::{Programs, Told};
 use super::processes::{FileId, Mapping, Processes};
@@ -82,7 +83,7 @@ struct Known {
     /// Where it was met first.
     netns: NetnsId,
     finding: Finding,
-    /// Dropped, they are detached.
+    /// For the detacher: dropped, they are detached, which takes its time.
     links: Vec<Link>,
     /// Places of which is not known yet where the client's random is.
     puzzles: Vec<Puzzle>,
@@ -120,6 +121,7 @@ pub(crate) struct Watch {
     lives: HashMap<u32, Life>,
     again: BTreeSet<(Instant, u32)>,
     shares: Shares,
+    detacher: Detacher,
     /// The number that the last puzzle was given.
     numbered: u32,
     hasher: RandomState,
@@ -143,6 +145,7 @@ impl Watch {
             lives: HashMap::new(),
             again: BTreeSet::new(),
             shares: Shares::default(),
+            detacher: Detacher::default(),
             numbered: 0,
             hasher: RandomState::new(),
             problem: None,
@@ -153,8 +156,15 @@ impl Watch {
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until it is told to stop; then all probes are gone.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        self.obey(orders);
+        let files = self.files.drain().map(|(_, known)| known);
+        self.detacher.detach(files.flat_map(|known| known.links));
+        self.detacher.finish();
+    }
+
+    fn obey(&mut self, orders: &Receiver<Order>) {
         let mut next_look = Instant::now() + LOOK;
         loop {
             let due = self.again.first().map_or(next_look, |(due, _)| next_look.min(*due));
@@ -347,12 +357,12 @@ impl Watch {
                 "read TLS secrets of {path}: its code keeps the client's random at {other}, its \
                  connections at {random}"
             ));
-            known.links.clear();
+            self.detacher.detach(known.links.drain(..));
             return;
         }
         match self.programs.attach(place, &file, Told { file: number, random: Some(random) }) {
             // The one before goes only now, so that nothing is missed.
-            Ok(new) => known.links[link] = new,
+            Ok(new) => self.detacher.detach([std::mem::replace(&mut known.links[link], new)]),
             Err(error) => known.problem = Some(format!("attach to {path} again: {error}")),
         }
         tracing::debug!("{path} keeps the client's random at {random}");
@@ -366,17 +376,20 @@ impl Watch {
                 known.used = now;
             }
         }
-        self.files.retain(|id, known| {
+        let unused = |id: &FileId, known: &mut Known| {
             let kept = if id.on_overlay() { Duration::ZERO } else { KEPT };
-            now.saturating_duration_since(known.used) <= kept
-        });
+            now.saturating_duration_since(known.used) > kept
+        };
+        let unused = self.files.extract_if(unused);
+        self.detacher.detach(unused.flat_map(|(_, known)| known.links));
     }
 
     /// Lets what failed be tried again.
     fn forget_failed(&mut self) {
         let now = Instant::now();
         let failed = |known: &Known| known.problem.is_some() && now > known.studied + RETRY;
-        self.files.retain(|_, known| !failed(known));
+        let failed = self.files.extract_if(|_, known| failed(known));
+        self.detacher.detach(failed.flat_map(|(_, known)| known.links));
         let files = &self.files;
         self.lives.retain(|_, life| life.files.iter().all(|id| files.contains_key(id)));
     }

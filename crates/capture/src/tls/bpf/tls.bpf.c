@@ -10,10 +10,15 @@
 /* bpf_probe_read_user and others are for GPL-compatible programs only. */
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#ifdef SLEEPABLE
+#ifdef MULTI
+#define UPROBE SEC("uprobe.multi.s")
+#define LIGHT_UPROBE SEC("uprobe.multi")
+#elif defined SLEEPABLE
 #define UPROBE SEC("uprobe.s")
+#define LIGHT_UPROBE SEC("uprobe")
 #else
 #define UPROBE SEC("uprobe")
+#define LIGHT_UPROBE SEC("uprobe")
 #endif
 
 /* What a secret event holds. */
@@ -627,7 +632,7 @@ SEC("raw_tp/sched_process_exec") int executed(void *ctx)
 
 /* The dynamic loader has mapped libraries, or is about to: it calls an empty function of a known
  * name, for debuggers. */
-SEC("uprobe") int loaded(struct pt_regs *ctx)
+LIGHT_UPROBE int loaded(struct pt_regs *ctx)
 {
 	tell();
 	return 0;
