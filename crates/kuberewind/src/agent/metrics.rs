@@ -98,6 +98,7 @@ fn register(registry: &mut Registry, status: &Status) {
                 tls.handshake_packets_left_out,
             ),
             ("tls_secrets_lost", "TLS secrets lost on the way from the kernel", tls.lost),
+            ("tls_secrets_refused", "TLS secrets beyond a namespace's share", tls.refused),
             ("tls_secrets_unwritten", "TLS secrets that could not be written", tls.unwritten),
             ("tls_secrets_unmatched", "TLS secrets without a recorded handshake", tls.unmatched),
             ("tls_secrets_discarded", "TLS secrets of the control plane, not kept", tls.discarded),
