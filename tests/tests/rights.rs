@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use kuberewind_apiserver_double::Command;
 use kuberewind_tests::cluster::{Cluster, Pod};
-use kuberewind_tests::{Netns, Recorder, Status, VethPair, data_dir, wait_for, wait_until};
+use kuberewind_tests::{
+    Netns, Recorder, Status, VethPair, data_dir, succeed, wait_for, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -219,7 +221,7 @@ fn without_its_opener_a_recorder_goes_on_with_what_it_has_and_says_so() {
     let told = |status: &Status| status.problems.iter().any(|text| text.contains("(signal: 9"));
     recorder.wait_status("the opener's end in status", WITHIN, told);
     let before = recorder.status().packets;
-    pair.sender.exec("ping").args(["-c1", "-W1", "10.77.0.2"]).status().unwrap();
+    succeed(pair.sender.exec("ping").args(["-c1", "-W1", VethPair::RECEIVER[0]]));
     recorder.wait_status("more packets", WITHIN, |status| status.packets > before);
     assert!(recorder.stop_by(Signal::TERM).success());
 }

@@ -359,12 +359,12 @@ impl Supervisor {
         let layout = growth::undecided(namespaces + held, self.gso_max, budget.left());
         let memory = self.hold_memory.clone();
         let work = move || {
-            let opened = if undecided {
+            let done = if undecided {
                 opening::open_undecided(&opener, &target, label, &filter, &budget, layout, memory)
             } else {
                 opening::open(&opener, &target, label, &filter, &budget, namespaces)
             };
-            Event::Opened(id, opened)
+            Event::Opened(id, done)
         };
         self.help("capture-open", work, |error| Event::Opened(id, Err(error)));
     }

@@ -317,7 +317,7 @@ fn a_namespace_that_lost_its_name_stays_while_a_process_lives_in_it() {
     let told = Arc::clone(&targets);
     let specs = vec![NetnsSpec::Name(netns.name.clone())];
     let watch = NetnsWatch::start(specs, Opener::default(), move |targets, _| {
-        *told.lock().unwrap() = targets
+        *told.lock().unwrap() = targets;
     })
     .unwrap();
     until("it is seen", SOON, || targets.lock().unwrap().len() == 1);

@@ -10,7 +10,7 @@ mod serve;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kuberewind_packet::NetnsId;
@@ -28,7 +28,8 @@ use process::Line;
 
 use crate::sys;
 
-/// Opens network namespaces, and files of processes. Clones are the same one.
+/// Opens network namespaces, and files of processes. Clones are the same one. The default is this process
+/// itself, with the rights that it has.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     doors: Arc<Doors>,
@@ -48,11 +49,6 @@ impl Sockets {
 }
 
 impl Opener {
-    /// This process itself, with the rights that it has.
-    pub fn here(proc: impl Into<PathBuf>) -> Self {
-        Self { doors: Arc::new(Doors::new(proc, &[])), line: None }
-    }
-
     /// Where processes are shown.
     pub(crate) fn proc(&self) -> &Path {
         self.doors.proc()
@@ -110,7 +106,7 @@ impl Opener {
     }
 
     /// The network namespaces of processes, of each its first thread's.
-    pub fn netns_of(&self, pids: &[u32]) -> Vec<io::Result<NetnsId>> {
+    pub(crate) fn netns_of(&self, pids: &[u32]) -> Vec<io::Result<NetnsId>> {
         let Some(line) = &self.line else {
             let here = |pid: &u32| Ok(acts::netns_of(&self.doors.process(*pid))?);
             return pids.iter().map(here).collect();
@@ -131,7 +127,7 @@ impl Opener {
         found
     }
 
-    /// As [`Self::netns_of`], of one.
+    /// The network namespace of a process.
     pub fn netns_of_one(&self, pid: u32) -> io::Result<NetnsId> {
         self.netns_of(&[pid]).pop().unwrap_or_else(|| Err(malformed()))
     }

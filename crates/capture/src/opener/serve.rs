@@ -51,19 +51,13 @@ struct Desk {
 impl Desk {
     fn work(&self) {
         let mut room = vec![0; MOST_BYTES];
-        loop {
-            match receive(&self.socket, &mut room) {
-                Ok(None) => return,
-                Ok(Some((len, mut beside))) => {
-                    // The last one that comes with a request is where the answer goes.
-                    let Some(back) = beside.pop() else { continue };
-                    let (answer, files) = self.answer(&room[..len], beside.pop().as_ref());
-                    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-                    // Whoever asked may have gone.
-                    let _ = send(&back, &answer.encode(), &files);
-                }
-                Err(_) => return,
-            }
+        while let Ok(Some((len, mut beside))) = receive(&self.socket, &mut room) {
+            // The last one that comes with a request is where the answer goes.
+            let Some(back) = beside.pop() else { continue };
+            let (answer, files) = self.answer(&room[..len], beside.pop().as_ref());
+            let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            // Whoever asked may have gone.
+            let _ = send(&back, &answer.encode(), &files);
         }
     }
 
@@ -214,6 +208,17 @@ mod tests {
             let other = kuberewind_packet::NetnsId(own.netns.0 + 1);
             let refused = opener.sockets(&own.path, other, wanted).unwrap_err();
             assert_eq!((refused.stage, refused.found), (Stage::Another, own.netns));
+        });
+    }
+
+    #[test]
+    fn a_probe_is_set_in_the_file_that_comes_with_the_request() {
+        served(|opener| {
+            // Where no instruction is.
+            let program = std::fs::File::open("/proc/self/exe").unwrap();
+            assert!(opener.probe(&program, 0).is_ok());
+            let beyond = program.metadata().unwrap().len() + (1 << 20);
+            assert!(opener.probe(&program, beyond).is_err());
         });
     }
 

@@ -116,7 +116,7 @@ pub(super) fn confine() {
 pub(super) fn confine_opener() {
     let confined = opener_program().and_then(|program| apply_filter_all_threads(&program));
     if let Err(error) = confined {
-        eprintln!("kuberewind: the opener is not confined: no seccomp: {error}");
+        anstream::eprintln!("kuberewind: the opener is not confined: no seccomp: {error}");
     }
 }
 
