@@ -10,6 +10,7 @@ mod lab;
 mod matrix;
 mod mutual;
 mod nginx;
+mod older;
 mod openssl;
 mod ports;
 mod programs;

@@ -1,0 +1,130 @@
+//! Which connections packets came of.
+//!
+//! A capture thread remembers no connection: it leaves a mark at two places of a small table, which
+//! both ends' addresses tell. Other connections may have left both, so one that is silent may seem to
+//! speak; one that speaks never seems silent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use kuberewind_packet::NetnsId;
+
+/// Of a table: half a processor's second cache at most.
+const PLACES: usize = 1 << 17;
+
+/// What one capture thread marked since it was last taken.
+#[derive(Debug)]
+pub(crate) struct Marks(Box<[AtomicU8]>);
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self((0..PLACES).map(|_| AtomicU8::new(0)).collect())
+    }
+}
+
+impl Marks {
+    /// A packet came from one end to the other.
+    pub(crate) fn mark(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) {
+        for place in places(netns, one, other) {
+            // Mostly it is marked: then this processor need not own the line.
+            if self.0[place].load(Ordering::Relaxed) == 0 {
+                self.0[place].store(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// What was marked in any of the tables.
+pub(super) struct Taken(Vec<u8>);
+
+impl Taken {
+    /// Takes all marks. One that is left meanwhile is in this or in the next.
+    pub(super) fn from(tables: &[std::sync::Arc<Marks>]) -> Self {
+        let mut taken = vec![0; PLACES];
+        for table in tables {
+            for (taken, place) in taken.iter_mut().zip(&table.0) {
+                if place.load(Ordering::Relaxed) != 0 {
+                    *taken |= place.swap(0, Ordering::Relaxed);
+                }
+            }
+        }
+        Self(taken)
+    }
+
+    /// Whether packets may have come between these ends.
+    pub(super) fn has(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) -> bool {
+        places(netns, one, other).iter().all(|place| self.0[*place] != 0)
+    }
+}
+
+/// The same in both directions.
+fn places(netns: NetnsId, one: SocketAddr, other: SocketAddr) -> [usize; 2] {
+    let ends = number(one).wrapping_add(number(other));
+    let mixed = mix(ends ^ u64::from(netns.0));
+    #[expect(clippy::cast_possible_truncation, reason = "cut to the table's length")]
+    [mixed as usize % PLACES, (mixed >> 32) as usize % PLACES]
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "both halves count")]
+fn number(end: SocketAddr) -> u64 {
+    let address = match end.ip() {
+        IpAddr::V4(address) => u64::from(u32::from(address)),
+        IpAddr::V6(address) => {
+            let bits = u128::from(address);
+            mix((bits >> 64) as u64) ^ bits as u64
+        }
+    };
+    mix(address.rotate_left(16) ^ u64::from(end.port()))
+}
+
+/// Spreads a difference in any bit: a round of splitmix64.
+const fn mix(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 27)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn end(address: u32, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(address.into()), port)
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_speaks_is_seen_in_either_direction_and_once(
+            marked in prop::collection::vec((0u32..3, any::<u32>(), any::<u16>(), any::<bool>()), 1..300),
+        ) {
+            let tables = [Arc::new(Marks::default()), Arc::default()];
+            let server = end(0x0a00_0001, 443);
+            for (netns, address, port, there) in &marked {
+                let (one, other) = (end(*address, *port), server);
+                let (one, other) = if *there { (one, other) } else { (other, one) };
+                tables[usize::from(*there)].mark(NetnsId((*netns).into()), one, other);
+            }
+            let taken = Taken::from(&tables);
+            for (netns, address, port, _) in &marked {
+                prop_assert!(taken.has(NetnsId((*netns).into()), end(*address, *port), server));
+            }
+            let (netns, address, port, _) = marked[0];
+            prop_assert!(!Taken::from(&tables).has(NetnsId(netns.into()), end(address, port), server));
+        }
+    }
+
+    /// The ports of neighbours are neighbours, too.
+    #[test]
+    fn few_of_those_that_are_silent_seem_to_speak() {
+        let marks = [Arc::new(Marks::default())];
+        let (netns, server) = (NetnsId(7), end(0x0a00_0002, 443));
+        (0..2_000).for_each(|port| marks[0].mark(netns, end(0x0a00_0001, 32_768 + port), server));
+        let taken = Taken::from(&marks);
+        let wrong =
+            (10_000..30_000u16).filter(|port| taken.has(netns, end(0x0a00_0001, *port), server));
+        assert!(wrong.count() < 60, "2,000 who speak set 3 % of the places");
+    }
+}
