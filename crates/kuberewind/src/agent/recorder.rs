@@ -391,11 +391,11 @@ impl Recorder {
     fn start_tls(self: &Arc<Self>, taps: Taps) {
         let Some(source) = self.identity.tls.clone() else { return };
         let (writer, reader) = (Arc::downgrade(self), Arc::downgrade(self));
-        let shelf = Shelf {
+        let notes = Shelf {
             write: Box::new(move |sealed| writer.upgrade()?.note(sealed).ok()),
             reach: Box::new(move || reader.upgrade()?.with_store(Store::reach).ok()),
         };
-        let state = match Tls::start(source, taps, shelf) {
+        let state = match Tls::start(source, taps, notes) {
             Ok(tls) => {
                 self.config(|config| follow_tls_settings(&tls, config));
                 TlsState::On(tls)

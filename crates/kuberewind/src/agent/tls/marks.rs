@@ -60,7 +60,7 @@ impl Taken {
 /// The same in both directions.
 fn places(netns: NetnsId, one: SocketAddr, other: SocketAddr) -> [usize; 2] {
     let ends = number(one).wrapping_add(number(other));
-    let mixed = mix(ends ^ u64::from(netns.0));
+    let mixed = mix(ends ^ netns.0);
     #[expect(clippy::cast_possible_truncation, reason = "cut to the table's length")]
     [mixed as usize % PLACES, (mixed >> 32) as usize % PLACES]
 }
@@ -105,14 +105,14 @@ mod tests {
             for (netns, address, port, there) in &marked {
                 let (one, other) = (end(*address, *port), server);
                 let (one, other) = if *there { (one, other) } else { (other, one) };
-                tables[usize::from(*there)].mark(NetnsId((*netns).into()), one, other);
+                tables[usize::from(*there)].mark(NetnsId(u64::from(*netns)), one, other);
             }
             let taken = Taken::from(&tables);
             for (netns, address, port, _) in &marked {
-                prop_assert!(taken.has(NetnsId((*netns).into()), end(*address, *port), server));
+                prop_assert!(taken.has(NetnsId(u64::from(*netns)), end(*address, *port), server));
             }
             let (netns, address, port, _) = marked[0];
-            prop_assert!(!Taken::from(&tables).has(NetnsId(netns.into()), end(address, port), server));
+            prop_assert!(!Taken::from(&tables).has(NetnsId(u64::from(netns)), end(address, port), server));
         }
     }
 

@@ -150,6 +150,11 @@ impl Pins {
         }
     }
 
+    /// Another recording is at hand: what was noted has to be found in it, or written.
+    pub(super) fn forget_notes(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.noted = None);
+    }
+
     /// Learns of which connections packets came until `now`.
     pub(super) fn see(&mut self, taken: &Taken, now: Timestamp) {
         for entry in self.entries.values_mut() {

@@ -35,6 +35,8 @@ pub(crate) struct TlsReport {
     /// Hellos for which there was no room: exports that do not reach back to their connections'
     /// beginnings cannot decrypt them.
     pub(crate) pins_dropped: u64,
+    /// Secrets that exports had no room for: there were too many connections in their windows.
+    pub(crate) unsent: u64,
     /// Packets of handshakes that the joiner had no time for.
     pub(crate) handshake_packets_left_out: u64,
     /// What does not work.
@@ -75,6 +77,7 @@ impl TlsReport {
             problems: probes.problems,
             pinned: 0,
             pins_dropped: 0,
+            unsent: shown.unsent,
         }
     }
 
