@@ -55,7 +55,8 @@ pub(crate) struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Agreed {
     pub(crate) name: Name,
-    pub(crate) pin: Pin,
+    /// None where a second `ClientHello` is not of the same connection.
+    pub(crate) pin: Option<Pin>,
     pub(crate) server_name: Option<String>,
     /// TLS 1.3 only: the hash of everything up to the `ServerHello`, with either function.
     pub(crate) transcripts: Option<[Vec<u8>; 2]>,
@@ -295,14 +296,15 @@ impl Hellos {
         };
         let client_hello = self.second.as_ref().unwrap_or(&first.bytes).clone();
         let server_name = server_name(&client_hello);
-        let pin = Pin {
+        let random = ClientHello::read(&client_hello).map(|hello| hello.random);
+        let pin = (random == Some(first.random)).then(|| Pin {
             hello: first.time,
             netns,
             client: self.client,
             server: self.server,
             client_hello,
             server_hello: answer,
-        };
+        });
         Some(Agreed { name: (netns, first.random), pin, server_name, transcripts })
     }
 

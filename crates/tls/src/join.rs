@@ -209,6 +209,7 @@ impl Joiner {
         for hash in transcripts.into_iter().flatten() {
             self.know_transcript(name, hash);
         }
+        let Some(pin) = pin else { return };
         let given = self.connections.get(&name).map(|connection| connection.given.lines());
         let lines = given.into_iter().flatten().collect();
         self.pinned.push(Pinned { pin, server_name, lines });

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Derived, Joined, Joiner, KeyLogLabel, KeyLogLine, Object, ObjectPath, Secret, SecretBytes,
-    SecretEvent,
+    Derived, Joined, Joiner, KeyLogLabel, KeyLogLine, Object, ObjectPath, Pinned, Secret,
+    SecretBytes, SecretEvent,
 };
 use proptest::prelude::*;
 use ring::digest;
@@ -115,6 +115,10 @@ fn labels(joiner: &mut Joiner) -> Vec<KeyLogLabel> {
     labels
 }
 
+fn hellos(pinned: &Pinned) -> (&[u8], &[u8]) {
+    (&pinned.pin.client_hello, &pinned.pin.server_hello)
+}
+
 const ALL: [KeyLogLabel; 5] = [
     KeyLogLabel::ClientHandshakeTraffic,
     KeyLogLabel::ServerHandshakeTraffic,
@@ -157,6 +161,10 @@ proptest! {
         prop_assert_eq!(labels(&mut joiner), ALL);
         let counts = joiner.counts();
         prop_assert_eq!((counts.covered, counts.secrets, counts.unmatched), (1, 5, 0));
+        let pinned = joiner.take_pinned();
+        prop_assert_eq!(pinned.len(), 1);
+        prop_assert_eq!(hellos(&pinned[0]), (hello.as_slice(), answer.as_slice()));
+        prop_assert_eq!(pinned[0].pin.to_string().parse(), Ok(pinned[0].pin.clone()));
     }
 
     #[test]
@@ -205,6 +213,8 @@ fn a_retried_hello_is_in_the_transcript_as_its_hash() {
         joiner.secret(event);
     }
     assert_eq!(labels(&mut joiner), ALL);
+    let pinned = joiner.take_pinned();
+    assert_eq!(hellos(&pinned[0]), (second.as_slice(), answer.as_slice()), "what is in force");
 }
 
 #[test]
@@ -225,6 +235,9 @@ fn a_main_secret_of_tls_1_2_is_found_by_the_clients_random() {
         at(1),
         &frame(false, 1, &record(22, &server_hello(&[5; 32], 0xc02f, false))),
     );
+    let pinned = joiner.take_pinned();
+    assert_eq!((pinned.len(), &pinned[0].lines[..]), (1, &[line.clone()][..]));
+    assert_eq!(pinned[0].server_name.as_deref(), Some("shop.example"));
     joiner.secret(told); // the other end is probed, too
     let given = joiner.take(at(2));
     assert_eq!(given.len(), 1);

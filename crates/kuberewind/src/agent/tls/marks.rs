@@ -116,6 +116,26 @@ mod tests {
         }
     }
 
+    #[test]
+    #[ignore = "measures"]
+    fn what_a_mark_costs() {
+        const PACKETS: u32 = 20_000_000;
+        let server = end(0x0a00_0002, 443);
+        for connections in [1, 1_000, 50_000] {
+            let marks = Marks::default();
+            let began = std::time::Instant::now();
+            for packet in 0..PACKETS {
+                let port = u16::try_from(packet % connections).unwrap();
+                let (one, other) = (std::hint::black_box(end(0x0a00_0001, port)), server);
+                marks.mark(NetnsId(7), one, other);
+            }
+            println!("{connections} connections: {:?} a packet", began.elapsed() / PACKETS);
+        }
+        let began = std::time::Instant::now();
+        (0..1_000).for_each(|_| drop(Taken::from(&[Arc::new(Marks::default())])));
+        println!("{:?} to take a table", began.elapsed() / 1_000);
+    }
+
     /// The ports of neighbours are neighbours, too.
     #[test]
     fn few_of_those_that_are_silent_seem_to_speak() {

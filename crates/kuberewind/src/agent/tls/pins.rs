@@ -297,10 +297,13 @@ fn is_due(noted: Option<SegmentNumber>, seen: Timestamp, reach: &Reach) -> bool 
     if noted >= reach.lasting {
         return false;
     }
-    match reach.fading.iter().find(|(number, _)| *number == noted) {
-        Some((_, newest)) => newest.is_none_or(|newest| seen.saturating_add(DISORDER) >= newest),
+    match reach.fading.binary_search_by_key(&noted, |(number, _)| *number) {
+        Ok(place) => {
+            let newest = reach.fading[place].1;
+            newest.is_none_or(|newest| seen.saturating_add(DISORDER) >= newest)
+        }
         // It is gone.
-        None => reach.oldest.is_some_and(|oldest| seen >= oldest),
+        Err(_) => reach.oldest.is_some_and(|oldest| seen >= oldest),
     }
 }
 
