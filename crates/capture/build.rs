@@ -17,6 +17,8 @@ fn main() {
     // Programs that may sleep read a page that is not in memory yet; Linux 6.0 and later take them.
     compile("tls.bpf.o", &[]);
     compile("tls_sleepable.bpf.o", &["-DSLEEPABLE"]);
+    // Links of many probes, even if it is one, go together; Linux 6.6.
+    compile("tls_multi.bpf.o", &["-DSLEEPABLE", "-DMULTI"]);
 }
 
 fn compile(object: &str, flags: &[&str]) {

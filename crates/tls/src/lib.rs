@@ -27,6 +27,7 @@ mod keylog;
 mod object;
 mod open;
 mod pin;
+mod queues;
 mod schedule;
 mod segment;
 mod suite;

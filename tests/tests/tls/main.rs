@@ -8,6 +8,7 @@ mod gnutls;
 mod judge;
 mod lab;
 mod matrix;
+mod mesh;
 mod mutual;
 mod nginx;
 mod older;

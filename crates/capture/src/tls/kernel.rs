@@ -6,13 +6,18 @@ use std::path::Path;
 use kuberewind_packet::NetnsId;
 use kuberewind_tls::ObjectPath;
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeOpts, set_print,
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, UprobeMultiOpts,
+    UprobeOpts, set_print,
 };
 
+use super::detach::Detacher;
 use super::error::TlsError;
 use super::find::{Hook, Place};
 use super::processes::own;
 
+/// For links of many probes: these are taken away side by side, where the kernel takes others one after the
+/// other, a tenth of a second for each. Linux 6.6 and later.
+static MULTI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls_multi.bpf.o"));
 /// Programs that may sleep read pages that are not in memory yet; Linux 6.0 and later.
 static SLEEPABLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls_sleepable.bpf.o"));
 static PLAIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tls.bpf.o"));
@@ -22,6 +27,8 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug)]
 pub(crate) struct Programs {
     object: Object,
+    /// It is [`MULTI`].
+    multi: bool,
 }
 
 /// What the programs and this process share.
@@ -32,6 +39,9 @@ pub(crate) struct Maps {
     pub(crate) secrets: MapHandle,
     pub(crate) hints: MapHandle,
 }
+
+/// A `struct target` of `bpf/tls.bpf.c`.
+const NOTHING_SENT: [u8; 16] = [0; 16];
 
 /// What a program is told of the file that it is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +75,8 @@ pub(crate) struct Counts {
     pub(crate) lost: u64,
     /// Calls whose arguments could not be read.
     pub(crate) unreadable: u64,
+    /// Secrets beyond what one namespace may send in a moment.
+    pub(crate) refused: u64,
 }
 
 /// Bits of `CapEff`, from `linux/capability.h`.
@@ -94,6 +106,37 @@ impl Programs {
         set_print(Some((PrintLevel::Warn, |_, text| {
             tracing::debug!("libbpf: {}", text.trim_end());
         })));
+        let programs = match Self::load_multi() {
+            Ok(programs) => programs,
+            Err(error) => {
+                tracing::debug!("links of many probes: {error}");
+                Self::load_single()?
+            }
+        };
+        let object = &programs.object;
+        let maps = Maps {
+            targets: map(object, "targets")?,
+            counters: map(object, "counters")?,
+            secrets: map(object, "secrets")?,
+            hints: map(object, "hints")?,
+        };
+        let executed = programs.program("executed")?.attach();
+        let executed = executed.map_err(|source| TlsError::Load { source })?;
+        Ok((programs, maps, executed))
+    }
+
+    /// Older kernels load the programs, too, but do not attach them: one is attached to where no
+    /// instruction is, for a moment.
+    fn load_multi() -> Result<Self, libbpf_rs::Error> {
+        let programs = Self { object: load(MULTI)?, multi: true };
+        let own = File::open("/proc/self/exe")?;
+        let place = Place { hook: Hook::Loader, offset: 0 };
+        let link = programs.attach(place, &own, Told { file: 0, random: None })?;
+        Detacher::default().detach([link]);
+        Ok(programs)
+    }
+
+    fn load_single() -> Result<Self, TlsError> {
         let object = load(SLEEPABLE).or_else(|sleepable| {
             tracing::debug!("programs that may sleep: {sleepable}");
             load(PLAIN).map_err(|source| {
@@ -104,16 +147,7 @@ impl Programs {
                 }
             })
         })?;
-        let maps = Maps {
-            targets: map(&object, "targets")?,
-            counters: map(&object, "counters")?,
-            secrets: map(&object, "secrets")?,
-            hints: map(&object, "hints")?,
-        };
-        let programs = Self { object };
-        let executed = programs.program("executed")?.attach();
-        let executed = executed.map_err(|source| TlsError::Load { source })?;
-        Ok((programs, maps, executed))
+        Ok(Self { object, multi: false })
     }
 
     /// Attaches a program to an instruction of a file, in every process that runs it, now or later.
@@ -139,6 +173,11 @@ impl Programs {
         let program = program.map_err(|_| std::io::Error::from(std::io::ErrorKind::NotFound))?;
         // Linux 5.15; only these programs ask for it.
         let cookie = if place.hook.asks_where_the_random_is() { told.cookie() } else { 0 };
+        if self.multi {
+            let (offsets, cookies) = (vec![offset], vec![cookie]);
+            let options = UprobeMultiOpts { offsets, cookies, ..UprobeMultiOpts::default() };
+            return program.attach_uprobe_multi_with_opts(EVERY_PROCESS, own(file), "", options);
+        }
         let options = UprobeOpts { cookie, ..UprobeOpts::default() };
         program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
     }
@@ -162,7 +201,7 @@ fn map(object: &Object, name: &'static str) -> Result<MapHandle, TlsError> {
 impl Maps {
     /// Lets secrets of this namespace out of the kernel.
     pub(crate) fn add(&self, netns: NetnsId) -> Result<(), libbpf_rs::Error> {
-        self.targets.update(&key(netns), &1_u32.to_ne_bytes(), MapFlags::ANY)
+        self.targets.update(&key(netns), &NOTHING_SENT, MapFlags::ANY)
     }
 
     /// Keeps secrets of this namespace in the kernel.
@@ -177,7 +216,13 @@ impl Maps {
             let numbers = values.iter().filter_map(|value| value.first_chunk().copied());
             numbers.map(u64::from_ne_bytes).sum()
         };
-        Counts { secrets: count(0), elsewhere: count(1), lost: count(2), unreadable: count(3) }
+        Counts {
+            secrets: count(0),
+            elsewhere: count(1),
+            lost: count(2),
+            unreadable: count(3),
+            refused: count(5),
+        }
     }
 }
 
@@ -191,8 +236,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_takes_both_kinds_of_programs() {
-        for object in [PLAIN, SLEEPABLE] {
+    fn the_kernel_takes_every_kind_of_programs() {
+        for object in [PLAIN, SLEEPABLE, MULTI] {
             assert!(load(object).is_ok());
         }
     }

@@ -4,6 +4,7 @@
 //! nothing for each byte. The programs themselves pass over every process that is not recorded. Linux
 //! 5.8 or later, with BTF.
 
+mod detach;
 mod elf;
 mod error;
 mod event;
@@ -15,6 +16,7 @@ mod key_log;
 mod pclntab;
 mod processes;
 mod rustls;
+mod share;
 mod status;
 mod watch;
 
@@ -189,6 +191,7 @@ impl TlsProbes {
             namespaces: namespaces.collect(),
             secrets: counts.secrets,
             lost: counts.lost,
+            refused: counts.refused,
             unreadable: counts.unreadable,
             not_recorded: counts.elsewhere,
             problems,

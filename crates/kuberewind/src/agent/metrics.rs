@@ -103,6 +103,7 @@ fn register(registry: &mut Registry, status: &Status) {
                 tls.pins_dropped,
             ),
             ("tls_secrets_lost", "TLS secrets lost on the way from the kernel", tls.lost),
+            ("tls_secrets_refused", "TLS secrets beyond a namespace's share", tls.refused),
             ("tls_secrets_unwritten", "TLS secrets that could not be written", tls.unwritten),
             ("tls_secrets_unsent", "TLS secrets that exports had no room for", tls.unsent),
             ("tls_secrets_unmatched", "TLS secrets without a recorded handshake", tls.unmatched),

@@ -111,6 +111,7 @@ pub(super) fn summary(reports: &[&TlsReport]) -> String {
     );
     let losses = [
         ("lost in the kernel", sum(|tls| tls.lost)),
+        ("beyond one namespace's share", sum(|tls| tls.refused)),
         ("not written", sum(|tls| tls.unwritten)),
         ("without a recorded handshake", sum(|tls| tls.unmatched)),
         ("of the control plane, not kept", sum(|tls| tls.discarded)),

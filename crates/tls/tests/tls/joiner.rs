@@ -344,3 +344,46 @@ fn what_never_meets_is_counted_and_forgotten() {
     let counts = joiner.counts();
     assert_eq!((counts.handshakes, counts.covered, counts.unmatched), (1, 0, 5));
 }
+
+#[test]
+fn a_namespace_that_makes_up_secrets_and_hellos_crowds_out_no_other() {
+    const FLOOD: u32 = 100_000;
+    let hostile = NetnsId(NETNS.0 + 1);
+    let made_up = |number: u32| {
+        let mut random = [0xee; 32];
+        random[..4].copy_from_slice(&number.to_be_bytes());
+        random
+    };
+    let mut joiner = Joiner::default();
+    // Secrets that wait for their hello while the flood comes, and a hello that waits for its secrets.
+    let (hello, answer) = (client_hello(9, 0), server_hello(&[5; 32], 0x1301, true));
+    let transcript = sha256(&[&hello, &answer]);
+    let early = events(&transcript);
+    let (before, after) = early.split_at(2);
+    before.iter().for_each(|event| joiner.secret(event.clone()));
+    joiner.packet(NETNS, at(1), &frame(true, 1, &record(22, &client_hello(8, 0))));
+    for number in 0..FLOOD {
+        let client_random = made_up(number);
+        let (label, secret) = (KeyLogLabel::ClientTraffic, SecretBytes(vec![1; 32]));
+        let secret = Secret::KeyLog { label, client_random, secret };
+        joiner.secret(SecretEvent { netns: hostile, ..event(secret) });
+        let mut packet = frame(true, number, &record(22, &client_hello(0, 0)));
+        // The random, and a port of its own for each connection.
+        packet[34..36].copy_from_slice(&number.to_be_bytes()[2..]);
+        packet[65..69].copy_from_slice(&number.to_be_bytes());
+        joiner.packet(hostile, at(1), &packet);
+    }
+    joiner.packet(NETNS, at(2), &frame(true, 50_000, &record(22, &hello)));
+    joiner.packet(NETNS, at(2), &frame(false, 1, &record(22, &answer)));
+    after.iter().for_each(|event| joiner.secret(event.clone()));
+    assert_eq!(labels(&mut joiner), ALL);
+    let late = Secret::KeyLog {
+        label: KeyLogLabel::ClientTraffic,
+        client_random: [8; 32],
+        secret: SecretBytes(vec![1; 32]),
+    };
+    joiner.secret(event(late));
+    assert_eq!(labels(&mut joiner), [KeyLogLabel::ClientTraffic]);
+    let unmatched = joiner.counts().unmatched;
+    assert!(unmatched >= u64::from(FLOOD) - (1 << 15) - 10, "{unmatched} were given up");
+}

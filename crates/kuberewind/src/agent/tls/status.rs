@@ -24,6 +24,8 @@ pub(crate) struct TlsReport {
     pub(crate) secrets: u64,
     /// Secrets lost on the way from the kernel.
     pub(crate) lost: u64,
+    /// Secrets that came from one namespace faster than any may tell them.
+    pub(crate) refused: u64,
     /// Secrets whose connection was not recorded.
     pub(crate) unmatched: u64,
     /// Secrets of the Kubernetes API's and the kubelets' connections, not kept.
@@ -68,6 +70,7 @@ impl TlsReport {
             namespaces: coverage.collect(),
             secrets: shown.all.secrets,
             lost: probes.lost,
+            refused: probes.refused,
             unmatched: shown.all.unmatched,
             discarded: shown.discarded,
             unwritten: shown.unwritten,
