@@ -297,7 +297,7 @@ impl Hellos {
         let client_hello = self.second.as_ref().unwrap_or(&first.bytes).clone();
         let server_name = server_name(&client_hello);
         let random = ClientHello::read(&client_hello).map(|hello| hello.random);
-        let pin = (random == Some(first.random)).then(|| Pin {
+        let pin = (random == Some(first.random)).then_some(Pin {
             hello: first.time,
             netns,
             client: self.client,

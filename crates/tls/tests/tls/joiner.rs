@@ -360,7 +360,9 @@ fn a_namespace_that_makes_up_secrets_and_hellos_crowds_out_no_other() {
     let transcript = sha256(&[&hello, &answer]);
     let early = events(&transcript);
     let (before, after) = early.split_at(2);
-    before.iter().for_each(|event| joiner.secret(event.clone()));
+    for event in before {
+        joiner.secret(event.clone());
+    }
     joiner.packet(NETNS, at(1), &frame(true, 1, &record(22, &client_hello(8, 0))));
     for number in 0..FLOOD {
         let client_random = made_up(number);
@@ -375,7 +377,9 @@ fn a_namespace_that_makes_up_secrets_and_hellos_crowds_out_no_other() {
     }
     joiner.packet(NETNS, at(2), &frame(true, 50_000, &record(22, &hello)));
     joiner.packet(NETNS, at(2), &frame(false, 1, &record(22, &answer)));
-    after.iter().for_each(|event| joiner.secret(event.clone()));
+    for event in after {
+        joiner.secret(event.clone());
+    }
     assert_eq!(labels(&mut joiner), ALL);
     let late = Secret::KeyLog {
         label: KeyLogLabel::ClientTraffic,

@@ -9,6 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kuberewind_packet::NetnsId;
 
+/// A packet came,
+const SPOKE: u8 = 1;
+/// and it was the last of its direction.
+const CLOSED: u8 = 2;
+
 /// Of a table: half a processor's second cache at most.
 const PLACES: usize = 1 << 17;
 
@@ -23,12 +28,15 @@ impl Default for Marks {
 }
 
 impl Marks {
-    /// A packet came from one end to the other.
-    pub(crate) fn mark(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) {
+    /// A packet came from one end to the other; `closes` if it had the FIN or the RST flag.
+    pub(crate) fn mark(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr, closes: bool) {
+        let mark = if closes { SPOKE | CLOSED } else { SPOKE };
         for place in places(netns, one, other) {
             // Mostly it is marked: then this processor need not own the line.
-            if self.0[place].load(Ordering::Relaxed) == 0 {
-                self.0[place].store(1, Ordering::Relaxed);
+            let marked = self.0[place].load(Ordering::Relaxed);
+            if marked & mark != mark {
+                // Nobody else marks here; what is taken meanwhile is taken twice.
+                self.0[place].store(marked | mark, Ordering::Relaxed);
             }
         }
     }
@@ -53,7 +61,17 @@ impl Taken {
 
     /// Whether packets may have come between these ends.
     pub(super) fn has(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) -> bool {
-        places(netns, one, other).iter().all(|place| self.0[*place] != 0)
+        self.marked(netns, one, other) & SPOKE != 0
+    }
+
+    /// Whether one of these ends may have said its last.
+    pub(super) fn has_closed(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) -> bool {
+        self.marked(netns, one, other) & CLOSED != 0
+    }
+
+    fn marked(&self, netns: NetnsId, one: SocketAddr, other: SocketAddr) -> u8 {
+        let [first, second] = places(netns, one, other);
+        self.0[first] & self.0[second]
     }
 }
 
@@ -105,9 +123,13 @@ mod tests {
             for (netns, address, port, there) in &marked {
                 let (one, other) = (end(*address, *port), server);
                 let (one, other) = if *there { (one, other) } else { (other, one) };
-                tables[usize::from(*there)].mark(NetnsId(u64::from(*netns)), one, other);
+                tables[usize::from(*there)].mark(NetnsId(u64::from(*netns)), one, other, *there);
             }
             let taken = Taken::from(&tables);
+            for (netns, address, port, there) in &marked {
+                let (netns, client) = (NetnsId(u64::from(*netns)), end(*address, *port));
+                prop_assert!(!there || taken.has_closed(netns, client, server));
+            }
             for (netns, address, port, _) in &marked {
                 prop_assert!(taken.has(NetnsId(u64::from(*netns)), end(*address, *port), server));
             }
@@ -127,7 +149,7 @@ mod tests {
             for packet in 0..PACKETS {
                 let port = u16::try_from(packet % connections).unwrap();
                 let (one, other) = (std::hint::black_box(end(0x0a00_0001, port)), server);
-                marks.mark(NetnsId(7), one, other);
+                marks.mark(NetnsId(7), one, other, false);
             }
             println!("{connections} connections: {:?} a packet", began.elapsed() / PACKETS);
         }
@@ -141,7 +163,8 @@ mod tests {
     fn few_of_those_that_are_silent_seem_to_speak() {
         let marks = [Arc::new(Marks::default())];
         let (netns, server) = (NetnsId(7), end(0x0a00_0002, 443));
-        (0..2_000).for_each(|port| marks[0].mark(netns, end(0x0a00_0001, 32_768 + port), server));
+        (0..2_000)
+            .for_each(|port| marks[0].mark(netns, end(0x0a00_0001, 32_768 + port), server, false));
         let taken = Taken::from(&marks);
         let wrong =
             (10_000..30_000u16).filter(|port| taken.has(netns, end(0x0a00_0001, *port), server));

@@ -4,6 +4,7 @@
 //! secrets its records can be opened nevertheless. They lie in this table, and in notes beside the
 //! packets for a recorder that starts anew; a note that is about to go is written anew.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -35,6 +36,12 @@ const MOST_LINES: usize = 16;
 /// After it was silent for so long a connection that no held packet is of is over.
 const SILENT: Duration = Duration::from_hours(1);
 
+/// A connection that was closed within so long has its handshake in almost every window that it is in,
+const SHORT: Duration = Duration::from_secs(10);
+
+/// and packets may come for so long after the last.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// A packet may lie so far behind packets that are younger.
 const DISORDER: Duration = Duration::from_secs(2);
 
@@ -55,7 +62,9 @@ pub(super) struct Pins {
     /// What they take.
     bytes: usize,
     most: usize,
-    /// Given up though packets of theirs may be held, or be to come.
+    /// Time of the oldest packet held.
+    oldest: Timestamp,
+    /// Given up though exports may need them.
     dropped: u64,
 }
 
@@ -67,6 +76,8 @@ struct Entry {
     bytes: usize,
     /// No packet of it was seen later.
     seen: Timestamp,
+    /// When it was last seen to be closed.
+    closed: Option<Timestamp>,
     /// The last segment in which all of it is.
     noted: Option<SegmentNumber>,
 }
@@ -77,12 +88,28 @@ pub(super) struct Due {
     pub(super) text: Vec<u8>,
 }
 
+/// Who goes later comes first.
+type Rank = Reverse<(bool, Timestamp, Option<SegmentNumber>)>;
+
+/// What an owner takes, and its connections.
+#[derive(Default)]
+struct Share {
+    bytes: usize,
+    order: Vec<(Rank, [u8; 32])>,
+}
+
 /// What of the table an export has been sent: how many lines of each.
 pub(crate) type Sent = HashMap<Key, usize>;
 
 impl Default for Pins {
     fn default() -> Self {
-        Self { entries: HashMap::new(), bytes: 0, most: MOST_BYTES, dropped: 0 }
+        Self {
+            entries: HashMap::new(),
+            bytes: 0,
+            most: MOST_BYTES,
+            oldest: Timestamp::MIN,
+            dropped: 0,
+        }
     }
 }
 
@@ -112,7 +139,14 @@ impl Pins {
         }
         let entry = self.entries.entry((owner.to_owned(), random)).or_insert_with(|| {
             self.bytes += ENTRY;
-            Entry { views: Vec::new(), lines: Vec::new(), bytes: ENTRY, seen, noted: None }
+            Entry {
+                views: Vec::new(),
+                lines: Vec::new(),
+                bytes: ENTRY,
+                seen,
+                closed: None,
+                noted: None,
+            }
         });
         entry.seen = entry.seen.max(seen);
         let is_known = entry.views.iter().any(|view| view.is_same(&pin));
@@ -158,19 +192,23 @@ impl Pins {
     /// Learns of which connections packets came until `now`.
     pub(super) fn see(&mut self, taken: &Taken, now: Timestamp) {
         for entry in self.entries.values_mut() {
-            let mut views = entry.views.iter();
-            if views.any(|Pin { netns, client, server, .. }| taken.has(*netns, *client, *server)) {
-                entry.seen = entry.seen.max(now);
+            let views = entry.views.iter();
+            let ends = views.map(|pin| (pin.netns, pin.client, pin.server));
+            if ends.clone().any(|(netns, one, other)| taken.has(netns, one, other)) {
+                let mut ends = ends;
+                let closes = ends.any(|(netns, one, other)| taken.has_closed(netns, one, other));
+                entry.hear(closes, now);
             }
         }
     }
 
     /// Forgets connections that are over, and of which no packet is held.
     pub(super) fn forget(&mut self, oldest: Option<Timestamp>, now: Timestamp) {
-        let oldest = oldest.unwrap_or(now).min(now.saturating_sub(SILENT));
+        self.oldest = oldest.unwrap_or(now);
+        let (held, heard) = (self.oldest, now.saturating_sub(SILENT));
         let bytes = &mut self.bytes;
         self.entries.retain(|_, entry| {
-            let stays = entry.seen >= oldest;
+            let stays = entry.seen >= held || (entry.closed.is_none() && entry.seen >= heard);
             if !stays {
                 *bytes -= entry.bytes;
             }
@@ -178,25 +216,35 @@ impl Pins {
         });
     }
 
-    /// Those silent for longest go first; with more room than need be, so that not each new one has to
-    /// look for it.
+    /// Of the owner that has most, short connections that are over go first, then those silent for longest;
+    /// with more room than need be, so that not each new one has to look for it.
     fn keep_within(&mut self) {
         if self.bytes <= self.most {
             return;
         }
-        let mut order: Vec<_> =
-            self.entries.iter().map(|(key, entry)| (entry.seen, entry.noted, key)).collect();
-        order.sort_unstable();
-        let order: Vec<Key> = order.into_iter().map(|(_, _, key)| key.clone()).collect();
-        for key in order {
-            if self.bytes <= self.most / 8 * 7 {
-                break;
-            }
-            if let Some(entry) = self.entries.remove(&key) {
-                self.bytes -= entry.bytes;
-                self.dropped += 1;
-            }
+        let mut owners = self.by_owner();
+        while self.bytes > self.most / 8 * 7 {
+            let most = owners.iter_mut().max_by_key(|(_, share)| share.bytes);
+            let Some((owner, share)) = most else { break };
+            let Some((_, random)) = share.order.pop() else { break };
+            let Some(entry) = self.entries.remove(&(owner.clone(), random)) else { continue };
+            share.bytes -= entry.bytes;
+            self.bytes -= entry.bytes;
+            self.dropped += u64::from(entry.seen >= self.oldest && !entry.is_short());
         }
+    }
+
+    fn by_owner(&self) -> HashMap<String, Share> {
+        let mut owners = HashMap::<_, Share>::new();
+        for ((owner, random), entry) in &self.entries {
+            let share = owners.entry(owner.clone()).or_default();
+            share.bytes += entry.bytes;
+            share.order.push((Reverse((!entry.is_short(), entry.seen, entry.noted)), *random));
+        }
+        for share in owners.values_mut() {
+            share.order.sort_unstable();
+        }
+        owners
     }
 
     /// What has to be written now.
@@ -246,7 +294,7 @@ impl Pins {
                     && sent.get(*key).is_none_or(|lines| *lines < entry.lines.len())
             })
             .collect();
-        older.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.seen));
+        older.sort_unstable_by_key(|(_, entry)| Reverse(entry.seen));
         let (mut text, mut left_out) = (String::new(), 0);
         for (key, entry) in older {
             let one = entry.key_log();
@@ -263,6 +311,22 @@ impl Pins {
 }
 
 impl Entry {
+    /// Packets of it came.
+    fn hear(&mut self, closes: bool, now: Timestamp) {
+        self.seen = self.seen.max(now);
+        if closes {
+            self.closed = Some(now);
+        } else if self.closed.is_some_and(|closed| now.since(closed) > CLOSING) {
+            self.closed = None;
+        }
+    }
+
+    /// Whether it was over soon.
+    fn is_short(&self) -> bool {
+        let began = self.views.first().map_or(self.seen, |pin| pin.hello);
+        self.closed.is_some() && self.seen.since(began) <= SHORT
+    }
+
     /// As it is noted. The first time its secrets have notes of their own.
     fn text(&self, owner: &str) -> Vec<u8> {
         let pins = self.views.iter().map(|pin| KeptPin {

@@ -78,7 +78,8 @@ impl<S> Tap<S> {
         };
         let Ok(segment) = Segment::read(bytes, frame.original_len) else { return };
         let Some(&netns) = self.netns.get(slot.0 as usize) else { return };
-        self.marks.mark(netns, segment.source, segment.destination);
+        let closes = segment.fin || segment.reset;
+        self.marks.mark(netns, segment.source, segment.destination, closes);
         if !segment.payload.is_empty() && self.belongs(slot, &segment) {
             self.pass_on(netns, frame.timestamp, bytes);
         }

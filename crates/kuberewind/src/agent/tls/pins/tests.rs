@@ -89,6 +89,44 @@ fn the_longest_silent_go_first_and_are_counted() {
 }
 
 #[test]
+fn who_has_most_gives_up_its_own_and_what_was_over_soon_first() {
+    let mut pins = Pins::default();
+    for place in 0..1_000 {
+        let owner = if place < 10 { "shop/quiet" } else { "shop/busy" };
+        pins.add(owner, pin(place, at(place)), at(place));
+    }
+    for (key, entry) in pins.entries.iter_mut().filter(|(key, _)| key.0 == "shop/busy") {
+        let is_late = entry.seen >= at(500);
+        entry.hear(is_late, entry.seen.saturating_add(Duration::from_secs(3)));
+        assert_eq!(entry.is_short(), is_late, "{}", key.0);
+    }
+    let one = pins.bytes / 1_000;
+    pins.set_max_size(ByteSize::new(one as u64 * 600 * PART_OF_MAX_SIZE));
+    assert_eq!(pins.dropped(), 0, "only those that were over soon");
+    assert!(pins.entries.contains_key(&key("shop/busy", 10)));
+    pins.set_max_size(ByteSize::new(one as u64 * 100 * PART_OF_MAX_SIZE));
+    assert_eq!(pins.entries.keys().filter(|key| key.0 == "shop/quiet").count(), 10);
+    assert!(pins.dropped() > 300);
+}
+
+#[test]
+fn one_that_speaks_on_was_not_closed() {
+    let mut pins = Pins::default();
+    pins.add("host", pin(1, at(1)), at(1));
+    let entry = pins.entries.get_mut(&key("host", 1)).unwrap();
+    entry.hear(true, at(3));
+    entry.hear(false, at(4));
+    assert!(entry.is_short(), "the last packet is an acknowledgement");
+    entry.hear(false, at(9));
+    assert!(!entry.is_short());
+    entry.hear(true, at(20));
+    pins.forget(Some(at(20)), at(30));
+    assert_eq!(pins.len(), 1, "its packets are held");
+    pins.forget(Some(at(21)), at(30));
+    assert_eq!(pins.len(), 0);
+}
+
+#[test]
 fn views_of_a_connection_are_one_entry_and_very_long_hellos_are_none() {
     let mut pins = Pins::default();
     for port in [443, 443, 8443, 1, 2, 3] {
