@@ -11,13 +11,13 @@ use std::time::Duration;
 use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::handshakes::{Handshakes, Hello, Name, Seen};
+use crate::handshakes::{Agreed, Handshakes, Hello, Name, Seen};
 use crate::object::Lessons;
 use crate::queues::Queues;
 use crate::schedule::{expand_label, main_secret};
 use crate::suite::Hash;
 use crate::{
-    Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Secret, SecretBytes, SecretEvent,
+    Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Pin, Secret, SecretBytes, SecretEvent,
 };
 
 /// Secret and handshake come by different ways, in either order; one waits so long for the other.
@@ -54,6 +54,17 @@ pub struct Joined {
     pub line: KeyLogLine,
 }
 
+/// The hellos of a connection once both are known, whether or not a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The hellos.
+    pub pin: Pin,
+    /// The name that the client asked for (RFC 6066 section 3).
+    pub server_name: Option<String>,
+    /// Its secrets so far; those were [`Joined`], as those to come will be.
+    pub lines: Vec<KeyLogLine>,
+}
+
 /// What was seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +98,7 @@ pub struct Joiner {
     /// and what secrets wait for, some of which has come.
     ageing_clues: Queues<Clue>,
     joined: Vec<Joined>,
+    pinned: Vec<Pinned>,
     counts: JoinCounts,
     by_netns: HashMap<NetnsId, JoinCounts>,
 }
@@ -115,11 +127,7 @@ impl Joiner {
         for seen in self.handshakes.see(netns, time, frame) {
             match seen {
                 Seen::Hello(hello) => self.hello(hello),
-                Seen::Agreed { name, transcripts } => {
-                    for hash in transcripts {
-                        self.know_transcript(name, hash);
-                    }
-                }
+                Seen::Agreed(agreed) => self.agreed(agreed),
             }
         }
     }
@@ -144,6 +152,12 @@ impl Joiner {
             self.place_object(&event);
         }
         std::mem::take(&mut self.joined)
+    }
+
+    /// The hellos that became known since the last call: once for each pair of addresses under which a
+    /// connection is seen, and again when they are.
+    pub fn take_pinned(&mut self) -> Vec<Pinned> {
+        std::mem::take(&mut self.pinned)
     }
 
     /// Lets nothing wait any longer for earlier packets: they are all known, or will not come.
@@ -194,6 +208,17 @@ impl Joiner {
             self.know_transcript(name, hash);
         }
         self.retry(&Clue::Random(name));
+    }
+
+    fn agreed(&mut self, agreed: Agreed) {
+        let Agreed { name, pin, server_name, transcripts } = agreed;
+        for hash in transcripts.into_iter().flatten() {
+            self.know_transcript(name, hash);
+        }
+        let Some(pin) = pin else { return };
+        let given = self.connections.get(&name).map(|connection| connection.given.lines());
+        let lines = given.into_iter().flatten().collect();
+        self.pinned.push(Pinned { pin, server_name, lines });
     }
 
     fn know_transcript(&mut self, name: Name, hash: Vec<u8>) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! while recording   packets of handshakes --> |
-//!                                             | Joiner --> lines of a key log, and whose they are
+//!                                             | Joiner --> lines of a key log, and whose they are; hellos
 //!                   secrets from probes ----> |
 //!
 //! for an export     key log --> |
@@ -52,6 +52,7 @@ pub use flow::Sender;
 pub use join::JoinCounts;
 pub use join::Joined;
 pub use join::Joiner;
+pub use join::Pinned;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
 pub use object::Object;

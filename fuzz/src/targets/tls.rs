@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Place,
-    Secret, SecretBytes, SecretEvent, Segment, Twins,
+    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Pinned,
+    Place, Secret, SecretBytes, SecretEvent, Segment, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -310,6 +310,10 @@ pub(super) fn join(input: &[u8]) -> String {
     log.extend(given.iter().map(|given| given.line.clone()));
     assert!(log.handshakes() as u64 <= counts.handshakes, "a secret of no handshake");
     assert_eq!(KeyLog::parse(&log.to_text()).as_ref(), Ok(&log), "no key log comes out");
+    for Pinned { pin, lines, .. } in joiner.take_pinned() {
+        assert_eq!(pin.to_string().parse().as_ref(), Ok(&pin), "no pin comes out");
+        assert!(lines.iter().all(|line| Some(line.client_random) == pin.client_random()));
+    }
     joiner.settle();
     joiner.take(Timestamp::from_nanos(1 << 60));
     let labels: BTreeSet<_> = given.iter().map(|given| given.line.label).collect();

@@ -11,6 +11,7 @@ mod matrix;
 mod mesh;
 mod mutual;
 mod nginx;
+mod older;
 mod openssl;
 mod ports;
 mod programs;

@@ -43,7 +43,6 @@ pub(crate) use tls::ControlPlane;
 pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
 pub(crate) use tls::left_behind;
-pub(crate) use tls::noted;
 pub(crate) use undecided::Shared;
 pub(crate) use wanted::Wanted;
 pub(crate) use wanted::WantedError;

@@ -32,6 +32,13 @@ pub(crate) struct TlsReport {
     pub(crate) discarded: u64,
     /// Secrets that could not be written.
     pub(crate) unwritten: u64,
+    /// Connections whose hellos are kept, so that their later packets can be decrypted.
+    pub(crate) pinned: u64,
+    /// Hellos for which there was no room: exports that do not reach back to their connections'
+    /// beginnings cannot decrypt them.
+    pub(crate) pins_dropped: u64,
+    /// Secrets that exports had no room for: there were too many connections in their windows.
+    pub(crate) unsent: u64,
     /// Packets of handshakes that the joiner had no time for.
     pub(crate) handshake_packets_left_out: u64,
     /// What does not work.
@@ -71,6 +78,9 @@ impl TlsReport {
             libraries: probes.libraries,
             unsupported: probes.unsupported,
             problems: probes.problems,
+            pinned: 0,
+            pins_dropped: 0,
+            unsent: shown.unsent,
         }
     }
 
