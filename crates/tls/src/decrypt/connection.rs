@@ -64,7 +64,7 @@ impl Connection {
             (segment.source, segment.destination)
         };
         Self {
-            conversation: Conversation { number, place, client, server },
+            conversation: Conversation { number, place, client, server, resumed: false },
             kind: Kind::Unknown { looks: 0 },
             from_syn: segment.syn,
             session: Session::default(),

@@ -34,6 +34,8 @@ pub struct Conversation {
     pub client: SocketAddr,
     /// The other end.
     pub server: SocketAddr,
+    /// It began before its first packet at hand: what was said first is not known.
+    pub resumed: bool,
 }
 
 /// The content of one record.

@@ -221,6 +221,7 @@ fn a_server_of_http2_that_speaks_first_is_understood() {
         place: Place(0),
         client: "10.0.0.1:4000".parse().unwrap(),
         server: "10.0.0.2:8443".parse().unwrap(),
+        resumed: false,
     };
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
