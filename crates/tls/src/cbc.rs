@@ -44,31 +44,41 @@ impl CbcOpener {
         Some(Self { key, mac, mac_len, encrypt_then_mac })
     }
 
-    /// Opens the record as number `number` into `out`, which holds the content only if it opened.
-    pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
-        if self.encrypt_then_mac {
+    /// Opens the record as the first of these numbers that fits into `out`, which holds the content
+    /// only if it opened.
+    pub(crate) fn open(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<(u64, u8)> {
+        let mut numbers = numbers.into_iter();
+        let number = if self.encrypt_then_mac {
             let (sealed, mac) =
                 record.body.split_at_checked(record.body.len().checked_sub(self.mac_len)?)?;
-            self.verify(number, record, sealed, mac)?;
+            let number = numbers.find(|number| self.fits(*number, record, sealed, mac))?;
             self.decrypt(sealed, out)?;
             let content = unpadded(out)?;
             out.truncate(content);
+            number
         } else {
             self.decrypt(record.body, out)?;
             let content = unpadded(out)?.checked_sub(self.mac_len)?;
             let (content, mac) = out.split_at(content);
-            self.verify(number, record, content, mac.get(..self.mac_len)?)?;
+            let mac = mac.get(..self.mac_len)?;
+            let number = numbers.find(|number| self.fits(*number, record, content, mac))?;
             let len = content.len();
             out.truncate(len);
-        }
-        Some(record.content_type())
+            number
+        };
+        Some((number, record.content_type()))
     }
 
-    /// Whether the HMAC is that of these bytes: compared in constant time.
-    fn verify(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> Option<()> {
-        let len = u16::try_from(bytes.len()).ok()?.to_be_bytes();
-        let header = [&number.to_be_bytes()[..], &record.header[..3], &len].concat();
-        hmac::verify(&self.mac, &[&header, bytes].concat(), mac).ok()
+    /// Whether the HMAC is that of these bytes in a record of this number: compared in constant time.
+    fn fits(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(bytes.len()) else { return false };
+        let header = [&number.to_be_bytes()[..], &record.header[..3], &len.to_be_bytes()].concat();
+        hmac::verify(&self.mac, &[&header, bytes].concat(), mac).is_ok()
     }
 
     /// What stands behind the first block, which is the initialization vector.

@@ -24,6 +24,7 @@ mod handshakes;
 mod hello;
 mod join;
 mod keylog;
+mod number;
 mod object;
 mod open;
 mod pin;

@@ -3,6 +3,7 @@
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::cbc::CbcOpener;
+use crate::number::GcmKey;
 use crate::schedule::{expand_label, next_generation, prf};
 use crate::suite::{Aead, Cbc, Cipher, Hash, Suite, Version};
 
@@ -10,9 +11,9 @@ use crate::suite::{Aead, Cbc, Cipher, Hash, Suite, Version};
 pub(crate) const HEADER_LEN: usize = 5;
 /// The most that a record's length may say: 2¹⁴ and what encryption adds (RFC 5246 section 6.2.3).
 pub(crate) const MAX_BODY: usize = (1 << 14) + 2048;
-const TAG_LEN: usize = 16;
-const NONCE_LEN: usize = 12;
-const EXPLICIT_NONCE_LEN: usize = 8;
+pub(crate) const TAG_LEN: usize = 16;
+pub(crate) const NONCE_LEN: usize = 12;
+pub(crate) const EXPLICIT_NONCE_LEN: usize = 8;
 
 /// A whole record as it was sent.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,8 @@ pub(crate) struct AeadOpener {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     construction: Construction,
+    /// AES-GCM: what tells records' numbers.
+    gcm: Option<GcmKey>,
     /// TLS 1.3: what the key was made from, to make the next one.
     origin: Option<(Suite, Vec<u8>)>,
 }
@@ -93,6 +96,7 @@ impl Opener {
             key: key_of(aead, &key)?,
             iv: iv.try_into().ok()?,
             construction: Construction::Tls13,
+            gcm: gcm_of(aead, &key),
             origin: Some((suite, secret.to_vec())),
         }))
     }
@@ -140,7 +144,41 @@ impl Opener {
     pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
         match self {
             Self::Aead(aead) => aead.open(number, record, out),
-            Self::Cbc(cbc) => cbc.open(number, record, out),
+            Self::Cbc(cbc) => cbc.open([number], record, out).map(|(_, kind)| kind),
+        }
+    }
+
+    /// Whether [`Self::number`] knows the number of every record that this opens.
+    pub(crate) fn tells_numbers(&self) -> bool {
+        matches!(self, Self::Aead(AeadOpener { gcm: Some(_), .. }))
+    }
+
+    /// The record's number, computed from it; none if it is not one of this key's. To be proved by
+    /// opening it.
+    pub(crate) fn number(&self, record: &Record<'_>) -> Option<u64> {
+        let Self::Aead(AeadOpener { gcm: Some(key), iv, construction, .. }) = self else {
+            return None;
+        };
+        let gcm = key.gcm()?;
+        match construction {
+            Construction::Tls13 => gcm.tls13(iv, record),
+            Construction::Tls12Explicit => gcm.tls12(*iv.first_chunk()?, record),
+            Construction::Tls12 => None,
+        }
+    }
+
+    /// Opens the record as the first of these numbers that fits.
+    pub(crate) fn find(
+        &self,
+        mut numbers: impl Iterator<Item = u64>,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<(u64, u8)> {
+        match self {
+            Self::Aead(aead) => {
+                numbers.find_map(|number| Some((number, aead.open(number, record, out)?)))
+            }
+            Self::Cbc(cbc) => cbc.open(numbers, record, out),
         }
     }
 }
@@ -152,8 +190,9 @@ fn tls12_aead(aead: Aead, key: &[u8], iv: &[u8]) -> Option<Opener> {
     };
     let mut whole = [0; NONCE_LEN];
     whole.get_mut(..iv.len())?.copy_from_slice(iv);
+    let gcm = gcm_of(aead, key);
     let key = key_of(aead, key)?;
-    Some(Opener::Aead(AeadOpener { key, iv: whole, construction, origin: None }))
+    Some(Opener::Aead(AeadOpener { key, iv: whole, construction, gcm, origin: None }))
 }
 
 impl AeadOpener {
@@ -196,6 +235,10 @@ fn strip_padding(content: &mut Vec<u8>) -> Option<u8> {
     let kind = content[at];
     content.truncate(at);
     Some(kind)
+}
+
+fn gcm_of(aead: Aead, key: &[u8]) -> Option<GcmKey> {
+    (aead != Aead::ChaCha20Poly1305).then(|| GcmKey::new(key))
 }
 
 fn key_of(aead: Aead, key: &[u8]) -> Option<LessSafeKey> {

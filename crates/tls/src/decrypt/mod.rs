@@ -18,10 +18,16 @@ use std::time::Duration;
 use kuberewind_packet::Timestamp;
 
 use crate::decrypt::connection::{Connection, Context};
+use crate::decrypt::session::Pinned;
 use crate::flow::{FlowKey, Place, Sender};
 use crate::segment::Segment;
 use crate::suite::Version;
-use crate::{KeyLog, KeyLogLine};
+use crate::{KeyLog, KeyLogLine, Pin};
+
+/// Of connections between the same ends so many that are older than the packets are kept.
+const MAX_PINNED: usize = 4;
+/// Searching for records' numbers may cost so many tries in all. One takes 0.2 to 0.7 µs.
+const MAX_TRIES: u64 = 1 << 26;
 
 /// A TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +135,9 @@ pub enum Reason {
     Cipher(u16),
     /// The secrets that claim to be its do not open it.
     WrongSecret,
+    /// It is older than the packets, and so many records came before them that the number of none was
+    /// found.
+    Number,
     /// It is not TLS as specified.
     Damaged,
     /// More connections at once, or more bytes waiting, than [`Limits`] allow.
@@ -145,6 +154,7 @@ impl fmt::Display for Reason {
             Self::Version(version) => write!(f, "{version} not supported"),
             Self::Cipher(number) => write!(f, "cipher suite {number:#06x} not supported"),
             Self::WrongSecret => f.write_str("secret does not fit"),
+            Self::Number => f.write_str("record number not found"),
             Self::Damaged => f.write_str("not valid TLS"),
             Self::Limit => f.write_str("too many connections at once"),
         }
@@ -183,6 +193,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Decryptor {
     log: KeyLog,
+    pinned: HashMap<FlowKey, Vec<Pinned>>,
     limits: Limits,
     connections: HashMap<FlowKey, Box<Connection>>,
     /// When to look at which connection with a hole again.
@@ -191,6 +202,8 @@ pub struct Decryptor {
     count: u64,
     now: Timestamp,
     scratch: Vec<u8>,
+    /// What searching may still cost.
+    tries: u64,
 }
 
 impl Decryptor {
@@ -198,6 +211,7 @@ impl Decryptor {
     pub fn new(log: KeyLog, limits: Limits) -> Self {
         Self {
             log,
+            pinned: HashMap::new(),
             limits,
             connections: HashMap::new(),
             waiting: VecDeque::new(),
@@ -205,6 +219,7 @@ impl Decryptor {
             count: 0,
             now: Timestamp::MIN,
             scratch: Vec::new(),
+            tries: MAX_TRIES,
         }
     }
 
@@ -216,6 +231,24 @@ impl Decryptor {
             self.log = KeyLog::default();
         }
         self.log.extend(lines);
+    }
+
+    /// Learns of a connection, seen at `place`, that is older than the packets to come. Where it has its
+    /// secrets, too, what is left of the connection is read. As many are kept as connections may be.
+    pub fn pin(&mut self, place: Place, pin: &Pin) {
+        let Some(new) = Pinned::new(pin) else { return };
+        if self.pinned.len() > self.limits.connections {
+            self.pinned.clear();
+        }
+        let between = FlowKey::between(place, pin.client, pin.server);
+        let known = self.pinned.entry(between).or_default();
+        let random = |pinned: &Pinned| pinned.session.client_random;
+        if known.iter().any(|known| random(known) == random(&new)) {
+            return; // seen from two places
+        }
+        known.push(new);
+        known.sort_by_key(|pinned| std::cmp::Reverse(pinned.hello));
+        known.truncate(MAX_PINNED);
     }
 
     /// Takes the next packet: an Ethernet frame of which `bytes` were captured. Packets come in the
@@ -236,6 +269,7 @@ impl Decryptor {
             log: &self.log,
             limits: &self.limits,
             scratch: &mut self.scratch,
+            tries: &mut self.tries,
             sink,
             now: self.now,
         };
@@ -251,7 +285,8 @@ impl Decryptor {
                 return;
             }
             self.count += 1;
-            let connection = Connection::new(self.count - 1, place, &segment, self.now);
+            let pinned = self.pinned.get(&key).cloned().unwrap_or_default();
+            let connection = Connection::new(self.count - 1, place, &segment, pinned, self.now);
             self.connections.insert(key, Box::new(connection));
         }
         let Some(connection) = self.connections.get_mut(&key) else { return };
@@ -288,6 +323,7 @@ impl Decryptor {
             log: &self.log,
             limits: &self.limits,
             scratch: &mut self.scratch,
+            tries: &mut self.tries,
             sink,
             now: self.now,
         }
@@ -305,6 +341,7 @@ impl Decryptor {
                 log: &self.log,
                 limits: &self.limits,
                 scratch: &mut self.scratch,
+                tries: &mut self.tries,
                 sink,
                 now: self.now,
             });
