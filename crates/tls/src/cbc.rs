@@ -1,11 +1,11 @@
 //! Opening a record of TLS 1.2 that was encrypted with AES in CBC mode and authenticated with an HMAC
 //! (RFC 5246 section 6.2.3.2; RFC 7366 where the HMAC is of what was encrypted).
 
-use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
+use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
 use aes::{Aes128, Aes256, Block};
 use ring::hmac;
 
-use crate::open::Record;
+use crate::open::{Record, header};
 use crate::suite::Cbc;
 
 const BLOCK: usize = 16;
@@ -74,6 +74,38 @@ impl CbcOpener {
         Some((number, record.content_type()))
     }
 
+    /// Makes the record of this number: header and body. Its initialization vector is the number: what
+    /// it protects is known.
+    pub(crate) fn seal(&self, number: u64, kind: u8, content: &[u8]) -> Option<Vec<u8>> {
+        let mut iv = [0; BLOCK];
+        iv[..8].copy_from_slice(&number.to_be_bytes());
+        let mac = |bytes: &[u8]| {
+            let plain = [&number.to_be_bytes()[..], &header(kind, bytes.len())?, bytes].concat();
+            Some(hmac::sign(&self.mac, &plain))
+        };
+        let mut plain = content.to_vec();
+        if !self.encrypt_then_mac {
+            plain.extend(mac(content)?.as_ref());
+        }
+        let padding = BLOCK - 1 - plain.len() % BLOCK;
+        plain.extend(vec![u8::try_from(padding).ok()?; padding + 1]);
+        let mut blocks = blocks(&plain);
+        match &self.key {
+            Key::Aes128(key) => {
+                cbc::Encryptor::inner_iv_init(key, &Block::from(iv)).encrypt_blocks(&mut blocks);
+            }
+            Key::Aes256(key) => {
+                cbc::Encryptor::inner_iv_init(key, &Block::from(iv)).encrypt_blocks(&mut blocks);
+            }
+        }
+        let mut body = iv.to_vec();
+        body.extend(blocks.iter().flatten());
+        if self.encrypt_then_mac {
+            body.extend(mac(&body)?.as_ref());
+        }
+        Some([&header(kind, body.len())?[..], &body].concat())
+    }
+
     /// Whether the HMAC is that of these bytes in a record of this number: compared in constant time.
     fn fits(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> bool {
         let Ok(len) = u16::try_from(bytes.len()) else { return false };
@@ -88,10 +120,7 @@ impl CbcOpener {
             return None;
         }
         let iv = &Block::from(*iv);
-        let mut blocks: Vec<Block> = blocks
-            .chunks_exact(BLOCK)
-            .filter_map(|block| block.first_chunk::<BLOCK>().map(|block| Block::from(*block)))
-            .collect();
+        let mut blocks = self::blocks(blocks);
         match &self.key {
             Key::Aes128(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
             Key::Aes256(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
@@ -100,6 +129,11 @@ impl CbcOpener {
         out.extend(blocks.iter().flatten());
         Some(())
     }
+}
+
+fn blocks(bytes: &[u8]) -> Vec<Block> {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().map(|block| Block::from(*block)).collect()
 }
 
 /// How much stands before the padding: bytes that all say how many they are, but for the last, which
