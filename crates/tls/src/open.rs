@@ -221,7 +221,7 @@ impl AeadOpener {
             out.truncate(len);
             return strip_padding(out);
         }
-        let aad = additional(number, &record.header, len)?;
+        let aad = additional(number, record.header, len)?;
         self.key.open_in_place(nonce, Aad::from(aad), out).ok()?;
         out.truncate(len);
         Some(record.content_type())
@@ -247,7 +247,7 @@ impl AeadOpener {
         if self.construction == Construction::Tls13 {
             key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).ok()?;
         } else {
-            let aad = additional(number, &header, sealed.len())?;
+            let aad = additional(number, header, sealed.len())?;
             key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut sealed).ok()?;
         }
         Some([&header, explicit, &sealed].concat())
@@ -267,7 +267,7 @@ impl AeadOpener {
 }
 
 /// TLS 1.2: what is authenticated beside the content (RFC 5246 section 6.2.3.3).
-fn additional(number: u64, header: &[u8; HEADER_LEN], len: usize) -> Option<[u8; 13]> {
+fn additional(number: u64, header: [u8; HEADER_LEN], len: usize) -> Option<[u8; 13]> {
     let mut aad = [0; 13];
     aad[..8].copy_from_slice(&number.to_be_bytes());
     aad[8..11].copy_from_slice(&header[..3]);

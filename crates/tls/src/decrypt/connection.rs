@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
+use crate::decrypt::entry::Entry;
 use crate::decrypt::phase::Phase;
 use crate::decrypt::session::{Pinned, Session};
 use crate::decrypt::side::{Opened, Over, Side, Work};
 use crate::decrypt::{Content, Conversation, Event, Limits, Outcome, Reason, Report};
 use crate::flow::{Place, Sender};
 use crate::hello::{CLIENT_HELLO, SERVER_HELLO};
-use crate::open::{HEADER_LEN, is_header};
+use crate::open::{HEADER_LEN, Record, is_header};
 use crate::segment::Segment;
 
 /// In a connection whose beginning is not recorded, so many segments are looked at for records.
@@ -54,6 +55,7 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) scratch: &'a mut Vec<u8>,
     pub(super) tries: &'a mut u64,
+    pub(super) entries: &'a mut Vec<Entry>,
     pub(super) sink: &'a mut dyn FnMut(Event<'_>),
     pub(super) now: Timestamp,
 }
@@ -132,7 +134,10 @@ impl Connection {
         let sequence = segment.sequence.wrapping_add(segment.syn.into());
         if let Some(acknowledged) = segment.acknowledged {
             let peer = &mut self.sides[sender.peer().index()].half;
-            peer.open(acknowledged);
+            // What is acknowledged in mid-stream may have come before the first packet.
+            if self.pinned.is_empty() && !self.conversation.resumed {
+                peer.open(acknowledged);
+            }
             peer.acknowledge(acknowledged);
         }
         let side = &mut self.sides[sender.index()];
@@ -244,12 +249,23 @@ impl Connection {
     fn advance(&mut self, context: &mut Context<'_>) {
         if self.kind == Kind::Tls {
             let Self { conversation, session, sides, .. } = self;
-            let (sink, time, tries) = (&mut *context.sink, context.now, &mut *context.tries);
+            let Context { log, entries, sink, scratch, tries, now: time, .. } = &mut *context;
+            let (log, time) = (*log, *time);
             let mut out = |from: Sender, content: Content<'_>| {
                 sink(Event::Data { conversation, from, time, content });
             };
-            let mut work =
-                Work { session, log: context.log, scratch: context.scratch, tries, out: &mut out };
+            let mut entered =
+                |from: Sender, session: &Session, phase: &Phase, found, record: &Record<'_>| {
+                    entries.extend(Entry::new(
+                        conversation,
+                        from,
+                        (session, log),
+                        (phase, found),
+                        record,
+                    ));
+                };
+            let entered = &mut entered;
+            let mut work = Work { session, log, scratch, tries, out: &mut out, entered };
             let [client, server] = sides;
             while client.advance(&mut work) | server.advance(&mut work) {}
             // What waits for the other direction must not wait without bound.

@@ -6,6 +6,7 @@
 //! content.
 
 mod connection;
+mod entry;
 mod phase;
 mod session;
 mod side;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use kuberewind_packet::Timestamp;
 
 use crate::decrypt::connection::{Connection, Context};
+pub(crate) use crate::decrypt::entry::Entry;
 use crate::decrypt::session::Pinned;
 use crate::flow::{FlowKey, Place, Sender};
 use crate::segment::Segment;
@@ -204,6 +206,8 @@ pub struct Decryptor {
     scratch: Vec<u8>,
     /// What searching may still cost.
     tries: u64,
+    /// Directions that were entered in the middle, and nobody asked for yet.
+    entries: Vec<Entry>,
 }
 
 impl Decryptor {
@@ -220,6 +224,7 @@ impl Decryptor {
             now: Timestamp::MIN,
             scratch: Vec::new(),
             tries: MAX_TRIES,
+            entries: Vec::new(),
         }
     }
 
@@ -270,6 +275,7 @@ impl Decryptor {
             limits: &self.limits,
             scratch: &mut self.scratch,
             tries: &mut self.tries,
+            entries: &mut self.entries,
             sink,
             now: self.now,
         };
@@ -313,6 +319,11 @@ impl Decryptor {
         }
     }
 
+    /// The directions that were entered in the middle since this was asked last.
+    pub(crate) fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
     /// Bytes that wait in memory.
     pub fn held(&self) -> usize {
         self.held
@@ -324,6 +335,7 @@ impl Decryptor {
             limits: &self.limits,
             scratch: &mut self.scratch,
             tries: &mut self.tries,
+            entries: &mut self.entries,
             sink,
             now: self.now,
         }
@@ -342,6 +354,7 @@ impl Decryptor {
                 limits: &self.limits,
                 scratch: &mut self.scratch,
                 tries: &mut self.tries,
+                entries: &mut self.entries,
                 sink,
                 now: self.now,
             });

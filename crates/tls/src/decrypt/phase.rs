@@ -45,6 +45,8 @@ pub(super) struct Phase {
     pub(super) kind: Kind,
     /// The client's random of the handshake that it belongs to.
     pub(super) origin: [u8; 32],
+    /// How often keys were updated.
+    updates: u32,
     /// The key, or what claims to be it; none without a secret.
     keys: Vec<Opener>,
 }
@@ -60,7 +62,7 @@ impl Phase {
         let tls13 = |kind, label| {
             let secrets = log.candidates(client_random, label);
             let keys = secrets.filter_map(|secret| Opener::tls13(suite, secret)).collect();
-            Self { kind, origin: *client_random, keys }
+            Self { kind, origin: *client_random, updates: 0, keys }
         };
         let handshake = |label| tls13(Kind::Handshake, label);
         let application = |label| tls13(Kind::Application, label);
@@ -92,7 +94,7 @@ impl Phase {
                     .filter_map(|secret| Opener::tls12(agreed, secret))
                     .filter_map(|pair| pair.into_iter().nth(sender.index()))
                     .collect();
-                vec![Self { kind: Kind::Epoch, origin: *client_random, keys }]
+                vec![Self { kind: Kind::Epoch, origin: *client_random, updates: 0, keys }]
             }
         }
     }
@@ -109,7 +111,32 @@ impl Phase {
     /// The phase after a `KeyUpdate`.
     pub(super) fn updated(&self) -> Self {
         let keys = self.keys.iter().filter_map(Opener::updated).collect();
-        Self { kind: self.kind, origin: self.origin, keys }
+        Self { kind: self.kind, origin: self.origin, updates: self.updates + 1, keys }
+    }
+
+    /// The keys of all generations up to that of the key that opens this record, which is a later one of
+    /// this phase's.
+    pub(super) fn generations(
+        self,
+        of: &Self,
+        number: u64,
+        record: &Record<'_>,
+    ) -> Option<Vec<Opener>> {
+        let mut out = Vec::new();
+        self.keys.into_iter().find_map(|key| {
+            let next = |key: &Opener| key.updated();
+            let last = of.updates as usize;
+            let later = std::iter::successors(next(&key).filter(|_| last > 0), next);
+            let later: Vec<_> = later.take(last).collect();
+            let all: Vec<_> = std::iter::once(key).chain(later).collect();
+            all.last()?.open(number, record, &mut out)?;
+            (all.len() == last + 1).then_some(all)
+        })
+    }
+
+    /// The first of its keys.
+    pub(super) fn into_key(self) -> Option<Opener> {
+        self.keys.into_iter().next()
     }
 
     /// Opens a record of a number that is known; says of what type the content is.

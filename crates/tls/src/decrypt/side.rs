@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
+use crate::decrypt::entry::Found;
 use crate::decrypt::phase::{Kind, LONGEST_TRY, Numbers, Phase};
 use crate::decrypt::session::{EarlyData, Session};
 use crate::decrypt::{Content, Reason};
@@ -46,6 +47,8 @@ pub(super) struct Work<'a> {
     /// What all directions may cost.
     pub(super) tries: &'a mut u64,
     pub(super) out: &'a mut dyn FnMut(Sender, Content<'_>),
+    /// Hears of the first record that opened in a direction that begins in the middle.
+    pub(super) entered: &'a mut dyn FnMut(Sender, &Session, &Phase, Found, &Record<'_>),
 }
 
 /// One direction.
@@ -58,6 +61,8 @@ pub(super) struct Side {
     scanning: bool,
     /// Nothing more will come.
     last: bool,
+    /// It begins in the middle, and no record opened yet.
+    outside: bool,
     reader: Reader,
 }
 
@@ -157,12 +162,19 @@ impl Side {
             opened: Opened::default(),
             over: None,
         };
-        Self { half: Half::default(), discard: 0, scanning: false, last: false, reader }
+        Self {
+            half: Half::default(),
+            discard: 0,
+            scanning: false,
+            last: false,
+            outside: false,
+            reader,
+        }
     }
 
     /// It begins in the middle, with records of one of these phases.
     pub(super) fn resume(&mut self, phases: Vec<Phase>, generation: u32) {
-        self.scanning = true;
+        (self.scanning, self.outside) = (true, true);
         self.reader.next = phases.into();
         self.reader.generation = generation;
         self.reader.slack = MAX_SLACK;
@@ -376,6 +388,13 @@ impl Side {
                 }
             }
             if let Some(content) = self.reader.open(&record, work) {
+                if std::mem::take(&mut self.outside)
+                    && let Some(phase) = &self.reader.current
+                {
+                    let sequence = self.half.sequence();
+                    let found = Found { sequence, number: self.reader.number - 1 };
+                    (work.entered)(self.reader.sender, work.session, phase, found, &record);
+                }
                 self.reader.opened.sealed += 1;
                 self.reader.content(content, work)?;
                 self.scanning = false;

@@ -5,11 +5,11 @@
 //! file: Wireshark would take the two for one. Its server's port is the one at which Wireshark
 //! dissects what is said; every frame's Ethernet source begins with 02:54:4c:53.
 
-mod frame;
 mod moves;
 mod protocol;
 
 pub use moves::Moves;
+pub(crate) use protocol::begins_http1;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,9 +19,10 @@ use kuberewind_packet::Timestamp;
 
 use crate::decrypt::{Conversation, Event};
 use crate::flow::Sender;
+use crate::frame::{self, ACK, FIN, Header, PSH, RST, SYN};
 use crate::segment::Segment;
-use crate::twin::frame::{ACK, FIN, Header, PSH, RST, SYN};
-use crate::twin::protocol::{Known, plain_port, recognise};
+
+use crate::twin::protocol::{Known, plain_port, recognise, recognise_in_midstream};
 
 /// The most that one segment carries.
 const MAX_PAYLOAD: usize = 1400;
@@ -203,7 +204,12 @@ impl Twins {
             let pieces = pieces.iter().filter(|piece| piece.from == from);
             pieces.flat_map(|piece| piece.bytes.iter().copied()).take(64).collect::<Vec<_>>()
         };
-        let known = recognise(&said(Sender::Client), &said(Sender::Server));
+        let known = if conversation.resumed {
+            let starts = pieces.iter().map(|piece| (piece.from, piece.bytes.as_slice()));
+            recognise_in_midstream(starts)
+        } else {
+            recognise(&said(Sender::Client), &said(Sender::Server))
+        };
         let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
         let undecided = matches!(known, Known::TooFew | Known::AwaitsPreface);
         if undecided && !last && held <= MAX_HELD {

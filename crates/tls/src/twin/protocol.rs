@@ -1,5 +1,7 @@
 //! What a decrypted conversation speaks, by its first bytes, and the port at which Wireshark knows it.
 
+use crate::flow::Sender;
+
 /// A token that one side begins with, and the plain port of the protocol that it tells.
 type Opening = (&'static [u8], u16);
 
@@ -92,6 +94,31 @@ pub(super) fn recognise(client: &[u8], server: &[u8]) -> Known {
     }
 }
 
+/// The same where what was said first is not known: by how any of these pieces begins. Only HTTP is
+/// told: what begins other protocols comes once in a connection, and short words come anywhere.
+pub(super) fn recognise_in_midstream<'a>(
+    mut pieces: impl Iterator<Item = (Sender, &'a [u8])>,
+) -> Known {
+    if pieces.any(|(from, piece)| begins_http(from, piece)) {
+        Known::Port(HTTP)
+    } else {
+        Known::TooFew
+    }
+}
+
+fn begins_http(from: Sender, piece: &[u8]) -> bool {
+    let tokens: &[Opening] = match from {
+        Sender::Client => &CLIENT,
+        Sender::Server => &SERVER,
+    };
+    by_token(piece, tokens) == Known::Port(HTTP)
+}
+
+/// Whether a request or an answer of HTTP/1 begins here.
+pub(crate) fn begins_http1(from: Sender, piece: &[u8]) -> bool {
+    begins_http(from, piece) && !piece.starts_with(HTTP2_PREFACE)
+}
+
 fn by_server(server: &[u8]) -> Known {
     match by_token(server, &SERVER) {
         // The client's words told nothing; no more are waited for.
@@ -176,6 +203,17 @@ mod tests {
             let known = recognise(client, server);
             assert_eq!(plain_port(known, real), port, "{client:?} {server:?} {known:?}");
         }
+    }
+
+    #[test]
+    fn in_midstream_any_request_or_answer_tells() {
+        let body = (Sender::Server, &b"...the rest of a body"[..]);
+        let word = (Sender::Client, &b"220 "[..]);
+        let request = (Sender::Client, &b"GET /next HTTP/1.1"[..]);
+        let answer = (Sender::Server, &b"HTTP/1.1 200 OK"[..]);
+        assert_eq!(recognise_in_midstream([body, word].into_iter()), Known::TooFew);
+        assert_eq!(recognise_in_midstream([body, request].into_iter()), Known::Port(80));
+        assert_eq!(recognise_in_midstream([body, body, answer].into_iter()), Known::Port(80));
     }
 
     #[test]
