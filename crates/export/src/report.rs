@@ -218,6 +218,20 @@ pub struct PlaintextReport {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Conversations over HTTP/2 of which something is missing: their header fields were written anew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http2_cut: u64,
+    /// Of these, those in which a direction could not be followed to its end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http2_given_up: u64,
+    /// Header fields in them that refer to what was said before, named `unknown-hpack-N`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unknown_fields: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// `12 TLS conversations decrypted (port 80, eth.src 02:54:4c:53…; …); 3 not: no secret 2, …`
@@ -230,7 +244,15 @@ impl fmt::Display for PlaintextReport {
             f.write_str(" (port 80, eth.src 02:54:4c:53…; --tls none leaves them out)")?;
         }
         write_reasons(f, "in part", &self.partly)?;
-        write_reasons(f, "not", &self.not)
+        write_reasons(f, "not", &self.not)?;
+        if self.http2_cut > 0 {
+            let [cut, fields] = [self.http2_cut, self.unknown_fields].map(figures::count);
+            write!(f, "; HTTP/2 not from its start: {cut}, header fields unknown in it: {fields}")?;
+        }
+        if self.http2_given_up > 0 {
+            write!(f, ", not followed to the end: {}", figures::count(self.http2_given_up))?;
+        }
+        Ok(())
     }
 }
 

@@ -111,7 +111,14 @@ impl Plaintext {
     pub(super) fn report(self) -> Option<PlaintextReport> {
         let counts = self.told.twins.counts();
         let report = self.told.report;
-        let report = PlaintextReport { packets: counts.frames, bytes: counts.bytes, ..report };
+        let report = PlaintextReport {
+            packets: counts.frames,
+            bytes: counts.bytes,
+            http2_cut: counts.http2_cut,
+            http2_given_up: counts.http2_given_up,
+            unknown_fields: counts.unknown_fields,
+            ..report
+        };
         let says_something = self.parts.plaintext || report != PlaintextReport::default();
         says_something.then_some(report)
     }

@@ -14,6 +14,10 @@ const MAX_SEARCHED: usize = 256 << 10;
 const MAX_BLOCK: usize = 256 << 10;
 /// After so many disappointments no more frames are looked for.
 const MAX_RESTARTS: u32 = 8;
+/// A header block's byte can stand for a whole entry of the table. What is shown may have so many times the
+/// bytes of what was sent, and so many more.
+const MOST_TIMES: u64 = 100;
+const MOST_MORE: u64 = 16 << 20;
 /// Bytes of a priority, and of a promised stream.
 const PRIORITY_LEN: usize = 5;
 const PROMISED_LEN: usize = 4;
@@ -26,6 +30,9 @@ pub(super) struct Direction {
     /// Bytes that are missing before what is shown next.
     lost: u64,
     restarts: u32,
+    /// Bytes that came, and that were shown, since something is missing.
+    came: u64,
+    shown: u64,
     /// Fields whose name or value is not known.
     pub(super) unknown: u64,
 }
@@ -55,7 +62,7 @@ impl Direction {
     }
 
     fn new(from_client: bool, mode: Mode) -> Self {
-        Self { from_client, mode, lost: 0, restarts: 0, unknown: 0 }
+        Self { from_client, mode, lost: 0, restarts: 0, came: 0, shown: 0, unknown: 0 }
     }
 
     /// Whether something is missing, so that it is not shown as it was.
@@ -77,7 +84,7 @@ impl Direction {
                 walk.follow(record);
                 record.to_vec()
             }
-            _ => self.read(record),
+            _ => self.read_within_bounds(record),
         };
         if shown.is_empty() {
             return None;
@@ -103,6 +110,16 @@ impl Direction {
     /// From here on nothing is known.
     fn forget(&mut self) {
         self.mode = Mode::Searching(Search::default());
+    }
+
+    fn read_within_bounds(&mut self, record: &[u8]) -> Vec<u8> {
+        let shown = self.read(record);
+        self.came += record.len() as u64;
+        self.shown += shown.len() as u64;
+        if self.shown > self.came * MOST_TIMES + MOST_MORE {
+            self.mode = Mode::GivenUp;
+        }
+        shown
     }
 
     fn read(&mut self, record: &[u8]) -> Vec<u8> {
@@ -185,14 +202,16 @@ impl Search {
     fn push(&mut self, record: &[u8], from_client: bool) -> Option<Vec<u8>> {
         self.starts.push(self.bytes.len());
         self.bytes.extend(record);
-        let ends: Vec<_> = self.starts[1..].iter().copied().chain([self.bytes.len()]).collect();
         let mut open = None;
         for at in self.from..self.bytes.len() {
-            let ends = self.starts.binary_search(&at).is_ok().then_some(&ends[..]);
-            match chain(&self.bytes, at, from_client, ends) {
-                Chain::Proved(_) => {
-                    self.passed_over += at as u64;
-                    return Some(self.bytes.split_off(at));
+            let number = self.starts.binary_search(&at).ok();
+            let end = number
+                .map(|number| self.starts.get(number + 1).copied().unwrap_or(self.bytes.len()));
+            match chain(&self.bytes, at, from_client, end) {
+                Chain::Proved { from, .. } => {
+                    let from = from.min(self.bytes.len());
+                    self.passed_over += from as u64;
+                    return Some(self.bytes.split_off(from));
                 }
                 Chain::Open => {
                     open.get_or_insert(at);

@@ -21,6 +21,8 @@ pub(super) const PRIORITIZED: u8 = 0x20;
 pub(super) const MAX_FRAME: usize = 1 << 14;
 /// Longer ones are not believed.
 const MAX_BELIEVED: usize = 1 << 20;
+/// Of streams so many requests are not told by one connection.
+const MAX_STREAM: u32 = 1 << 24;
 /// So many parameters are no longer settings.
 const MAX_SETTINGS: usize = 32;
 
@@ -58,12 +60,15 @@ impl Header {
         let Self { len, kind, flags, stream } = self;
         let only = |allowed: u8| flags & !allowed == 0;
         let (of_stream, of_clients_stream) = (stream != 0, stream % 2 == 1);
+        // The length of the padding stands there, even of none; then perhaps a priority.
+        let padding = usize::from(flags & PADDED != 0);
+        let priority = if flags & PRIORITIZED == 0 { 0 } else { 5 };
         match kind {
-            DATA => of_stream && only(END_STREAM | PADDED),
+            DATA => of_stream && only(END_STREAM | PADDED) && len >= padding,
             HEADERS => {
                 (of_clients_stream || of_stream && !from_client)
                     && only(END_STREAM | END_HEADERS | PADDED | PRIORITIZED)
-                    && len > 0
+                    && len > padding + priority
             }
             PRIORITY => of_stream && len == 5 && only(0),
             RST_STREAM => of_stream && len == 4 && only(0),
@@ -73,7 +78,7 @@ impl Header {
                 !of_stream && len.is_multiple_of(6) && len <= most && only(END_STREAM)
             }
             PUSH_PROMISE => {
-                !from_client && of_clients_stream && len > 4 && only(END_HEADERS | PADDED)
+                !from_client && of_clients_stream && len > 4 + padding && only(END_HEADERS | PADDED)
             }
             PING => !of_stream && len == 8 && only(END_STREAM),
             GOAWAY => !of_stream && len >= 8 && only(0),
@@ -82,34 +87,47 @@ impl Header {
             _ => false,
         }
     }
+
+    /// The same, and not what zeros and small numbers look like, which are frequent in all data.
+    fn is_telling(self, from_client: bool) -> bool {
+        let Self { len, kind, flags, stream } = self;
+        let says_nothing = kind == DATA && len == 0 && flags & END_STREAM == 0;
+        self.is_valid(from_client) && len <= MAX_FRAME && stream <= MAX_STREAM && !says_nothing
+    }
 }
 
 /// Whether frames begin at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chain {
-    /// So many follow each other.
-    Proved(usize),
+    /// So many follow each other, the first that is beyond doubt from here on.
+    Proved {
+        count: usize,
+        from: usize,
+    },
     /// More bytes are needed.
     Open,
     Refuted,
 }
 
-/// Whether frames follow each other from `at` on. `ends` are where records end: who sends a frame of its
-/// own sends a record of its own, so one that ends with its record is enough where `at` begins a record.
-pub(super) fn chain(bytes: &[u8], at: usize, from_client: bool, ends: Option<&[usize]>) -> Chain {
-    let needed = if ends.is_some() { 2 } else { 3 };
-    let (mut next, mut count) = (at, 0);
+/// Whether frames follow each other from `at` on. Where a record begins there it ends at `end`: most frames
+/// are sent in records of their own, and one that fills its record is enough. A header of `DATA` weighs
+/// little, since it is mostly zeros; the end of another header can look like one. So where it comes first it
+/// is passed over.
+pub(super) fn chain(bytes: &[u8], at: usize, from_client: bool, end: Option<usize>) -> Chain {
+    let needed = if end.is_some() { 3 } else { 5 };
+    let (mut next, mut count, mut weight, mut from) = (at, 0, 0, at);
     while let Some(header) = bytes.get(next..next + HEADER_LEN) {
         let header = header.first_chunk().and_then(|bytes| Header::parse(*bytes));
-        let Some(header) =
-            header.filter(|header| header.is_valid(from_client) && header.len <= MAX_FRAME)
-        else {
+        let Some(header) = header.filter(|header| header.is_telling(from_client)) else {
             return Chain::Refuted;
         };
         (next, count) = (next + HEADER_LEN + header.len, count + 1);
-        let ends_with_record = ends.is_some_and(|ends| ends.contains(&next));
-        if count >= needed || ends_with_record {
-            return Chain::Proved(count);
+        weight += if header.kind == DATA { 1 } else { 2 };
+        if count == 1 && header.kind == DATA {
+            from = next;
+        }
+        if weight >= needed || end == Some(next) && weight >= 2 {
+            return Chain::Proved { count, from };
         }
     }
     // What is there of a header tells already.
@@ -128,12 +146,12 @@ mod tests {
     #[test]
     fn a_frame_that_fills_its_record_or_several_in_a_row_are_proof() {
         let settings = [0, 0, 0, 4, 1, 0, 0, 0, 0];
-        assert_eq!(chain(&settings, 0, true, Some(&[9])), Chain::Proved(1));
+        assert_eq!(chain(&settings, 0, true, Some(9)), Chain::Proved { count: 1, from: 0 });
         assert_eq!(chain(&settings, 0, true, None), Chain::Open);
         let three = [settings; 3].concat();
-        assert_eq!(chain(&three, 0, true, None), Chain::Proved(3));
+        assert_eq!(chain(&three, 0, true, None), Chain::Proved { count: 3, from: 0 });
         assert_eq!(chain(&three, 1, true, None), Chain::Refuted);
-        assert_eq!(chain(b"HTTP/1.1 200 OK\r\n\r\n", 0, false, Some(&[19])), Chain::Refuted);
+        assert_eq!(chain(b"HTTP/1.1 200 OK\r\n\r\n", 0, false, Some(19)), Chain::Refuted);
     }
 
     proptest! {
@@ -145,9 +163,11 @@ mod tests {
 
         #[test]
         fn random_bytes_prove_nothing(bytes in prop::collection::vec(any::<u8>(), 2000..3000)) {
-            let ends = [bytes.len()];
+            let end = Some(bytes.len());
             for at in 0..bytes.len() {
-                prop_assert!(!matches!(chain(&bytes, at, at % 2 == 0, Some(&ends)), Chain::Proved(_)));
+                let is_proved =
+                    matches!(chain(&bytes, at, at % 2 == 0, end), Chain::Proved { .. });
+                prop_assert!(!is_proved);
             }
         }
     }

@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 use httlib_huffman::DecoderSpeed;
 
 /// Entries added since the first block are remembered up to so many bytes; no table is that large.
-const MOST_BYTES: usize = 256 << 10;
+const MOST_BYTES: usize = 64 << 10;
 /// What an entry counts beside its characters (RFC 7541 section 4.1).
 const ENTRY: usize = 32;
+/// Fields of a block with more bytes than these are nobody's: a byte can stand for a whole entry.
+const MOST_IN_A_BLOCK: usize = 256 << 10;
 /// Numbers in a block are not larger.
 const MOST: usize = 1 << 24;
 
@@ -58,8 +60,12 @@ impl Decoder {
 
     /// The fields of a whole block. After [`Broken`] it is of no more use.
     pub(super) fn decode(&mut self, block: &[u8]) -> Result<Vec<Field>, Broken> {
-        let (mut rest, mut fields) = (block, Vec::new());
+        let (mut rest, mut fields, mut bytes) = (block, Vec::<Field>::new(), 0);
         while let Some(first) = rest.first().copied() {
+            bytes += fields.last().map_or(0, |field| field.name.len() + field.value.len());
+            if bytes > MOST_IN_A_BLOCK {
+                return Err(Broken);
+            }
             match first {
                 0x80.. => {
                     let (name, value) = self.entry(integer(&mut rest, 7)?)?;
@@ -295,6 +301,16 @@ pub(super) mod tests {
         ];
         assert_eq!(read[2], third);
         assert_eq!(decoder.unknown(), 0);
+    }
+
+    #[test]
+    fn a_byte_that_stands_for_much_cannot_be_said_for_ever() {
+        let mut decoder = Decoder::in_midstream();
+        let long = Field { name: b"x".to_vec(), value: vec![b'v'; 60_000], sensitive: false };
+        let mut block = encode(&[long]);
+        block[1] = 0x40;
+        assert!(decoder.decode(&block).is_ok());
+        assert_eq!(decoder.decode(&vec![0xbe; 100_000]), Err(Broken));
     }
 
     #[test]

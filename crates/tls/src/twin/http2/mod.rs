@@ -74,8 +74,8 @@ impl Http2 {
 /// are proved to be such.
 pub(super) fn is_spoken<'a>(records: impl Iterator<Item = (Sender, &'a [u8])>) -> bool {
     let frames = records.map(|(from, record)| {
-        match chain(record, 0, from == Sender::Client, Some(&[record.len()])) {
-            Chain::Proved(count) => count,
+        match chain(record, 0, from == Sender::Client, Some(record.len())) {
+            Chain::Proved { count, .. } => count,
             Chain::Open | Chain::Refuted => 0,
         }
     });
