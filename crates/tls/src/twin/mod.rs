@@ -229,19 +229,19 @@ impl Twins {
         let begins = |from: Sender| {
             pieces.iter().find(|piece| piece.from == from).is_none_or(|piece| piece.lost == 0)
         };
-        let is_whole = !conversation.resumed && begins(Sender::Client) && begins(Sender::Server);
-        let known = if is_whole {
+        let has_preface = said(Sender::Client).starts_with(HTTP2_PREFACE);
+        let server_is_whole = !conversation.resumed && begins(Sender::Server);
+        let known = if server_is_whole && begins(Sender::Client) {
             recognise(&said(Sender::Client), &said(Sender::Server))
+        } else if has_preface && !begins(Sender::Client) {
+            Known::Http2
         } else {
             let starts = || pieces.iter().map(|piece| (piece.from, piece.bytes.as_slice()));
             recognise_in_midstream(starts)
         };
         let http2 = match known {
             Known::Http2 => Some(Http2::in_midstream()),
-            _ => said(Sender::Client)
-                .starts_with(HTTP2_PREFACE)
-                .then(Http2::from_the_start)
-                .filter(|_| is_whole),
+            _ => has_preface.then(|| Http2::from_the_preface(server_is_whole)),
         };
         let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
         let undecided = matches!(known, Known::TooFew | Known::AwaitsPreface);

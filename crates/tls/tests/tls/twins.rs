@@ -337,3 +337,36 @@ fn wherever_http2_is_cut_tshark_shows_nothing_that_was_not_sent() {
     }
     assert!(unknown > 0 && known > unknown, "{known} fields known, {unknown} not");
 }
+
+#[test]
+fn a_server_whose_first_words_are_lost_is_not_shown_with_fields_of_others() {
+    let conversation = Conversation {
+        number: 0,
+        place: Place(0),
+        client: "10.0.0.1:4000".parse().unwrap(),
+        server: "10.0.0.2:8443".parse().unwrap(),
+        resumed: false,
+    };
+    // An answer of which the only field is entry 62, whatever that was.
+    let ping = b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let answer = b"\0\0\x01\x01\x05\0\0\0\x01\xbe";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut shown = Vec::new();
+    let mut twins = Twins::new(PortsTaken::default());
+    let said = [
+        (Sender::Server, 50, &answer[..]),
+        (Sender::Client, 0, &preface[..]),
+        (Sender::Server, 0, &ping[..]),
+        (Sender::Server, 0, &answer[..]),
+    ];
+    for (from, lost, bytes) in said {
+        let content = Content { lost, bytes };
+        let event =
+            Event::Data { conversation: &conversation, from, time: Timestamp::default(), content };
+        twins.hear(&event, &mut |_, frame| shown.extend_from_slice(frame));
+    }
+    let has = |words: &[u8]| shown.windows(words.len()).any(|part| part == words);
+    assert!(has(&preface[..]));
+    assert!(has(b"unknown-hpack-1"));
+    assert!(!has(answer));
+}

@@ -1,6 +1,8 @@
 //! One direction: as it was while it is whole, and so that it can be read without what is missing once
 //! something is.
 
+use std::collections::BTreeSet;
+
 use crate::twin::http2::frame::{
     CONTINUATION, Chain, END_HEADERS, END_STREAM, HEADER_LEN, HEADERS, Header, MAX_FRAME, PADDED,
     PRIORITIZED, PUSH_PROMISE, chain,
@@ -112,6 +114,11 @@ impl Direction {
         self.mode = Mode::Searching(Search::default());
     }
 
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> u64 {
+        if let Mode::Searching(search) = &self.mode { search.looked_at } else { 0 }
+    }
+
     fn read_within_bounds(&mut self, record: &[u8]) -> Vec<u8> {
         let shown = self.read(record);
         self.came += record.len() as u64;
@@ -191,53 +198,74 @@ struct Search {
     bytes: Vec<u8>,
     /// Where records begin among them.
     starts: Vec<usize>,
-    /// Before this no frame begins.
-    from: usize,
+    /// Places where a frame may begin, each behind how many bytes are needed to tell more of it.
+    open: BTreeSet<(usize, usize)>,
     /// Bytes that were given up, and not counted yet.
     passed_over: u64,
+    #[cfg(test)]
+    looked_at: u64,
 }
 
 impl Search {
     /// Takes a record. Once a place is proved to be one: the bytes from there on.
     fn push(&mut self, record: &[u8], from_client: bool) -> Option<Vec<u8>> {
-        self.starts.push(self.bytes.len());
+        if record.is_empty() {
+            return None;
+        }
+        let known = self.bytes.len();
+        self.starts.push(known);
         self.bytes.extend(record);
-        let mut open = None;
-        for at in self.from..self.bytes.len() {
-            let number = self.starts.binary_search(&at).ok();
-            let end = number
-                .map(|number| self.starts.get(number + 1).copied().unwrap_or(self.bytes.len()));
-            match chain(&self.bytes, at, from_client, end) {
+        for at in self.due().into_iter().chain(known..self.bytes.len()) {
+            match self.chain(at, from_client) {
                 Chain::Proved { from, .. } => {
                     let from = from.min(self.bytes.len());
                     self.passed_over += from as u64;
                     return Some(self.bytes.split_off(from));
                 }
-                Chain::Open => {
-                    open.get_or_insert(at);
+                Chain::Open { needed } => {
+                    self.open.insert((needed, at));
                 }
                 Chain::Refuted => {}
             }
         }
-        self.from = open.unwrap_or(self.bytes.len());
         self.keep_within_bounds();
         None
     }
 
+    /// The places of which more can be told now, the first one first.
+    fn due(&mut self) -> Vec<usize> {
+        let later = self.open.split_off(&(self.bytes.len() + 1, 0));
+        let due = std::mem::replace(&mut self.open, later);
+        let mut places: Vec<usize> = due.into_iter().map(|(_, at)| at).collect();
+        places.sort_unstable();
+        places
+    }
+
+    fn chain(&mut self, at: usize, from_client: bool) -> Chain {
+        #[cfg(test)]
+        {
+            self.looked_at += 1;
+        }
+        let number = self.starts.binary_search(&at).ok();
+        let end =
+            number.map(|number| self.starts.get(number + 1).copied().unwrap_or(self.bytes.len()));
+        chain(&self.bytes, at, from_client, end)
+    }
+
     fn keep_within_bounds(&mut self) {
-        let excess = match self.bytes.len() {
-            len if len > MAX_SEARCHED => self.from.max(len / 2),
-            _ => self.from,
-        };
+        let len = self.bytes.len();
+        if !self.open.is_empty() && len <= MAX_SEARCHED {
+            return;
+        }
+        let first = self.open.iter().map(|(_, at)| *at).min().unwrap_or(len);
+        let excess = if len > MAX_SEARCHED { first.max(len / 2) } else { first };
         self.bytes.drain(..excess);
         self.passed_over += excess as u64;
-        self.from -= excess.min(self.from);
+        let open = std::mem::take(&mut self.open).into_iter();
+        let kept = open.filter(|(_, at)| *at >= excess);
+        self.open = kept.map(|(needed, at)| (needed - excess, at - excess)).collect();
         self.starts.retain(|start| *start >= excess);
         self.starts.iter_mut().for_each(|start| *start -= excess);
-        if self.starts.is_empty() {
-            // So that each record has an end.
-            self.starts.push(0);
-        }
     }
 }
 

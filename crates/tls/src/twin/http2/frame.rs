@@ -104,8 +104,10 @@ pub(super) enum Chain {
         count: usize,
         from: usize,
     },
-    /// More bytes are needed.
-    Open,
+    /// With fewer than so many bytes in all, no more can be told.
+    Open {
+        needed: usize,
+    },
     Refuted,
 }
 
@@ -133,7 +135,7 @@ pub(super) fn chain(bytes: &[u8], at: usize, from_client: bool, end: Option<usiz
     // What is there of a header tells already.
     match bytes.get(next..) {
         Some([first, ..]) if *first != 0 => Chain::Refuted,
-        _ => Chain::Open,
+        _ => Chain::Open { needed: next.max(bytes.len()) + 1 },
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
     fn a_frame_that_fills_its_record_or_several_in_a_row_are_proof() {
         let settings = [0, 0, 0, 4, 1, 0, 0, 0, 0];
         assert_eq!(chain(&settings, 0, true, Some(9)), Chain::Proved { count: 1, from: 0 });
-        assert_eq!(chain(&settings, 0, true, None), Chain::Open);
+        assert_eq!(chain(&settings, 0, true, None), Chain::Open { needed: 10 });
         let three = [settings; 3].concat();
         assert_eq!(chain(&three, 0, true, None), Chain::Proved { count: 3, from: 0 });
         assert_eq!(chain(&three, 1, true, None), Chain::Refuted);

@@ -16,6 +16,8 @@ const ENTRY: usize = 32;
 const MOST_IN_A_BLOCK: usize = 256 << 10;
 /// Numbers in a block are not larger.
 const MOST: usize = 1 << 24;
+/// Nor written in more bytes than these bits need.
+const MOST_SHIFT: u32 = 21;
 
 const SENSITIVE: u8 = 0x10;
 const TABLE_IS_EMPTIED: u8 = 0x20;
@@ -104,11 +106,11 @@ impl Decoder {
         if let Some(entry) = self.entries.get(index) {
             return Ok(entry.clone());
         }
-        if !self.older || self.forgotten {
+        let number = index - self.entries.len() + 1;
+        if !self.older || self.forgotten || self.bytes + number * ENTRY > MOST_BYTES {
             return Err(Broken);
         }
         self.unknown += 1;
-        let number = index - self.entries.len() + 1;
         Ok((format!("unknown-hpack-{number}").into_bytes(), Vec::new()))
     }
 
@@ -168,12 +170,17 @@ fn integer(rest: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     let full = (1 << bits) - 1;
     let mut number = usize::from(*first) & full;
     if number == full {
-        for shift in (0..28).step_by(7) {
+        let mut shift = 0;
+        loop {
             let (byte, behind) = more.split_first().ok_or(Broken)?;
             more = behind;
             number += (usize::from(*byte) & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 break;
+            }
+            shift += 7;
+            if shift > MOST_SHIFT {
+                return Err(Broken);
             }
         }
     }
@@ -311,6 +318,18 @@ pub(super) mod tests {
         block[1] = 0x40;
         assert!(decoder.decode(&block).is_ok());
         assert_eq!(decoder.decode(&vec![0xbe; 100_000]), Err(Broken));
+    }
+
+    #[test]
+    fn numbers_that_no_encoder_writes_are_not_misread() {
+        let decode = |block: &[u8]| Decoder::in_midstream().decode(block);
+        // 127 and nothing, in more bytes than numbers have; the rest must not be taken for a field.
+        assert_eq!(decode(&[0xff, 0x80, 0x80, 0x80, 0x80, 0x00]), Err(Broken));
+        assert_eq!(decode(&[0xff; 20]), Err(Broken));
+        assert!(decode(&[0xff, 0x80, 0x80, 0x80, 0x00]).is_ok());
+        // No table has an entry with this number.
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0x03]), Err(Broken));
+        assert_eq!(decode(&[0x80]), Err(Broken));
     }
 
     #[test]
