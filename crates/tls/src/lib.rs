@@ -16,14 +16,17 @@
 
 mod cbc;
 mod decrypt;
+mod entrance;
 mod error;
 mod event;
 mod flow;
+mod frame;
 mod half;
 mod handshakes;
 mod hello;
 mod join;
 mod keylog;
+mod number;
 mod object;
 mod open;
 mod pin;
@@ -41,6 +44,10 @@ pub use decrypt::Limits;
 pub use decrypt::Outcome;
 pub use decrypt::Reason;
 pub use decrypt::Report;
+pub use entrance::Decision;
+pub use entrance::Entrances;
+pub use entrance::Lead;
+pub use entrance::Way;
 pub use error::Error;
 pub use event::Derived;
 pub use event::KeyLogLabel;

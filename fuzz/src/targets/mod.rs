@@ -2,6 +2,7 @@
 
 mod capture_file;
 mod expression;
+mod http2;
 mod program;
 mod recording;
 mod text;
@@ -67,6 +68,7 @@ pub const TARGETS: [Target; 19] = [
     },
     Target { name: "tls-join", seeds: tls::derived, words: tls::WORDS, read: tls::join },
     Target { name: "tls-decrypt", seeds: tls::opened, words: tls::WORDS, read: tls::decrypt },
+    Target { name: "http2", seeds: http2::conversations, words: http2::WORDS, read: http2::read },
     Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
     Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },
     Target {

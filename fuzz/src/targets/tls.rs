@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
     Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Pinned,
-    Place, Secret, SecretBytes, SecretEvent, Segment, Twins,
+    Place, Secret, SecretBytes, SecretEvent, Segment, Sender, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -211,6 +211,23 @@ pub(super) fn decrypt(input: &[u8]) -> String {
     let (said, pieces) = open(input);
     let known = known();
     assert!(pieces.iter().all(|piece| known.contains(piece)), "a byte that nobody sent is shown");
+    said
+}
+
+/// The contents of a recording's records, and whether the server sent them.
+pub(super) fn said(name: &str) -> Vec<(bool, Vec<u8>)> {
+    let text = String::from_utf8(fixture(&format!("{name}.keys"))).unwrap_or_default();
+    let mut decryptor = Decryptor::new(KeyLog::parse(&text).unwrap_or_default(), Limits::default());
+    let (input, mut said) = (recorded(name), Vec::new());
+    let mut hear = |event: Event<'_>| {
+        if let Event::Data { from, content, .. } = event {
+            said.push((from == Sender::Server, content.bytes.to_vec()));
+        }
+    };
+    for (time, frame) in frames(&steps(&input)) {
+        let len = u32::try_from(frame.len()).unwrap_or(0);
+        decryptor.see(Place(1), time, len, &frame, &mut hear);
+    }
     said
 }
 
