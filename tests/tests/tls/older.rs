@@ -10,7 +10,7 @@ use kuberewind_tests::{Program, pcapdump, python};
 
 use crate::lab::{End, Lab, NGINX, WITHIN, other_end, source};
 
-/// Each segment of a second is gone some seconds later.
+/// Each segment, a second long, is gone some seconds later.
 const SHORT: &str = "pcapdump.maxTime=6s,pcapdump.timeInterval=1s";
 
 #[test]
