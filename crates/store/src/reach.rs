@@ -106,7 +106,7 @@ mod tests {
             let fading = fading(&before, usage, bounds);
 
             let room = (bounds.max_bytes - sealed - other).min(spare);
-            let written = (sealed + room) / 2 * share / 100;
+            let written = sealed.midpoint(room) * share / 100;
             let after: Vec<_> =
                 segments.iter().map(|(age, bytes)| held(age + later, *bytes)).collect();
             let usage = Usage {
