@@ -16,3 +16,4 @@ mod openssl;
 mod ports;
 mod programs;
 mod switched_off;
+mod window;
