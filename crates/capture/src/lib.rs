@@ -46,6 +46,11 @@ pub use status::NamespaceStatus;
 pub use status::ThreadState;
 pub use status::UndecidedStatus;
 pub use tls::LibraryStatus;
+pub use tls::Plaintext;
+pub use tls::PlaintextEvent;
+pub use tls::PlaintextProbes;
+pub use tls::PlaintextStatus;
+pub use tls::PlaintextTold;
 pub use tls::TlsConfig;
 pub use tls::TlsError;
 pub use tls::TlsNamespaceStatus;
@@ -59,4 +64,5 @@ pub use watch::NetnsWatch;
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::tls::look_into;
+    pub use crate::tls::read_plaintext;
 }

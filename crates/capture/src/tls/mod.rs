@@ -13,12 +13,16 @@ mod instruction;
 mod kernel;
 mod key_log;
 mod pclntab;
+mod plain;
 mod processes;
 mod rustls;
 mod status;
 mod watch;
 
 pub use error::TlsError;
+pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
+#[doc(hidden)]
+pub use plain::read_plaintext;
 pub use status::LibraryStatus;
 pub use status::TlsNamespaceStatus;
 pub use status::TlsStatus;

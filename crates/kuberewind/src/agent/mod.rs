@@ -40,6 +40,8 @@ pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;
 pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
+pub(crate) use tls::PlaintextReport;
+pub(crate) use tls::leave::is_allowed as may_leave;
 pub(crate) use tls::left_behind;
 pub(crate) use tls::noted;
 pub(crate) use undecided::Shared;

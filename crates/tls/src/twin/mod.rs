@@ -10,6 +10,7 @@ mod moves;
 mod protocol;
 
 pub use moves::Moves;
+pub use protocol::who_says;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

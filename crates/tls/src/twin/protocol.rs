@@ -1,5 +1,7 @@
 //! What a decrypted conversation speaks, by its first bytes, and the port at which Wireshark knows it.
 
+use crate::flow::Sender;
+
 /// A token that one side begins with, and the plain port of the protocol that it tells.
 type Opening = (&'static [u8], u16);
 
@@ -92,6 +94,15 @@ pub(super) fn recognise(client: &[u8], server: &[u8]) -> Known {
     }
 }
 
+/// Who it is that says this first, as far as the words tell.
+pub fn who_says(first: &[u8]) -> Option<Sender> {
+    let is = |known| matches!(known, Known::Port(_));
+    if is(by_token(first, &CLIENT)) || (!first.is_empty() && by_shape(first).is_some()) {
+        return Some(Sender::Client);
+    }
+    is(by_token(first, &SERVER)).then_some(Sender::Server)
+}
+
 fn by_server(server: &[u8]) -> Known {
     match by_token(server, &SERVER) {
         // The client's words told nothing; no more are waited for.
@@ -176,6 +187,14 @@ mod tests {
             let known = recognise(client, server);
             assert_eq!(plain_port(known, real), port, "{client:?} {server:?} {known:?}");
         }
+    }
+
+    #[test]
+    fn client_and_server_are_told_by_what_they_say() {
+        assert_eq!(who_says(b"GET / HTTP/1.1"), Some(Sender::Client));
+        assert_eq!(who_says(b"HTTP/1.1 200 OK"), Some(Sender::Server));
+        assert_eq!(who_says(b"something else"), None);
+        assert_eq!(who_says(b""), None);
     }
 
     #[test]

@@ -8,11 +8,15 @@
 
 mod keep;
 pub(crate) mod leave;
+mod plaintext;
+mod second_net;
 mod status;
 mod tap;
 mod vault;
 
 pub(crate) use keep::ControlPlane;
+pub(crate) use plaintext::PLAINTEXT;
+pub(crate) use second_net::{PlaintextReport, SecondNet};
 pub(crate) use status::TlsReport;
 pub(crate) use tap::Tap;
 
@@ -31,6 +35,7 @@ use kuberewind_store::Note;
 use kuberewind_tls::{JoinCounts, Joined, Joiner, ObjectPath, SecretEvent};
 
 use keep::Kept;
+use plaintext::Opened;
 use tap::HandshakePacket;
 use vault::{Vault, VaultError};
 
@@ -119,7 +124,12 @@ pub(crate) type Write = Box<dyn FnMut(Vec<u8>) -> bool + Send>;
 
 impl Tls {
     /// Loads the probes, which see nothing before [`Self::set_targets`].
-    pub(crate) fn start(source: TlsSource, taps: Taps, write: Write) -> Result<Self, TlsFailure> {
+    pub(crate) fn start(
+        source: TlsSource,
+        taps: Taps,
+        second_net: Option<&SecondNet>,
+        write: Write,
+    ) -> Result<Self, TlsFailure> {
         let vault = Arc::new(Vault::open_usual()?);
         // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
         let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
@@ -141,6 +151,7 @@ impl Tls {
             control_plane: source.control_plane,
             keeps_control_plane: Arc::clone(&keeps_control_plane),
             shown: Arc::clone(&shown),
+            opened: second_net.map(SecondNet::opened).unwrap_or_default(),
         };
         let thread = thread::Builder::new()
             .name("tls-join".into())
@@ -271,6 +282,8 @@ struct Work {
     control_plane: ControlPlane,
     keeps_control_plane: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
+    /// joiner --connections that secrets open--> plaintext probes, which leave these out.
+    opened: Arc<Mutex<Opened>>,
 }
 
 impl Work {
@@ -322,6 +335,9 @@ impl Work {
     fn take(&mut self) -> Vec<Kept> {
         let joined = self.joiner.take(Timestamp::now());
         self.joiner.take_learned().into_iter().for_each(|(file, path)| (self.teach)(file, path));
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.iter().for_each(|j| opened.insert(plaintext::pair(j.netns, j.client, j.server)));
+        drop(opened);
         let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
         let (kept, discarded): (Vec<Joined>, Vec<Joined>) =
             joined.into_iter().partition(|j| keep_all || !self.control_plane.has(j));
@@ -392,6 +408,7 @@ mod tests {
             control_plane: ControlPlane::default(),
             keeps_control_plane: Arc::default(),
             shown: Arc::clone(&shown),
+            opened: Arc::default(),
         };
         work.write_down(&[kept(1)]);
         assert_eq!(work.take(), [kept(1)]);

@@ -4,7 +4,7 @@ use kuberewind_capture::{LibraryStatus, TlsStatus, UnsupportedStatus};
 use kuberewind_packet::Owner;
 use serde::{Deserialize, Serialize};
 
-use super::Shown;
+use super::{PlaintextReport, Shown};
 
 /// TLS as `kuberewind status --json` shows it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub(crate) struct TlsReport {
     pub(crate) unwritten: u64,
     /// Packets of handshakes that the joiner had no time for.
     pub(crate) handshake_packets_left_out: u64,
+    /// Plaintext from probes, where it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plaintext: Option<PlaintextReport>,
     /// What does not work.
     pub(crate) problems: Vec<String>,
 }
@@ -67,6 +70,7 @@ impl TlsReport {
             handshake_packets_left_out: left_out,
             libraries: probes.libraries,
             unsupported: probes.unsupported,
+            plaintext: None,
             problems: probes.problems,
         }
     }
