@@ -11,6 +11,7 @@ mod matrix;
 mod mutual;
 mod nginx;
 mod openssl;
+mod plaintext;
 mod ports;
 mod programs;
 mod switched_off;
