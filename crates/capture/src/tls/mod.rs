@@ -20,9 +20,9 @@ mod status;
 mod watch;
 
 pub use error::TlsError;
-pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
 #[doc(hidden)]
 pub use plain::read_plaintext;
+pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
 pub use status::LibraryStatus;
 pub use status::TlsNamespaceStatus;
 pub use status::TlsStatus;

@@ -17,10 +17,10 @@ use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
 use kuberewind_packet::{
     LossAt, LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
 };
-use regex::Regex;
 use kuberewind_store::{
     Appender, Inlet, Limits, Lock, MinFree, Note, Store, StoreConfig, StoreError,
 };
+use regex::Regex;
 
 use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};

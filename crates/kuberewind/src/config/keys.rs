@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::{
-    Amounts, CaptureConfig, Chosen, Config, DockerConfig, LogFormat, LogLevel, MetricsConfig, MinFree,
-    Names, Namespaces, Objects, PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig,
-    Snaplen, TapConfig, Texts,
+    Amounts, CaptureConfig, Chosen, Config, DockerConfig, LogFormat, LogLevel, MetricsConfig,
+    MinFree, Names, Namespaces, Objects, PcapdumpConfig, PullPolicy, Quantity, Registry,
+    ResourcesConfig, Snaplen, TapConfig, Texts,
 };
 
 /// One key of the tree.

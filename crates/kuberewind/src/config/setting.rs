@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::duration::{DurationError, format_duration, parse_duration};
 use super::values::{
-    Choice, Chosen, LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry,
-    Snaplen, Texts,
+    Choice, Chosen, LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity,
+    Registry, Snaplen, Texts,
 };
 
 /// A value of [`super::Config`], as a place in the tree.
@@ -349,9 +349,9 @@ impl Setting for Chosen {
     fn show(&self) -> Value {
         let entry = |Choice { namespace, regex }: &Choice| {
             let parts = [("namespace", namespace), ("regex", regex)];
-            let parts = parts.into_iter().filter_map(|(name, text)| {
-                Some((name.to_owned(), Value::from(text.as_deref()?)))
-            });
+            let parts = parts
+                .into_iter()
+                .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text.as_deref()?))));
             Value::Object(parts.collect())
         };
         self.0.iter().map(entry).collect()

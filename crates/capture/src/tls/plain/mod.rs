@@ -103,8 +103,10 @@ impl PlaintextProbes {
                 lock(&tell)(PlaintextTold::Pause);
             }
         };
-        let threads =
-            vec![spawn("tls-plaintext", read)?, spawn("tls-plain-watch", move || watch.run(&ordered))?];
+        let threads = vec![
+            spawn("tls-plaintext", read)?,
+            spawn("tls-plain-watch", move || watch.run(&ordered))?,
+        ];
         let (chosen, ordered) = (Mutex::default(), AtomicU64::new(0));
         Ok(Self { maps, orders, chosen, ordered, shown, ended, threads })
     }

@@ -20,8 +20,7 @@ const CARRIERS: [(&str, &str); 4] = [
     ("SSL_write_ex", "ssl_write_ex"),
 ];
 /// Those after which an object may be another connection's.
-const ENDS: [&str; 5] =
-    ["SSL_free", "SSL_clear", "SSL_set_bio", "SSL_set0_rbio", "SSL_set0_wbio"];
+const ENDS: [&str; 5] = ["SSL_free", "SSL_clear", "SSL_set_bio", "SSL_set0_rbio", "SSL_set0_wbio"];
 
 /// The programs, loaded.
 #[derive(Debug)]
@@ -105,7 +104,11 @@ impl Programs {
 
     /// Attaches to a file, in every process that runs it, now or later. The ends come first, for a
     /// connection must not outlive its object.
-    pub(super) fn attach(&self, file: &File, places: &Places) -> Result<Vec<Link>, libbpf_rs::Error> {
+    pub(super) fn attach(
+        &self,
+        file: &File,
+        places: &Places,
+    ) -> Result<Vec<Link>, libbpf_rs::Error> {
         let mut links = Vec::new();
         for offset in &places.ends {
             links.push(self.probe("ssl_forget", file, *offset, false)?);

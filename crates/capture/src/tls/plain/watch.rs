@@ -63,11 +63,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(
-        processes: Processes,
-        programs: Programs,
-        shown: Arc<Mutex<Sight>>,
-    ) -> Self {
+    pub(super) fn new(processes: Processes, programs: Programs, shown: Arc<Mutex<Sight>>) -> Self {
         Self {
             processes,
             programs,
@@ -167,7 +163,8 @@ impl Watch {
         }
         let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
         if probed >= MAX_PROBED {
-            known.problem = Some(format!("attach to {path}: {MAX_PROBED} files are probed already"));
+            known.problem =
+                Some(format!("attach to {path}: {MAX_PROBED} files are probed already"));
             return known;
         }
         match self.programs.attach(file, &places) {

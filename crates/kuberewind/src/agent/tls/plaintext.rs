@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use kuberewind_capture::{Plaintext, PlaintextEvent, PlaintextTold};
 use kuberewind_packet::{Frame, Interface, NetnsId, Owner, PacketSink, Slot, Timestamp};
-use kuberewind_tls::{
-    Content, Conversation, Event, Place, PortsTaken, Sender, Twins, who_says,
-};
+use kuberewind_tls::{Content, Conversation, Event, Place, PortsTaken, Sender, Twins, who_says};
 
 use super::ControlPlane;
 
@@ -99,6 +97,9 @@ struct Talk {
     remote: SocketAddr,
     /// The next position of what the process sent, and of what it got.
     next: [u64; 2],
+    /// When the process was done with it, by both clocks. It is remembered for a while: the other end may
+    /// be in the same namespace, and come to be decided later.
+    over: Option<(Timestamp, Instant)>,
     stage: Stage,
 }
 
@@ -184,6 +185,7 @@ impl Stream {
             local,
             remote,
             next: [0; 2],
+            over: None,
             stage: Stage::Held { since: now, said: Vec::new() },
         });
         talk.heard = now;
@@ -200,19 +202,26 @@ impl Stream {
         }
     }
 
-    /// Ends a conversation, which its first words may have waited for.
+    /// Notes that a conversation is over. One that waits does so still: what it is is not known before.
     fn end(&mut self, key: Key, time: Timestamp) {
-        self.decide(key);
-        let Some(slot) = self.slots.get(&key.0).copied() else { return self.forget(key) };
-        if let Some(Talk { stage: Stage::Shown { conversation, twins }, .. }) =
-            self.talks.get_mut(&key)
-        {
-            for from in [Sender::Client, Sender::Server] {
-                let end = Event::End { conversation, from, time, reset: false };
-                twins.hear(&end, &mut |time, frame| put(&mut *self.sink, slot, time, frame));
-            }
+        let Some(talk) = self.talks.get_mut(&key) else { return };
+        talk.over.get_or_insert((time, Instant::now()));
+        if !matches!(talk.stage, Stage::Held { .. }) {
+            self.close(key, time);
         }
-        self.forget(key);
+    }
+
+    fn close(&mut self, key: Key, time: Timestamp) {
+        let slot = self.slot(key.0);
+        let Self { talks, sink, .. } = self;
+        let Some(Talk { stage: Stage::Shown { conversation, twins }, .. }) = talks.get_mut(&key)
+        else {
+            return;
+        };
+        for from in [Sender::Client, Sender::Server] {
+            let end = Event::End { conversation, from, time, reset: false };
+            twins.hear(&end, &mut |time, frame| put(&mut **sink, slot, time, frame));
+        }
     }
 
     fn forget(&mut self, key: Key) {
@@ -244,6 +253,10 @@ impl Stream {
         };
         let due: Vec<_> = self.talks.iter().filter_map(due).collect();
         due.into_iter().for_each(|key| self.decide(key));
+        let is_past = |talk: &Talk| talk.over.is_some_and(|(_, at)| at.elapsed() >= 3 * HOLD);
+        let past = self.talks.iter().filter(|(_, talk)| is_past(talk)).map(|(key, _)| *key);
+        let past: Vec<_> = past.collect();
+        past.into_iter().for_each(|key| self.forget(key));
         self.sink.tick();
     }
 
@@ -285,6 +298,9 @@ impl Stream {
             talk.stage = Stage::Shown { conversation, twins };
         }
         said.iter().for_each(|said| self.show(key, said));
+        if let Some((time, _)) = self.talks.get(&key).and_then(|talk| talk.over) {
+            self.close(key, time);
+        }
     }
 
     fn is_left_out(&self, key: Key, local: SocketAddr, remote: SocketAddr) -> bool {
