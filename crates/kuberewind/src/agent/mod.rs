@@ -38,7 +38,6 @@ pub(crate) use status::Room;
 pub(crate) use status::Status;
 pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;
-pub(crate) use tls::PlaintextReport;
 pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
 pub(crate) use tls::leave::is_allowed as may_leave;
