@@ -19,6 +19,8 @@ fn main() {
     // Programs that may sleep read a page that is not in memory yet; Linux 6.0 and later take them.
     compile(SECRETS, "tls.bpf.o", &[]);
     compile(SECRETS, "tls_sleepable.bpf.o", &["-DSLEEPABLE"]);
+    // Links of many probes, even if it is one, go together; Linux 6.6.
+    compile(SECRETS, "tls_multi.bpf.o", &["-DSLEEPABLE", "-DMULTI"]);
     compile(PLAIN, "plain.bpf.o", &[]);
 }
 

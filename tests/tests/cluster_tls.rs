@@ -76,8 +76,12 @@ impl Shop {
 
     /// Exports everything; the file's path is among the cluster's.
     fn export(&self, name: &str) -> String {
+        self.export_with(name, &[])
+    }
+
+    fn export_with(&self, name: &str, more: &[&str]) -> String {
         let _ = fs::remove_file(self.cluster.dir().join(name));
-        self.cluster.expect(0, &["pcapdump", "--dest", name])
+        self.cluster.expect(0, &[&["pcapdump", "--dest", name], more].concat())
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -112,8 +116,10 @@ fn a_secret_that_one_node_knows_opens_the_conversation_in_the_one_file() {
         fields(&shop.file("both.pcapng"), "http.request", "http.request.uri") == expected
     });
     let said = shop.export("both.pcap");
-    let names = fields(&shop.file("both.pcapng"), "tls", "frame.interface_name");
-    assert_eq!(names, ["pay/till-1/eth0", "shop/cart-1/eth0"]);
+    shop.export_with("all.pcapng", &["--vantage", "all"]);
+    let names = |file: &str| fields(&shop.file(file), "tls", "frame.interface_name");
+    assert_eq!(names("both.pcapng").len(), 1, "one view of each connection is enough");
+    assert_eq!(names("all.pcapng"), ["pay/till-1/eth0", "shop/cart-1/eth0"]);
     for (name, conversation) in [("both.pcapng", "tls"), ("both.pcap", "tcp")] {
         let path = shop.file(name);
         assert_eq!(fields(&path, "http.request", "http.request.uri"), expected, "{name}: {said}");

@@ -513,7 +513,7 @@ def work(number):
         sock.sendall(out.read())
         while sock.recv(65536):
             pass
-        print(path, flush=True)
+        print(path + '\\n', end='', flush=True)
 for number in range(8):
     threading.Thread(target=work, args=(number,)).start()
 ";

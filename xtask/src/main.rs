@@ -32,6 +32,8 @@ usage: cargo xtask COMMAND
                   [--workloads udp,tcp,http,https,handshakes]
                   [--recorders none,kuberewind,kuberewind-tls,tcpdump,heads]
   bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
+  bench cluster   an agent of many idle pods, an export of three nodes [--pods N] [--rounds N]
+                  [--megabytes N]
                   each with [--build false]: measure what was built last
 ";
 

@@ -74,6 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         filter: Arc::new(CaptureFilter::everything_on_ip(MAX_CAPTURED)),
         ring_memory: None,
         interfaces: Vec::new(),
+        opener: kuberewind_capture::Opener::default(),
     };
     let capture = Capture::start(config, vec![Drop(Arc::clone(&counts))])?;
     capture.set_targets(vec![Target { owner: Owner::Netns(name), netns, path: path.into() }]);

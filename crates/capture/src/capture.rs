@@ -12,6 +12,7 @@ use kuberewind_packet::{ByteSize, LossAt, PacketSink, Span, Timestamp};
 use crate::error::CaptureError;
 use crate::lane::{LaneHandle, RecordId};
 use crate::namespaces::Target;
+use crate::opener::Opener;
 use crate::plan::Desired;
 use crate::recorded::{Counts, RETIRED_BY};
 use crate::status::{CaptureStatus, NamespaceStatus, ThreadState, UndecidedStatus};
@@ -34,6 +35,8 @@ pub struct CaptureConfig {
     pub ring_memory: Option<ByteSize>,
     /// The names of the interfaces to record, in every namespace; empty for all.
     pub interfaces: Vec<String>,
+    /// Who opens network namespaces.
+    pub opener: Opener,
 }
 
 /// Packets on their way from the kernel to the sinks.
@@ -70,6 +73,7 @@ impl Capture {
         let count = lanes.len();
         let supervisor = Supervisor::new(
             (config.node.into(), config.interfaces.into()),
+            config.opener,
             config.ring_memory,
             config.filter,
             lanes,

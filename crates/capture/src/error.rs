@@ -41,6 +41,14 @@ pub enum CaptureError {
         /// Why.
         source: io::Error,
     },
+    /// A namespace gives no packet socket.
+    #[error("open a capture ring's socket for {owner}: {source}{}", hint(source))]
+    OpenSocket {
+        /// Whose.
+        owner: Owner,
+        /// Why.
+        source: io::Error,
+    },
     /// A capture ring cannot be opened.
     #[error("open a capture ring of {bytes} bytes for {owner}: {source}{}", hint(source))]
     OpenRing {

@@ -19,10 +19,9 @@ pub(crate) struct Forerunner {
 }
 
 impl Forerunner {
-    /// Starts in the namespace that this thread is in.
-    pub(crate) fn start(program: &[Instruction]) -> io::Result<Self> {
+    /// Starts on a socket that is new.
+    pub(crate) fn start(socket: PacketSocket, program: &[Instruction]) -> io::Result<Self> {
         let since = Timestamp::now();
-        let socket = PacketSocket::open()?;
         socket.attach(program)?;
         socket.tell_all()?;
         socket.bind_everywhere()?;

@@ -16,6 +16,7 @@ mod link;
 mod links;
 mod named;
 mod namespaces;
+mod opener;
 mod opening;
 mod plan;
 mod recorded;
@@ -36,6 +37,10 @@ pub use named::Named;
 pub use named::NamedWatch;
 pub use namespaces::NetnsSpec;
 pub use namespaces::Target;
+pub use opener::Doors;
+pub use opener::Opener;
+pub use opener::OpenerProcess;
+pub use opener::serve_opener;
 pub use plan::Desired;
 pub use replay::replay;
 pub use rights::missing_rights;
@@ -63,6 +68,8 @@ pub use watch::NetnsWatch;
 /// What only the fuzzer needs.
 #[doc(hidden)]
 pub mod fuzz {
+    pub use crate::opener::look_at_message;
+    pub use crate::opener::messages as opener_messages;
     pub use crate::tls::look_into;
     pub use crate::tls::read_plaintext;
 }

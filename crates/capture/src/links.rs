@@ -45,15 +45,8 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Follows the interfaces of the namespace that this thread is in, and lists those that are there.
-    pub(crate) fn open() -> io::Result<(Self, Vec<LinkEvent>)> {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            flags,
-            None, // protocol 0: NETLINK_ROUTE
-        )?;
+    /// Follows the interfaces of a socket's namespace, and lists those that are there.
+    pub(crate) fn follow(socket: OwnedFd) -> io::Result<(Self, Vec<LinkEvent>)> {
         // Listening before asking: nothing between the two is missed.
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINK_GROUP))?;
         let mut links = Self { socket, buffer: vec![0; BUFFER] };
@@ -105,6 +98,13 @@ impl AsFd for Links {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A socket of the namespace that this thread is in.
+pub(crate) fn open_socket() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+    // Protocol 0: NETLINK_ROUTE
+    Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?)
 }
 
 /// The largest `gso_max_size` among interfaces that are there.

@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use kuberewind_packet::{NetnsId, Owner};
 
+use crate::opener::Opener;
+
 /// Where `ip netns` and container runtimes put names.
 pub(crate) const NAMED: &str = "/run/netns";
 /// The recorder's own namespace: the machine's, unless it was started in another.
-const OWN: &str = "/proc/self/ns/net";
-/// `NSFS_MAGIC`
-const NSFS: i64 = 0x6e73_6673;
+pub(crate) const OWN: &str = "/proc/self/ns/net";
 
 /// A network namespace to record, and through which file it can be entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +88,9 @@ impl NetnsSpec {
     }
 
     /// The namespace as it is there now.
-    pub(crate) fn find(&self) -> Result<Target, NotThere> {
+    pub(crate) fn find(&self, opener: &Opener) -> Result<Target, NotThere> {
         let path = self.path();
-        match identify(&path) {
+        match opener.which(&path) {
             Ok(Some(netns)) => Ok(Target { owner: self.owner(), netns, path }),
             Ok(None) => Err(NotThere { spec: self.clone(), path, source: None }),
             Err(source) => Err(NotThere { spec: self.clone(), path, source: Some(source) }),
@@ -118,37 +117,29 @@ impl fmt::Display for NotThere {
     }
 }
 
-/// Which namespace a file leads to; none when it is an ordinary file: `/run/netns/NAME` is one for a
-/// moment, until the namespace is mounted on it.
-fn identify(path: &Path) -> io::Result<Option<NetnsId>> {
-    let file = File::open(path)?;
-    if rustix::fs::fstatfs(&file)?.f_type as i64 != NSFS {
-        return Ok(None);
-    }
-    Ok(Some(NetnsId(file.metadata()?.ino())))
-}
-
 fn namespace_of(pid: u32) -> PathBuf {
     format!("/proc/{pid}/ns/net").into()
 }
 
 /// For each network namespace in which a process lives, one such process. Looks at every process of
 /// the machine: about 5 µs for each.
-pub(crate) fn inhabited() -> BTreeMap<NetnsId, PathBuf> {
+pub(crate) fn inhabited(opener: &Opener) -> BTreeMap<NetnsId, PathBuf> {
     let mut inhabited = BTreeMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return inhabited };
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let path = namespace_of(pid);
+    let Ok(pids) = processes(Path::new("/proc")) else { return inhabited };
+    for (pid, netns) in pids.iter().zip(opener.netns_of(&pids)) {
         // Processes end while we look, and kernel threads have no namespaces.
-        let Ok(link) = fs::read_link(&path) else { continue };
-        if let Some(netns) = link.to_str().and_then(parse_link) {
-            inhabited.entry(netns).or_insert(path);
+        if let Ok(netns) = netns {
+            inhabited.entry(netns).or_insert_with(|| namespace_of(*pid));
         }
     }
     inhabited
+}
+
+/// The numbers of all processes; about 1 µs each.
+pub(crate) fn processes(proc: &Path) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(proc)?;
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.collect())
 }
 
 /// Reads `net:[4026531840]`.
@@ -178,16 +169,18 @@ mod tests {
     #[test]
     fn an_ordinary_file_is_no_namespace() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(identify(file.path()).unwrap(), None);
-        assert!(identify(Path::new(OWN)).unwrap().is_some());
-        let error = NetnsSpec::Path(file.path().into()).find().unwrap_err();
+        let opener = Opener::default();
+        assert_eq!(opener.which(file.path()).unwrap(), None);
+        assert!(opener.which(Path::new(OWN)).unwrap().is_some());
+        let error = NetnsSpec::Path(file.path().into()).find(&opener).unwrap_err();
         assert!(error.to_string().ends_with("is not a network namespace"), "{error}");
     }
 
     #[test]
     fn the_own_namespace_is_inhabited() {
-        let own = NetnsSpec::Host.find().unwrap();
-        assert!(inhabited().contains_key(&own.netns));
+        let opener = Opener::default();
+        let own = NetnsSpec::Host.find(&opener).unwrap();
+        assert!(inhabited(&opener).contains_key(&own.netns));
         assert_eq!(parse_link("net:[4026531840]"), Some(NetnsId(4_026_531_840)));
         assert_eq!(parse_link("mnt:[1]"), None);
     }

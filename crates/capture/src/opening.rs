@@ -1,23 +1,21 @@
-//! Opens rings inside network namespaces: on threads of their own, which end afterwards. A thread
-//! that entered a namespace is of no use for anything else.
+//! Opens rings of network namespaces: on threads of their own, which end afterwards, since the kernel
+//! takes its time.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kuberewind_filter::CaptureFilter;
-use kuberewind_packet::{NetnsId, Timestamp};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use kuberewind_packet::Timestamp;
 
 use crate::error::CaptureError;
 use crate::forerunner::Forerunner;
 use crate::growth;
 use crate::hold::{Hold, HoldMemory};
 use crate::interfaces::Label;
-use crate::links::{self, Links};
+use crate::links::{self, LinkEvent, Links};
 use crate::namespaces::Target;
+use crate::opener::{Opener, Refused, Sockets, Stage, Wanted};
 use crate::recorded::Recorded;
 use crate::ring::{Layout, Ring};
 use crate::sys::PacketSocket;
@@ -68,21 +66,24 @@ pub(crate) struct Opened {
 
 /// Opens the first ring of a namespace. Call it on a thread of its own.
 pub(crate) fn open(
+    opener: &Opener,
     target: &Target,
     label: Label,
     filter: &CaptureFilter,
     budget: &Budget,
     namespaces: usize,
 ) -> Result<Opened, CaptureError> {
-    enter(target)?;
-    let owner = || target.owner.clone();
-    let (links, known) =
-        Links::open().map_err(|e| CaptureError::ListInterfaces { owner: owner(), source: e })?;
+    let refused = |refused| to_error(target, refused);
+    let wanted = Wanted { packets: 1, links: true };
+    let mut sockets = opener.sockets(&target.path, target.netns, wanted).map_err(refused)?;
+    let socket = next_packets(target, &mut sockets)?;
+    let links = follow_links(&mut sockets);
+    let (links, known) = links.map_err(|source| no_links(target, source))?;
     let layout = growth::first(namespaces, links::largest_gso_max(&known), budget.left());
     budget.take(layout);
-    let (ring, group) = Ring::open(layout, filter.program()).map_err(|source| {
+    let (ring, group) = Ring::open(socket, layout, filter.program()).map_err(|source| {
         budget.give_back(layout);
-        CaptureError::OpenRing { owner: owner(), bytes: layout.bytes(), source }
+        no_ring(target, layout.bytes(), source)
     })?;
     let since = Timestamp::now();
     let socket = Arc::clone(ring.socket());
@@ -93,6 +94,7 @@ pub(crate) fn open(
 /// Opens the ring of a namespace of which nobody has decided yet, before anything else is done: its
 /// first packets are on their way. Call it on a thread of its own.
 pub(crate) fn open_undecided(
+    opener: &Opener,
     target: &Target,
     label: Label,
     filter: &CaptureFilter,
@@ -100,23 +102,24 @@ pub(crate) fn open_undecided(
     layout: Layout,
     memory: HoldMemory,
 ) -> Result<Opened, CaptureError> {
-    enter(target)?;
+    let refused = |refused| to_error(target, refused);
+    let wanted = Wanted { packets: 2, links: true };
+    let mut sockets = opener.sockets(&target.path, target.netns, wanted).map_err(refused)?;
+    let early = next_packets(target, &mut sockets)?;
     // Without it the ring is still worth to be opened.
-    let forerunner = Forerunner::start(filter.program()).ok();
+    let forerunner = Forerunner::start(early, filter.program()).ok();
+    let socket = next_packets(target, &mut sockets)?;
     budget.take(layout);
     let failed = |error| {
         budget.give_back(layout);
         error
     };
-    let owner = || target.owner.clone();
-    let (ring, group) = Ring::open(layout, filter.program()).map_err(|source| {
-        failed(CaptureError::OpenRing { owner: owner(), bytes: layout.bytes(), source })
-    })?;
+    let (ring, group) = Ring::open(socket, layout, filter.program())
+        .map_err(|source| failed(no_ring(target, layout.bytes(), source)))?;
     let since = Timestamp::now();
     let mut hold = Hold::new(memory);
     let seam = forerunner.map(|forerunner| forerunner.finish(&mut hold, since));
-    let links = Links::open()
-        .map_err(|source| failed(CaptureError::ListInterfaces { owner: owner(), source }))?;
+    let links = follow_links(&mut sockets).map_err(|source| failed(no_links(target, source)))?;
     let socket = Arc::clone(ring.socket());
     let recorded = Box::new(Recorded::new(ring, label, links, Some((hold, seam))));
     Ok(Opened { recorded, socket, group, layout, since })
@@ -132,32 +135,48 @@ pub(crate) struct Grown {
 /// Opens a further ring of a namespace, of a size that the budget has already been charged with. Call
 /// it on a thread of its own.
 pub(crate) fn grow(
+    opener: &Opener,
     target: &Target,
     group: u16,
     layout: Layout,
     filter: &CaptureFilter,
 ) -> Result<Grown, CaptureError> {
-    enter(target)?;
-    let ring = Ring::join(layout, filter.program(), group).map_err(|source| {
-        CaptureError::OpenRing { owner: target.owner.clone(), bytes: layout.bytes(), source }
-    })?;
+    let wanted = Wanted { packets: 1, links: false };
+    let sockets = opener.sockets(&target.path, target.netns, wanted);
+    let mut sockets = sockets.map_err(|refused| to_error(target, refused))?;
+    let socket = next_packets(target, &mut sockets)?;
+    let ring = Ring::join(socket, layout, filter.program(), group)
+        .map_err(|source| no_ring(target, layout.bytes(), source))?;
     Ok(Grown { ring, joined: Timestamp::now() })
 }
 
-/// Moves this thread into a namespace.
-fn enter(target: &Target) -> Result<(), CaptureError> {
+fn next_packets(target: &Target, sockets: &mut Sockets) -> Result<PacketSocket, CaptureError> {
+    let socket = sockets.next().map(PacketSocket::from);
+    socket.map_err(|source| CaptureError::OpenSocket { owner: target.owner.clone(), source })
+}
+
+fn follow_links(sockets: &mut Sockets) -> io::Result<(Links, Vec<LinkEvent>)> {
+    sockets.next().and_then(Links::follow)
+}
+
+fn no_ring(target: &Target, bytes: usize, source: io::Error) -> CaptureError {
+    CaptureError::OpenRing { owner: target.owner.clone(), bytes, source }
+}
+
+fn no_links(target: &Target, source: io::Error) -> CaptureError {
+    CaptureError::ListInterfaces { owner: target.owner.clone(), source }
+}
+
+fn to_error(target: &Target, refused: Refused) -> CaptureError {
     let (owner, path) = (target.owner.clone(), target.path.clone());
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(CaptureError::OpenNamespace { owner, path, source }),
-    };
-    let found = match file.metadata() {
-        Ok(metadata) => NetnsId(metadata.ino()),
-        Err(source) => return Err(CaptureError::OpenNamespace { owner, path, source }),
-    };
-    if found != target.netns {
-        return Err(CaptureError::AnotherNamespace { owner, path, wanted: target.netns, found });
+    let Refused { stage, error: source, found } = refused;
+    match stage {
+        Stage::Done | Stage::Open => CaptureError::OpenNamespace { owner, path, source },
+        Stage::Another => {
+            CaptureError::AnotherNamespace { owner, path, wanted: target.netns, found }
+        }
+        Stage::Enter => CaptureError::EnterNamespace { owner, path, source },
+        Stage::Packets => CaptureError::OpenSocket { owner, source },
+        Stage::Links => no_links(target, source),
     }
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(|error| CaptureError::EnterNamespace { owner, path, source: error.into() })
 }

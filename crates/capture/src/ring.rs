@@ -39,24 +39,33 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Opens a ring on the network namespace that this thread is in; it fills from now on. Also
+    /// Opens a ring on a socket that is new; it fills from now on. Also
     /// returns the number of its fan-out group, through which it can grow.
     ///
     /// In this order no packet comes before the filter or is missed after the binding.
-    pub(crate) fn open(layout: Layout, program: &[Instruction]) -> io::Result<(Self, u16)> {
-        let ring = Self::new(layout, program)?;
+    pub(crate) fn open(
+        socket: PacketSocket,
+        layout: Layout,
+        program: &[Instruction],
+    ) -> io::Result<(Self, u16)> {
+        let ring = Self::new(socket, layout, program)?;
         let group = ring.socket.found_group()?;
         Ok((ring, group))
     }
 
-    /// Opens a further ring of the namespace that this thread is in: it takes the packets for which
+    /// Opens a further ring of a namespace, on a socket that is new: it takes the packets for which
     /// the group's other rings have no room. A live ring cannot be resized, and one ring replaced by
     /// another loses or doubles what comes in between.
     ///
     /// Only a bound socket can join, and a bound socket gets packets: so it takes nothing until it
     /// has joined.
-    pub(crate) fn join(layout: Layout, program: &[Instruction], group: u16) -> io::Result<Self> {
-        let ring = Self::new(layout, &NOTHING)?;
+    pub(crate) fn join(
+        socket: PacketSocket,
+        layout: Layout,
+        program: &[Instruction],
+        group: u16,
+    ) -> io::Result<Self> {
+        let ring = Self::new(socket, layout, &NOTHING)?;
         ring.socket.join_group(group)?;
         ring.socket.attach(program)?;
         Ok(ring)
@@ -64,11 +73,10 @@ impl Ring {
 
     /// Opens a ring that takes nothing, and closes it.
     pub(crate) fn trial(layout: Layout) -> io::Result<()> {
-        Self::new(layout, &NOTHING).map(drop)
+        Self::new(PacketSocket::open()?, layout, &NOTHING).map(drop)
     }
 
-    fn new(layout: Layout, program: &[Instruction]) -> io::Result<Self> {
-        let socket = PacketSocket::open()?;
+    fn new(socket: PacketSocket, layout: Layout, program: &[Instruction]) -> io::Result<Self> {
         socket.attach(program)?;
         let map = socket.map_ring(layout, RETIRE_MILLIS)?;
         socket.bind_everywhere()?;

@@ -20,6 +20,7 @@ use crate::interfaces::Label;
 use crate::lane::{Command, LaneHandle, RecordId, Report};
 use crate::links::{self, Links};
 use crate::namespaces::Target;
+use crate::opener::Opener;
 use crate::opening::{self, Budget, Grown, Opened};
 use crate::plan::{Desired, Held, Phase, Step, plan};
 use crate::recorded::Counts;
@@ -124,6 +125,7 @@ struct Failure {
 pub(crate) struct Supervisor {
     pub(crate) node: Arc<str>,
     pub(crate) only: Arc<[String]>,
+    pub(crate) opener: Opener,
     pub(crate) ring_memory: Option<ByteSize>,
     pub(crate) filter: Arc<CaptureFilter>,
     pub(crate) lanes: Vec<LaneHandle>,
@@ -146,6 +148,7 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     pub(crate) fn new(
         (node, only): (Arc<str>, Arc<[String]>),
+        opener: Opener,
         ring_memory: Option<ByteSize>,
         filter: Arc<CaptureFilter>,
         lanes: Vec<LaneHandle>,
@@ -154,6 +157,7 @@ impl Supervisor {
         Self {
             node,
             only,
+            opener,
             ring_memory,
             filter,
             lanes,
@@ -166,7 +170,9 @@ impl Supervisor {
             budget: Arc::default(),
             ends: Arc::default(),
             hold_memory: HoldMemory::default(),
-            gso_max: Links::open().map_or(0, |(_, known)| links::largest_gso_max(&known)),
+            gso_max: links::open_socket()
+                .and_then(Links::follow)
+                .map_or(0, |(_, known)| links::largest_gso_max(&known)),
             last_id: 0,
             stopping: false,
         }
@@ -348,16 +354,17 @@ impl Supervisor {
         record.undecided = undecided.then(Instant::now);
         self.records.insert(id, record);
         let (filter, budget) = (Arc::clone(&self.filter), Arc::clone(&self.budget));
+        let opener = self.opener.clone();
         let namespaces = self.desired.targets.len();
         let layout = growth::undecided(namespaces + held, self.gso_max, budget.left());
         let memory = self.hold_memory.clone();
         let work = move || {
-            let opened = if undecided {
-                opening::open_undecided(&target, label, &filter, &budget, layout, memory)
+            let done = if undecided {
+                opening::open_undecided(&opener, &target, label, &filter, &budget, layout, memory)
             } else {
-                opening::open(&target, label, &filter, &budget, namespaces)
+                opening::open(&opener, &target, label, &filter, &budget, namespaces)
             };
-            Event::Opened(id, opened)
+            Event::Opened(id, done)
         };
         self.help("capture-open", work, |error| Event::Opened(id, Err(error)));
     }
@@ -423,8 +430,10 @@ impl Supervisor {
         self.budget.take(layout);
         record.phase = Phase::Growing;
         let (target, group) = (record.target.clone(), record.group);
-        let filter = Arc::clone(&self.filter);
-        let work = move || Event::Grown(id, layout, opening::grow(&target, group, layout, &filter));
+        let (opener, filter) = (self.opener.clone(), Arc::clone(&self.filter));
+        let work = move || {
+            Event::Grown(id, layout, opening::grow(&opener, &target, group, layout, &filter))
+        };
         self.help("capture-grow", work, |error| Event::Grown(id, layout, Err(error)));
     }
 
@@ -483,7 +492,7 @@ impl Supervisor {
             .collect();
         let failures = self.failures.values().map(|failure| failure.text.clone());
         let troubles = self.records.values().filter_map(|record| record.trouble.clone());
-        let troubles = troubles.chain(self.unwatched());
+        let troubles = troubles.chain(self.unwatched()).chain(self.opener.problem());
         Survey {
             records,
             ring_bytes: self.budget.used(),

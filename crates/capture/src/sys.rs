@@ -8,7 +8,7 @@
     reason = "C's constants and lengths are small, but not of the types that its structures have"
 )]
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::io;
 use std::mem::{self, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -25,8 +25,11 @@ use crate::ring::Layout;
 const BLOCK_STATUS: usize = 8;
 /// The kernel wants a frame size, from version 2's days; in version 3 it only has to divide a block.
 const FRAME_SIZE: u32 = 2048;
+/// From `linux/perf_event.h`.
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
-/// A packet socket (`AF_PACKET`, `SOCK_RAW`) of the network namespace that its opener was in.
+/// A packet socket (`AF_PACKET`, `SOCK_RAW`) of the network namespace that its opener was in. To open
+/// one takes `CAP_NET_RAW`, to use it nothing.
 #[derive(Debug)]
 pub(crate) struct PacketSocket(OwnedFd);
 
@@ -199,10 +202,72 @@ impl PacketSocket {
     }
 }
 
+impl From<OwnedFd> for PacketSocket {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl From<PacketSocket> for OwnedFd {
+    fn from(socket: PacketSocket) -> Self {
+        socket.0
+    }
+}
+
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// `struct perf_event_attr` up to its version 1, of which a probe needs some fields.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ProbeAttributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    /// Nothing is sampled: period, what, and in which format.
+    sampling: [u64; 3],
+    flags: u64,
+    wakeup: [u32; 2],
+    /// A pointer to it (`uprobe_path`).
+    path: u64,
+    /// `probe_offset`
+    offset: u64,
+}
+
+/// Sets a probe at an instruction of a file, in every process that runs it, now or later (Linux 4.17).
+/// `kind` is the number of the kernel's `uprobe`.
+///
+/// `perf_uprobe_event_init` asks for `CAP_SYS_ADMIN`, and for nothing less (Linux 6.18).
+pub(crate) fn open_probe(kind: u32, file: BorrowedFd<'_>, offset: u64) -> io::Result<OwnedFd> {
+    const EVERY_PROCESS: c_int = -1;
+    const ANY_CPU: c_int = 0;
+    const NO_GROUP: c_int = -1;
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let attributes = ProbeAttributes {
+        kind,
+        size: size_of::<ProbeAttributes>() as u32,
+        path: path.as_ptr() as u64,
+        offset,
+        ..ProbeAttributes::default()
+    };
+    // SAFETY: the kernel reads `attributes`, as long as its field says, and the path at its pointer,
+    // which ends with a zero; both live through the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            EVERY_PROCESS,
+            ANY_CPU,
+            NO_GROUP,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    let fd = check(fd as c_int)?;
+    // SAFETY: just opened, and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A packet ring (`TPACKET_V3`) mapped into this process. A block belongs to the kernel or to us;

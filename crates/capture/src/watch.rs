@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::CaptureError;
 use crate::namespaces::{NetnsSpec, Target, inhabited};
+use crate::opener::Opener;
 
 /// How often a namespace that lost its name is looked for among the processes, and a path is looked
 /// at. Names in `/run/netns` and processes need no looking: the kernel tells.
@@ -35,6 +36,7 @@ impl NetnsWatch {
     /// target until the last process in it has ended. A process's namespace ends with the process.
     pub fn start(
         specs: Vec<NetnsSpec>,
+        opener: Opener,
         mut on_change: impl FnMut(Vec<Target>, Vec<String>) + Send + 'static,
     ) -> Result<Self, CaptureError> {
         let failed =
@@ -43,7 +45,7 @@ impl NetnsWatch {
             .map_err(|error| failed(error.into()))?;
         let wake = Arc::new(wake);
         let mounts = Mounts::open().map_err(failed)?;
-        let (stop, mut sights) = (Arc::clone(&wake), Sights::new(specs));
+        let (stop, mut sights) = (Arc::clone(&wake), Sights::new(specs, opener));
         let watch = move || {
             let mut told = None;
             loop {
@@ -130,7 +132,10 @@ fn wait(stop: &OwnedFd, mounts: &Mounts, sights: &Sights) -> Woken {
 
 /// What is looked for, and what was there at the last look.
 #[derive(Debug)]
-struct Sights(Vec<Sight>);
+struct Sights {
+    all: Vec<Sight>,
+    opener: Opener,
+}
 
 #[derive(Debug)]
 struct Sight {
@@ -146,44 +151,46 @@ struct Sight {
 }
 
 impl Sights {
-    fn new(specs: Vec<NetnsSpec>) -> Self {
+    fn new(specs: Vec<NetnsSpec>, opener: Opener) -> Self {
         let unique: BTreeSet<NetnsSpec> = specs.into_iter().collect();
-        Self(unique.into_iter().map(Sight::new).collect())
+        Self { all: unique.into_iter().map(Sight::new).collect(), opener }
     }
 
     /// The processes whose end is waited for.
     fn lives(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.0.iter().filter_map(|sight| sight.life.as_ref())
+        self.all.iter().filter_map(|sight| sight.life.as_ref())
     }
 
     /// Whether something can change without the kernel telling.
     fn must_look_again(&self) -> bool {
-        self.0
+        self.all
             .iter()
             .any(|sight| matches!(sight.spec, NetnsSpec::Path(_)) || !sight.nameless.is_empty())
     }
 
     fn look(&mut self) -> (Vec<Target>, Vec<String>) {
-        self.0.iter_mut().for_each(Sight::look);
+        for sight in &mut self.all {
+            sight.look(&self.opener);
+        }
         self.look_for_nameless();
-        let missing = self.0.iter().filter(|sight| sight.targets().next().is_none());
+        let missing = self.all.iter().filter(|sight| sight.targets().next().is_none());
         let problems = missing.filter_map(|sight| sight.problem.clone()).collect();
-        let targets = self.0.iter().flat_map(Sight::targets).cloned();
+        let targets = self.all.iter().flat_map(Sight::targets).cloned();
         let mut known = BTreeSet::new();
         (targets.filter(|target| known.insert(target.netns)).collect(), problems)
     }
 
     /// The only look at every process of the machine, and only while a namespace has no name.
     fn look_for_nameless(&mut self) {
-        if self.0.iter().all(|sight| sight.nameless.is_empty()) {
+        if self.all.iter().all(|sight| sight.nameless.is_empty()) {
             return;
         }
-        let inhabited = inhabited();
-        for sight in &mut self.0 {
+        let inhabited = inhabited(&self.opener);
+        for sight in &mut self.all {
             sight.nameless.retain_mut(|target| match inhabited.get(&target.netns) {
                 Some(path) => {
                     // Kept while it leads there: a change would be told for nothing.
-                    if !still_leads_to(target) {
+                    if !still_leads_to(target, &self.opener) {
                         target.path.clone_from(path);
                     }
                     true
@@ -194,9 +201,9 @@ impl Sights {
     }
 }
 
-fn still_leads_to(target: &Target) -> bool {
+fn still_leads_to(target: &Target, opener: &Opener) -> bool {
     let spec = NetnsSpec::Path(PathBuf::from(&target.path));
-    spec.find().is_ok_and(|found| found.netns == target.netns)
+    spec.find(opener).is_ok_and(|found| found.netns == target.netns)
 }
 
 impl Sight {
@@ -209,7 +216,7 @@ impl Sight {
     }
 
     /// Looks whether it is there, and if not, why.
-    fn look(&mut self) {
+    fn look(&mut self, opener: &Opener) {
         if let NetnsSpec::Pid(pid) = self.spec {
             self.follow(pid);
             if self.ended {
@@ -218,7 +225,7 @@ impl Sight {
                 return;
             }
         }
-        let found = self.spec.find();
+        let found = self.spec.find(opener);
         let netns = found.as_ref().ok().map(|target| target.netns);
         if let Some(before) = self.there.take()
             && Some(before.netns) != netns

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, CaptureStatus, NamespaceStatus, NetnsSpec, NetnsWatch,
-    replay,
+    Opener, replay,
 };
 use kuberewind_filter::CaptureFilter;
 use kuberewind_packet::{
@@ -273,10 +273,14 @@ fn a_namespace_that_is_deleted_is_let_go_with_its_last_packets() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let watch = {
         let (capture, told) = (Arc::clone(&capture), Arc::clone(&told));
-        NetnsWatch::start(vec![NetnsSpec::Name(b.name.clone())], move |targets, problems| {
-            told.lock().unwrap().push((targets.len(), problems.len()));
-            capture.set_targets(targets);
-        })
+        NetnsWatch::start(
+            vec![NetnsSpec::Name(b.name.clone())],
+            Opener::default(),
+            move |targets, problems| {
+                told.lock().unwrap().push((targets.len(), problems.len()));
+                capture.set_targets(targets);
+            },
+        )
         .unwrap()
     };
     until("it is recorded", SOON, || capture.status().namespaces.len() == 1);
@@ -312,8 +316,10 @@ fn a_namespace_that_lost_its_name_stays_while_a_process_lives_in_it() {
     let targets = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&targets);
     let specs = vec![NetnsSpec::Name(netns.name.clone())];
-    let watch =
-        NetnsWatch::start(specs, move |targets, _| *told.lock().unwrap() = targets).unwrap();
+    let watch = NetnsWatch::start(specs, Opener::default(), move |targets, _| {
+        *told.lock().unwrap() = targets;
+    })
+    .unwrap();
     until("it is seen", SOON, || targets.lock().unwrap().len() == 1);
     drop(netns);
     until("it is reached through the process", SOON, || {
@@ -333,7 +339,7 @@ fn a_process_is_followed_to_its_end() {
     let told = Arc::new(Mutex::new((Vec::new(), Vec::new())));
     let specs = vec![NetnsSpec::Pid(process.0.id())];
     let tell = Arc::clone(&told);
-    let watch = NetnsWatch::start(specs, move |targets, problems| {
+    let watch = NetnsWatch::start(specs, Opener::default(), move |targets, problems| {
         *tell.lock().unwrap() = (targets, problems);
     })
     .unwrap();

@@ -298,6 +298,45 @@ fn secrets_of_a_namespace_that_is_not_recorded_never_leave_the_kernel() {
     seen.probes.stop();
 }
 
+/// Tells the probes of secrets that it makes up, as fast as it can; the first line says that it does.
+const FLOOD: &str = "
+import ctypes
+class Param(ctypes.Structure):
+    _fields_ = [('key', ctypes.c_char_p), ('kind', ctypes.c_uint), ('data', ctypes.c_char_p),
+        ('size', ctypes.c_size_t), ('returned', ctypes.c_size_t)]
+given = [(b'label', b'c hs traffic'), (b'key', b'k' * 32), (b'data', b'd' * 32)]
+params = (Param * 4)(*[Param(key, 5, data, len(data), 0) for key, data in given])
+derive = ctypes.CDLL('libcrypto.so.3').EVP_KDF_derive
+print('done', flush=True)
+while True:
+    derive(None, None, 32, params)
+";
+
+#[test]
+fn a_process_that_makes_up_secrets_takes_no_room_of_others() {
+    let (lab, hostile, netns) = (Lab::new(), Netns::new(), Netns::new());
+    let seen = Seen::of(&[&hostile, &netns]);
+    let _server = lab.server(&netns);
+    seen.attached("/libcrypto.so.3");
+    let flood = lab.file("flood.py", FLOOD);
+    let mut floods: Vec<_> =
+        (0..2).map(|_| Conversation::start(hostile.command("python3", &[&flood]))).collect();
+    floods.iter_mut().for_each(Conversation::ask);
+    until("more than one may tell", SOON, || seen.status().refused > 10_000);
+    for _ in 0..5 {
+        lab.curl(&netns, &TLS_1_3);
+    }
+    // A handshake has five secrets on each side.
+    until("all secrets of the other", SOON, || {
+        let owner = netns.target().owner;
+        let status = seen.status();
+        status.namespaces.iter().any(|of| of.owner == owner && of.secrets == 50)
+    });
+    assert_eq!(seen.status().lost, 0);
+    drop(floods);
+    seen.probes.stop();
+}
+
 #[test]
 fn processes_that_run_already_are_found() {
     let (lab, netns) = (Lab::new(), Netns::new());

@@ -135,7 +135,9 @@ mod tests {
                 let lines = raw["cgroup"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
                 let found = membership(&lines.collect::<Vec<_>>().join("\n"));
                 let pid = u32::try_from(raw["pid"].as_u64().unwrap()).unwrap();
-                let netns = scan::parse_link(raw["net"].as_str().unwrap()).unwrap();
+                let net = raw["net"].as_str().unwrap();
+                let number = net.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap();
+                let netns = NetnsId(number.parse().unwrap());
                 process(pid, u64::from(20_000 - pid), &found.pod_uid.unwrap(), netns)
             });
             let places = settle(processes, NODE, |pid| pid.to_string().into());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kuberewind_packet::pcapng::{self, PacketBlock, Statistics};
 use kuberewind_packet::{Interface, NetnsId, Owner, Span, pcap};
 
-use crate::contents::TWINS;
+use crate::contents::is_made;
 use crate::{Format, Report};
 
 /// Writes one file, piece by piece, to the end of a buffer.
@@ -150,9 +150,9 @@ fn covered(report: &Report) -> Option<Span> {
 type Bearer = (String, String);
 
 fn bearer(interface: &Interface) -> Bearer {
-    // No twin was lost while recording.
+    // Nothing that was made was lost while recording.
     let owner =
-        if interface.name == TWINS { TWINS.to_owned() } else { interface.owner.to_string() };
+        if is_made(&interface.name) { interface.name.clone() } else { interface.owner.to_string() };
     (interface.node.clone(), owner)
 }
 

@@ -115,7 +115,7 @@ fn write_file<S: PacketStream>(
     let room = Room::for_nodes(inputs.len() + export.unreachable.len());
     let mut output = Output::create(place.directory().unwrap_or(Path::new(".")))?;
     let mut encoder = Encoder::new(*format, &export.program);
-    let mut contents = Contents::new(export.window, inputs, export.tls);
+    let mut contents = Contents::new(export.window, inputs, export.tls, Liveness::Whole);
     let mut chunk = Vec::with_capacity(CHUNK + (1 << 19));
     let mut done = Progress::default();
 

@@ -34,6 +34,7 @@ pub use report::DifferingFlow;
 pub use report::Fetch;
 pub use report::LeftOut;
 pub use report::NodeReport;
+pub use report::OlderReport;
 pub use report::PlaintextReport;
 pub use report::Report;
 pub use report::Sight;

@@ -34,8 +34,8 @@ pub struct Merge<S> {
     /// The next packet's time of each stream that has one; the top is the packet we are at.
     heap: BinaryHeap<Reverse<(Timestamp, usize)>>,
     started: bool,
-    /// Secrets that nobody has taken yet.
-    key_log: Vec<u8>,
+    /// Secrets that nobody has taken yet, of each node that sent some.
+    secrets: Vec<(String, Vec<u8>)>,
     /// The packet's interface in `table`.
     interface: u32,
     table: Table,
@@ -60,8 +60,8 @@ impl<S: PacketStream> Merge<S> {
     pub fn new(asked: Span, inputs: impl IntoIterator<Item = Input<S>>) -> Self {
         let lanes: Vec<_> = inputs.into_iter().map(Lane::new).collect();
         let heap = BinaryHeap::with_capacity(lanes.len());
-        let (key_log, table) = (Vec::new(), Table::default());
-        Self { asked, lanes, heap, started: false, key_log, interface: 0, table }
+        let (secrets, table) = (Vec::new(), Table::default());
+        Self { asked, lanes, heap, started: false, secrets, interface: 0, table }
     }
 
     /// Goes to the next packet; `false` when no stream has one.
@@ -80,7 +80,7 @@ impl<S: PacketStream> Merge<S> {
         self.started = true;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             self.heap.extend(lane.pull().map(|time| Reverse((time, index))));
-            self.key_log.append(&mut lane.stream.take_key_log());
+            self.secrets.extend(lane.take_secrets());
         }
     }
 
@@ -88,7 +88,7 @@ impl<S: PacketStream> Merge<S> {
         let Some(mut top) = self.heap.peek_mut() else { return };
         let lane = &mut self.lanes[top.0.1];
         let pulled = lane.pull();
-        self.key_log.append(&mut lane.stream.take_key_log());
+        self.secrets.extend(lane.take_secrets());
         match pulled {
             Some(time) => top.0.0 = time,
             None => drop(PeekMut::pop(top)),
@@ -126,20 +126,10 @@ impl<S: PacketStream> Merge<S> {
         &self.table.interfaces
     }
 
-    /// The TLS secrets that came with the streams since this was asked last, each once: lines of a key
-    /// log.
-    pub fn take_key_log(&mut self) -> Vec<u8> {
-        if self.key_log.is_empty() {
-            return Vec::new(); // as for nearly every packet
-        }
-        let text = std::mem::take(&mut self.key_log);
-        let lines = text.split(|byte| *byte == b'\n');
-        let mut lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
-        lines.sort_unstable();
-        lines.dedup();
-        let mut log = lines.join(&b'\n');
-        log.extend(lines.first().map(|_| b'\n'));
-        log
+    /// The TLS secrets that came with the streams since this was asked last: lines of a key log, with
+    /// the node that sent them.
+    pub fn take_secrets(&mut self) -> Vec<(String, Vec<u8>)> {
+        std::mem::take(&mut self.secrets)
     }
 
     /// Whether the next [`Self::advance`] will not wait.
@@ -170,6 +160,16 @@ impl<S: PacketStream> Lane<S> {
             failure: None,
             ended: false,
         }
+    }
+
+    /// Secrets that came, with the node as its interfaces name it.
+    fn take_secrets(&mut self) -> Option<(String, Vec<u8>)> {
+        let text = self.stream.take_key_log();
+        if text.is_empty() {
+            return None; // as for nearly every packet
+        }
+        let named = self.stream.interfaces().first().map(|interface| &interface.node);
+        Some((named.unwrap_or(&self.node).clone(), text))
     }
 
     /// The time of the next packet; none at the end or when the stream fails.

@@ -166,9 +166,42 @@ impl VantageReport {
 pub struct TlsReport {
     /// Connections of which secrets are known.
     pub connections_with_secrets: u64,
+    /// Connections that began before the window, in a file with secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<OlderReport>,
     /// What was decrypted; none where the file has the secrets alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plaintext: Option<PlaintextReport>,
+}
+
+/// Connections that began before the window and whose handshakes are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OlderReport {
+    /// Those with packets in the file.
+    pub connections: u64,
+    /// Those into which readers are led by packets that were made.
+    pub readable: u64,
+    /// These packets; [`Report::packets`] does not count them.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// `2 began before the window, 1 readable from its start (9 packets added on tls-pinned, tls-filler)`
+impl fmt::Display for OlderReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [connections, readable] = [self.connections, self.readable].map(figures::count);
+        write!(f, "{connections} began before the window")?;
+        if self.readable > 0 {
+            let packets = figures::packets(self.packets);
+            write!(
+                f,
+                ", {readable} readable from its start ({packets} added on tls-pinned and tls-filler)"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// What was decrypted, and what was not.
@@ -185,6 +218,20 @@ pub struct PlaintextReport {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Conversations over HTTP/2 of which something is missing: their header fields were written anew.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http2_cut: u64,
+    /// Of these, those in which a direction could not be followed to its end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http2_given_up: u64,
+    /// Header fields in them that refer to what was said before, named `unknown-hpack-N`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unknown_fields: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// `12 TLS conversations decrypted (port 80, eth.src 02:54:4c:53…; …); 3 not: no secret 2, …`
@@ -197,7 +244,15 @@ impl fmt::Display for PlaintextReport {
             f.write_str(" (port 80, eth.src 02:54:4c:53…; --tls none leaves them out)")?;
         }
         write_reasons(f, "in part", &self.partly)?;
-        write_reasons(f, "not", &self.not)
+        write_reasons(f, "not", &self.not)?;
+        if self.http2_cut > 0 {
+            let [cut, fields] = [self.http2_cut, self.unknown_fields].map(figures::count);
+            write!(f, "; HTTP/2 not from its start: {cut}, header fields unknown in it: {fields}")?;
+        }
+        if self.http2_given_up > 0 {
+            write!(f, ", not followed to the end: {}", figures::count(self.http2_given_up))?;
+        }
+        Ok(())
     }
 }
 
@@ -224,12 +279,19 @@ impl TlsReport {
 /// One line.
 impl fmt::Display for TlsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(plaintext) = &self.plaintext {
+        if let (Some(plaintext), None) = (&self.plaintext, &self.older) {
             return plaintext.fmt(f);
         }
         let plural = if self.connections_with_secrets == 1 { "" } else { "s" };
         let count = figures::count(self.connections_with_secrets);
-        write!(f, "secrets of {count} connection{plural}")
+        write!(f, "secrets of {count} connection{plural}")?;
+        if let Some(older) = &self.older {
+            write!(f, "; {older}")?;
+        }
+        match &self.plaintext {
+            Some(plaintext) => write!(f, "; {plaintext}"),
+            None => Ok(()),
+        }
     }
 }
 

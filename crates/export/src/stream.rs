@@ -33,7 +33,7 @@ pub fn write_stream<S: PacketStream, W: Write>(
 ) -> Result<Report, ExportError> {
     let mut pipe = Pipe { out, progress, chunk: Vec::new(), done: Progress::default() };
     let mut encoder = Encoder::new(format, &export.program);
-    let mut contents = Contents::new(export.window, inputs, export.tls);
+    let mut contents = Contents::new(export.window, inputs, export.tls, liveness);
     encoder.begin(&mut pipe.chunk, Room::None);
     let copied = copy(&mut contents, &mut encoder, &mut pipe, liveness);
 

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Record a node's pods: what the `DaemonSet` runs
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// Open what takes rights: what a recorder starts beside itself
+    #[command(hide = true)]
+    Opener(OpenerArgs),
 }
 
 /// Which cluster, and where in it.
@@ -572,6 +575,17 @@ pub(crate) struct AgentArgs {
     /// How it logs, from its first line on: logFormat
     #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", default_value = "text", value_parser = log_format)]
     pub(crate) log_format: LogFormat,
+}
+
+/// What a recorder tells its opener.
+#[derive(Debug, Args)]
+pub(crate) struct OpenerArgs {
+    /// Where processes are shown
+    #[arg(long, value_name = "DIR")]
+    pub(crate) proc: PathBuf,
+    /// A file of a network namespace, named by its path
+    #[arg(long, value_name = "FILE")]
+    pub(crate) netns_file: Vec<PathBuf>,
 }
 
 fn log_format(name: &str) -> Result<LogFormat, &'static str> {

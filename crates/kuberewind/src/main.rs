@@ -47,5 +47,6 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Extcap(args) => commands::extcap(args),
         Command::Man(args) => commands::man(args),
         Command::Agent(args) => commands::agent(args),
+        Command::Opener(args) => commands::opener(args),
     }
 }

@@ -13,7 +13,9 @@ use crate::StoreError;
 use crate::clock::Clock;
 use crate::index::Index;
 use crate::journal::{self, History};
+use crate::limits::Limits;
 use crate::recover::Found;
+use crate::retention::Held;
 use crate::segment::Name;
 use crate::status::{InterfaceLoss, StoreStatus};
 
@@ -73,7 +75,7 @@ pub(crate) struct State {
     pub(crate) history: History,
     /// Losses that are not in a segment yet.
     pub(crate) pending: Vec<LossAt>,
-    pub(crate) max_time: Option<Duration>,
+    pub(crate) limits: Option<Limits>,
     /// The counting parts of the status.
     pub(crate) counted: StoreStatus,
     pub(crate) lost: BTreeMap<String, BTreeMap<LossCause, u64>>,
@@ -94,9 +96,19 @@ impl State {
         Some(Span::new(from, just_after(last)))
     }
 
+    /// The sealed ones as retention sees them.
+    pub(crate) fn held_segments(&self, clock: &Clock) -> Vec<Held> {
+        let held = |segment: &Segment| Held {
+            bytes: segment.footprint,
+            age: segment.age(&self.history, clock),
+        };
+        self.sealed.iter().map(held).collect()
+    }
+
     /// Nothing from before this is given out.
     pub(crate) fn cutoff(&self, now: Timestamp) -> Timestamp {
-        self.max_time.map_or(Timestamp::MIN, |max_time| self.history.steps.earliest(max_time, now))
+        self.limits
+            .map_or(Timestamp::MIN, |limits| self.history.steps.earliest(limits.max_time, now))
     }
 
     pub(crate) fn status(&self) -> StoreStatus {

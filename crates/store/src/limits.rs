@@ -1,8 +1,10 @@
 //! How much is kept.
 
+use std::path::Path;
 use std::time::Duration;
 
 use kuberewind_packet::{ByteSize, MAX_CAPTURED, pcapng};
+use rustix::fs::statvfs;
 
 use crate::StoreError;
 use crate::buffer::{BUFFER_LEN, PAGE};
@@ -26,6 +28,18 @@ pub enum MinFree {
     Bytes(ByteSize),
     /// So many hundredths of the file system.
     Percent(u8),
+}
+
+/// Bytes free on the file system of `dir`, and how many must stay so.
+pub(crate) fn disk_room(dir: &Path, min_free: MinFree) -> (u64, u64) {
+    let Ok(fs) = statvfs(dir) else { return (u64::MAX / 2, 0) };
+    let min_free = match min_free {
+        MinFree::Bytes(size) => size.bytes(),
+        MinFree::Percent(percent) => {
+            (fs.f_blocks.saturating_mul(fs.f_frsize) / 100).saturating_mul(percent.into())
+        }
+    };
+    (fs.f_bavail.saturating_mul(fs.f_frsize).min(u64::MAX / 2), min_free)
 }
 
 /// A segment is this part of `pcapdump.maxSize`, so that deleting one is a small step,

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use kuberewind_packet::pcapng::{self, Block};
 use kuberewind_packet::{Span, Timestamp};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::StoreError;
 use crate::catalog::Catalog;
 use crate::index::Index;
+use crate::reach::SegmentNumber;
 
 pub(crate) const BLOCK_TYPE: u32 = 0x8000_0003;
 
@@ -91,20 +93,48 @@ pub(crate) fn parse(body: &[u8]) -> Option<Note> {
 /// The notes of `span` that can be read, in the order in which they were written. One that retention
 /// takes meanwhile is as if it had not been asked for.
 pub(crate) fn within(catalog: &Catalog, span: Span) -> Result<Vec<Note>, StoreError> {
+    let mut notes = Vec::new();
+    visit(catalog, span, |_, note| notes.push(note))?;
+    Ok(notes)
+}
+
+/// Notes to be read one at a time: all together they may be more than memory holds.
+#[derive(Clone, Debug)]
+pub struct Notes {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) span: Span,
+}
+
+impl Notes {
+    /// Reads them in the order in which they were written, each with the segment that it is in.
+    ///
+    /// # Errors
+    /// A segment that cannot be read; those before it are.
+    pub fn visit(&self, visit: impl FnMut(SegmentNumber, Note)) -> Result<(), StoreError> {
+        self::visit(&self.catalog, self.span, visit)
+    }
+}
+
+fn visit(
+    catalog: &Catalog,
+    span: Span,
+    mut visit: impl FnMut(SegmentNumber, Note),
+) -> Result<(), StoreError> {
     let segments: Vec<_> = {
         let state = catalog.state();
         let wanted = state.segments().filter(|segment| touches(&segment.index, span));
         wanted.map(|segment| (segment.name.clone(), segment.index.clone())).collect()
     };
-    let mut notes = Vec::new();
     for (name, index) in segments {
         let reading = || StoreError::io("read segment", &catalog.dir.join(name.sealed()));
         let Ok(opened) = catalog.open(&name, Timestamp::MIN).map_err(reading())? else { continue };
         for place in index.notes.iter().filter(|place| span.contains(place.at)) {
-            notes.extend(read(&opened.file, *place).map_err(reading())?);
+            if let Some(note) = read(&opened.file, *place).map_err(reading())? {
+                visit(SegmentNumber(name.sequence), note);
+            }
         }
     }
-    Ok(notes)
+    Ok(())
 }
 
 fn touches(index: &Index, span: Span) -> bool {

@@ -22,7 +22,8 @@ use crate::inlet::Inlet;
 use crate::journal::{self, Event, History, Journal};
 use crate::limits::Limits;
 use crate::lock::{self, Lock};
-use crate::note::{self, Note};
+use crate::note::{self, Note, Notes};
+use crate::reach::{self, Reach, SegmentNumber};
 use crate::recover::{self, Found};
 use crate::segment::Name;
 use crate::status::StoreStatus;
@@ -170,15 +171,25 @@ impl Store {
     }
 
     /// Writes bytes beside the packets: they count in the bound, and go when the packets around them
-    /// go. Returns once they are written, as with [`Self::sync`].
+    /// go. Says in which segment they are once they are written, as with [`Self::sync`].
     ///
     /// # Errors
     /// The note is longer than a mebibyte, or cannot be written.
-    pub fn note(&self, at: Timestamp, bytes: Vec<u8>) -> Result<(), StoreError> {
+    pub fn note(&self, at: Timestamp, bytes: Vec<u8>) -> Result<SegmentNumber, StoreError> {
         if bytes.len() > note::LONGEST {
             return Err(StoreError::LongNote { len: bytes.len() });
         }
         self.ask(|reply| Command::Note(Note { at, bytes }, reply))
+    }
+
+    /// What is held, and what of it goes next.
+    pub fn reach(&self) -> Reach {
+        reach::reach(&self.catalog)
+    }
+
+    /// As [`Self::notes`], to be read one at a time, also while the store goes.
+    pub fn read_notes(&self, span: Span) -> Notes {
+        Notes { catalog: Arc::clone(&self.catalog), span }
     }
 
     /// The notes of `[from, to)` that are still held, in the order in which they were written.
@@ -248,7 +259,10 @@ impl Store {
         answer
     }
 
-    fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), StoreError> {
+    fn ask<T>(
+        &self,
+        command: impl FnOnce(Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
         // writer --answer--> whoever asked
         let (reply, answer) = bounded(1);
         self.commands.send(command(reply)).map_err(|_| closed(&self.catalog.dir))?;
@@ -376,6 +390,11 @@ impl Recording {
     /// As [`Store::notes`].
     pub fn notes(&self, span: Span) -> Result<Vec<Note>, StoreError> {
         note::within(&self.catalog, span)
+    }
+
+    /// As [`Store::read_notes`].
+    pub fn read_notes(&self, span: Span) -> Notes {
+        Notes { catalog: Arc::clone(&self.catalog), span }
     }
 
     /// What is held; nothing is known of what was lost in memory.

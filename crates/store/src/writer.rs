@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 use kuberewind_packet::{GapCause, LossAt, LossCause, Timestamp};
-use rustix::fs::statvfs;
 use tracing::{info, warn};
 
 use crate::StoreError;
@@ -19,10 +18,11 @@ use crate::catalog::{Catalog, Segment, deleted};
 use crate::clock::{Clock, StepWatch};
 use crate::disk::Disk;
 use crate::journal::{self, Event, Journal};
-use crate::limits::{Limits, MinFree};
+use crate::limits::{Limits, disk_room};
 use crate::lock;
 use crate::note::Note;
-use crate::retention::{self, Bounds, Held, Plan, Usage};
+use crate::reach::SegmentNumber;
+use crate::retention::{self, Bounds, Plan, Usage};
 use crate::route::{Route, Way};
 use crate::segment::{Name, OpenSegment, footprint};
 use crate::status::WriterState;
@@ -52,7 +52,8 @@ pub(crate) enum Command {
     SetLimits(Limits, Duration, Reply),
     /// From this moment on; none = now.
     SetRecording(bool, Option<Timestamp>, Reply),
-    Note(Note, Reply),
+    /// Answered with the segment that it is in.
+    Note(Note, Sender<Result<SegmentNumber, StoreError>>),
     Sync(Reply),
     /// Nothing was recorded from this moment on; none = now.
     Close(Option<Timestamp>, Reply),
@@ -238,7 +239,10 @@ impl Writer {
                 (reply, Ok(()))
             }
             Command::SetRecording(on, from, reply) => (reply, self.set_recording(on, from)),
-            Command::Note(note, reply) => (reply, self.note(&note)),
+            Command::Note(note, reply) => {
+                let _ = reply.send(self.note(&note)); // as below
+                return;
+            }
             Command::Sync(reply) | Command::Close(_, reply) | Command::HandOver(_, reply) => {
                 self.drain(batches);
                 (reply, Ok(()))
@@ -248,7 +252,7 @@ impl Writer {
     }
 
     /// Writes a note into the open segment.
-    fn note(&mut self, note: &Note) -> Result<(), StoreError> {
+    fn note(&mut self, note: &Note) -> Result<SegmentNumber, StoreError> {
         let refused = |dir: &Path| StoreError::NoRoom { dir: dir.to_owned() };
         let len = note.bytes.len() as u64;
         let limit = self.limits.segment_len();
@@ -256,17 +260,19 @@ impl Writer {
             self.seal();
         }
         match self.try_note(note, len) {
-            Ok(()) => Ok(()),
+            Ok(number) => Ok(number),
             Err(Refusal::Failed(error)) => Err(error),
             Err(Refusal::HeldBack(_) | Refusal::Paused) => Err(refused(&self.catalog.dir)),
         }
     }
 
-    fn try_note(&mut self, note: &Note, len: u64) -> Result<(), Refusal> {
+    fn try_note(&mut self, note: &Note, len: u64) -> Result<SegmentNumber, Refusal> {
         self.make_room(len)?;
-        self.segment(note.at)?.note(note.at, &note.bytes)?;
+        let segment = self.segment(note.at)?;
+        segment.note(note.at, &note.bytes)?;
+        let number = SegmentNumber(segment.name.sequence);
         self.publish()?;
-        Ok(())
+        Ok(number)
     }
 
     /// Takes what was handed on before now.
@@ -281,7 +287,7 @@ impl Writer {
     pub(crate) fn set_limits(&mut self, limits: Limits, interval: Duration) {
         (self.limits, self.interval) = (limits, interval);
         self.fill.store(limits.fill(), Ordering::Relaxed);
-        self.catalog.state().max_time = Some(limits.max_time);
+        self.catalog.state().limits = Some(limits);
         if self.segment.as_ref().is_some_and(|segment| segment.len() > limits.segment_len()) {
             self.seal();
         }
@@ -438,14 +444,7 @@ impl Writer {
     fn plan(&self, usage: Usage, min_free: u64) -> Plan {
         let clock = &self.catalog.clock;
         let state = self.catalog.state();
-        let held: Vec<Held> = state
-            .sealed
-            .iter()
-            .map(|segment| Held {
-                bytes: segment.footprint,
-                age: segment.age(&state.history, clock),
-            })
-            .collect();
+        let held = state.held_segments(clock);
         let Limits { max_time, .. } = self.limits;
         retention::plan(
             &held,
@@ -463,14 +462,7 @@ impl Writer {
 
     /// Bytes free on the file system, and how many must stay so.
     fn disk(&self) -> (u64, u64) {
-        let Ok(fs) = statvfs(&self.catalog.dir) else { return (u64::MAX / 2, 0) };
-        let min_free = match self.limits.min_free {
-            MinFree::Bytes(size) => size.bytes(),
-            MinFree::Percent(percent) => {
-                (fs.f_blocks.saturating_mul(fs.f_frsize) / 100).saturating_mul(percent.into())
-            }
-        };
-        (fs.f_bavail.saturating_mul(fs.f_frsize).min(u64::MAX / 2), min_free)
+        disk_room(&self.catalog.dir, self.limits.min_free)
     }
 
     /// Deletes a sealed segment and says how many bytes that freed at once. The journal says so

@@ -1,11 +1,11 @@
 //! Opening a record of TLS 1.2 that was encrypted with AES in CBC mode and authenticated with an HMAC
 //! (RFC 5246 section 6.2.3.2; RFC 7366 where the HMAC is of what was encrypted).
 
-use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
+use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
 use aes::{Aes128, Aes256, Block};
 use ring::hmac;
 
-use crate::open::Record;
+use crate::open::{Record, header};
 use crate::suite::Cbc;
 
 const BLOCK: usize = 16;
@@ -44,31 +44,73 @@ impl CbcOpener {
         Some(Self { key, mac, mac_len, encrypt_then_mac })
     }
 
-    /// Opens the record as number `number` into `out`, which holds the content only if it opened.
-    pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
-        if self.encrypt_then_mac {
+    /// Opens the record as the first of these numbers that fits into `out`, which holds the content
+    /// only if it opened.
+    pub(crate) fn open(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<(u64, u8)> {
+        let mut numbers = numbers.into_iter();
+        let number = if self.encrypt_then_mac {
             let (sealed, mac) =
                 record.body.split_at_checked(record.body.len().checked_sub(self.mac_len)?)?;
-            self.verify(number, record, sealed, mac)?;
+            let number = numbers.find(|number| self.fits(*number, record, sealed, mac))?;
             self.decrypt(sealed, out)?;
             let content = unpadded(out)?;
             out.truncate(content);
+            number
         } else {
             self.decrypt(record.body, out)?;
             let content = unpadded(out)?.checked_sub(self.mac_len)?;
             let (content, mac) = out.split_at(content);
-            self.verify(number, record, content, mac.get(..self.mac_len)?)?;
+            let mac = mac.get(..self.mac_len)?;
+            let number = numbers.find(|number| self.fits(*number, record, content, mac))?;
             let len = content.len();
             out.truncate(len);
-        }
-        Some(record.content_type())
+            number
+        };
+        Some((number, record.content_type()))
     }
 
-    /// Whether the HMAC is that of these bytes: compared in constant time.
-    fn verify(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> Option<()> {
-        let len = u16::try_from(bytes.len()).ok()?.to_be_bytes();
-        let header = [&number.to_be_bytes()[..], &record.header[..3], &len].concat();
-        hmac::verify(&self.mac, &[&header, bytes].concat(), mac).ok()
+    /// Makes the record of this number: header and body. Its initialization vector is the number: what
+    /// it protects is known.
+    pub(crate) fn seal(&self, number: u64, kind: u8, content: &[u8]) -> Option<Vec<u8>> {
+        let mut iv = [0; BLOCK];
+        iv[..8].copy_from_slice(&number.to_be_bytes());
+        let mac = |bytes: &[u8]| {
+            let plain = [&number.to_be_bytes()[..], &header(kind, bytes.len())?, bytes].concat();
+            Some(hmac::sign(&self.mac, &plain))
+        };
+        let mut plain = content.to_vec();
+        if !self.encrypt_then_mac {
+            plain.extend(mac(content)?.as_ref());
+        }
+        let padding = BLOCK - 1 - plain.len() % BLOCK;
+        plain.extend(vec![u8::try_from(padding).ok()?; padding + 1]);
+        let mut blocks = blocks(&plain);
+        match &self.key {
+            Key::Aes128(key) => {
+                cbc::Encryptor::inner_iv_init(key, &Block::from(iv)).encrypt_blocks(&mut blocks);
+            }
+            Key::Aes256(key) => {
+                cbc::Encryptor::inner_iv_init(key, &Block::from(iv)).encrypt_blocks(&mut blocks);
+            }
+        }
+        let mut body = iv.to_vec();
+        body.extend(blocks.iter().flatten());
+        if self.encrypt_then_mac {
+            body.extend(mac(&body)?.as_ref());
+        }
+        Some([&header(kind, body.len())?[..], &body].concat())
+    }
+
+    /// Whether the HMAC is that of these bytes in a record of this number: compared in constant time.
+    fn fits(&self, number: u64, record: &Record<'_>, bytes: &[u8], mac: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(bytes.len()) else { return false };
+        let header = [&number.to_be_bytes()[..], &record.header[..3], &len.to_be_bytes()].concat();
+        hmac::verify(&self.mac, &[&header, bytes].concat(), mac).is_ok()
     }
 
     /// What stands behind the first block, which is the initialization vector.
@@ -78,10 +120,7 @@ impl CbcOpener {
             return None;
         }
         let iv = &Block::from(*iv);
-        let mut blocks: Vec<Block> = blocks
-            .chunks_exact(BLOCK)
-            .filter_map(|block| block.first_chunk::<BLOCK>().map(|block| Block::from(*block)))
-            .collect();
+        let mut blocks = self::blocks(blocks);
         match &self.key {
             Key::Aes128(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
             Key::Aes256(key) => cbc::Decryptor::inner_iv_init(key, iv).decrypt_blocks(&mut blocks),
@@ -90,6 +129,11 @@ impl CbcOpener {
         out.extend(blocks.iter().flatten());
         Some(())
     }
+}
+
+fn blocks(bytes: &[u8]) -> Vec<Block> {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().map(|block| Block::from(*block)).collect()
 }
 
 /// How much stands before the padding: bytes that all say how many they are, but for the last, which

@@ -49,8 +49,16 @@ pub(crate) struct FlowKey {
 impl FlowKey {
     /// Of a segment seen at `place`, which counts for addresses that mean nothing elsewhere.
     pub(crate) fn shared(place: Place, segment: &Segment<'_>) -> Self {
-        let local = is_local(segment.source.ip()) || is_local(segment.destination.ip());
-        Self::at(if local { place } else { Place::default() }, segment)
+        Self::between(place, segment.source, segment.destination)
+    }
+
+    /// Of these two who talk at `place`, which counts for addresses that mean nothing elsewhere.
+    pub(crate) fn between(place: Place, one: SocketAddr, other: SocketAddr) -> Self {
+        let local = is_local(one.ip()) || is_local(other.ip());
+        let place = if local { place } else { Place::default() };
+        // As packets have them: without a zone.
+        let [one, other] = [one, other].map(|end| SocketAddr::new(end.ip(), end.port()));
+        Self { place, low: one.min(other), high: one.max(other) }
     }
 
     /// Of a segment seen at `place`, which always counts.

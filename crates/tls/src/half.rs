@@ -74,6 +74,14 @@ impl Half {
         }
     }
 
+    /// The sequence number of the first of [`Self::ready`].
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
+    #[expect(clippy::cast_sign_loss, reason = "`end` is never negative")]
+    pub(crate) fn sequence(&self) -> u32 {
+        let ready = self.ready().len() as u32;
+        self.base.unwrap_or_default().wrapping_add(self.end as u64 as u32).wrapping_sub(ready)
+    }
+
     /// The bytes that are in order and not consumed.
     pub(crate) fn ready(&self) -> &[u8] {
         self.ready.get(self.start..).unwrap_or_default()

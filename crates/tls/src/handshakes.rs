@@ -13,6 +13,7 @@ use crate::flow::{FlowKey, Place, Sender};
 use crate::half::Half;
 use crate::hello::{CLIENT_HELLO, ClientHello, Messages, SERVER_HELLO, ServerHello, server_name};
 use crate::open::{HEADER_LEN, is_header};
+use crate::pin::Pin;
 use crate::segment::Segment;
 use crate::suite::{Hash, Version};
 
@@ -34,9 +35,8 @@ pub(crate) type Name = (NetnsId, [u8; 32]);
 pub(crate) enum Seen {
     /// A client wants a connection.
     Hello(Hello),
-    /// Client and server agreed on TLS 1.3: the hash of everything up to the `ServerHello`, with
-    /// either function.
-    Agreed { name: Name, transcripts: [Vec<u8>; 2] },
+    /// Client and server agreed on a version and a cipher.
+    Agreed(Agreed),
 }
 
 /// A `ClientHello`.
@@ -49,6 +49,17 @@ pub(crate) struct Hello {
     pub(crate) server_name: Option<String>,
     /// Its hash, with either function: early secrets are derived from it.
     pub(crate) early: [Vec<u8>; 2],
+}
+
+/// Both hellos.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Agreed {
+    pub(crate) name: Name,
+    /// None where a second `ClientHello` is not of the same connection.
+    pub(crate) pin: Option<Pin>,
+    pub(crate) server_name: Option<String>,
+    /// TLS 1.3 only: the hash of everything up to the `ServerHello`, with either function.
+    pub(crate) transcripts: Option<[Vec<u8>; 2]>,
 }
 
 /// The connections whose hellos are being read.
@@ -119,13 +130,20 @@ struct Hellos {
     messages: [Messages; 2],
     /// Bytes read in both directions.
     read: usize,
-    /// The client's random and its first message.
-    first: Option<([u8; 32], Vec<u8>)>,
+    /// The client's first message, its random, and when it was seen.
+    first: Option<First>,
     /// After a `HelloRetryRequest`: that, and the second `ClientHello`.
     retry: Option<Vec<u8>>,
     second: Option<Vec<u8>>,
     /// Both hellos are known, or it is not TLS.
     is_over: bool,
+}
+
+#[derive(Debug)]
+struct First {
+    random: [u8; 32],
+    time: Timestamp,
+    bytes: Vec<u8>,
 }
 
 impl Hellos {
@@ -159,7 +177,7 @@ impl Hellos {
 
     /// Bytes of memory.
     fn held(&self) -> usize {
-        let first = self.first.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let first = self.first.as_ref().map_or(0, |first| first.bytes.len());
         let rest = [&self.retry, &self.second].into_iter().flatten().map(Vec::len).sum::<usize>();
         let halves = self.halves.iter().map(Half::held).sum::<usize>();
         let messages = self.messages.iter().map(Messages::held).sum::<usize>();
@@ -236,7 +254,7 @@ impl Hellos {
                     server_name: server_name(&bytes),
                     early: Hash::BOTH.map(|hash| hash.of(&[&bytes])),
                 };
-                self.first = Some((random, bytes));
+                self.first = Some(First { random, time: now, bytes });
                 Ok(Some(Seen::Hello(hello)))
             }
             (_, _, None) => Err(NotTls),
@@ -244,16 +262,15 @@ impl Hellos {
                 self.second = Some(bytes);
                 Ok(None)
             }
-            (Sender::Server, SERVER_HELLO, Some((random, first))) => {
+            (Sender::Server, SERVER_HELLO, Some(first)) => {
                 let hello = ServerHello::read(&bytes).ok_or(NotTls)?;
                 if hello.retry {
                     self.retry = Some(bytes);
                     return Ok(None);
                 }
-                let transcripts = self.transcripts(first, &bytes);
-                let agreed = Seen::Agreed { name: (netns, *random), transcripts };
+                let agreed = self.agreed(first, hello.version, bytes, netns);
                 self.is_over = true;
-                Ok((hello.version == Version::TLS13).then_some(agreed))
+                Ok(agreed.map(Seen::Agreed))
             }
             _ => Ok(None),
         }
@@ -262,6 +279,33 @@ impl Hellos {
     /// Whether what the server says next answers a message that is not read yet.
     fn awaits_client(&self) -> bool {
         self.first.is_none() || (self.retry.is_some() && self.second.is_none())
+    }
+
+    /// What is known once the server has said hello in `answer`; of what opens nothing, nothing.
+    fn agreed(
+        &self,
+        first: &First,
+        version: Version,
+        answer: Vec<u8>,
+        netns: NetnsId,
+    ) -> Option<Agreed> {
+        let transcripts = match version {
+            Version::TLS13 => Some(self.transcripts(&first.bytes, &answer)),
+            Version::TLS12 => None,
+            _ => return None,
+        };
+        let client_hello = self.second.as_ref().unwrap_or(&first.bytes).clone();
+        let server_name = server_name(&client_hello);
+        let random = ClientHello::read(&client_hello).map(|hello| hello.random);
+        let pin = (random == Some(first.random)).then_some(Pin {
+            hello: first.time,
+            netns,
+            client: self.client,
+            server: self.server,
+            client_hello,
+            server_hello: answer,
+        });
+        Some(Agreed { name: (netns, first.random), pin, server_name, transcripts })
     }
 
     fn transcripts(&self, first: &[u8], answer: &[u8]) -> [Vec<u8>; 2] {

@@ -10,6 +10,7 @@ pub(crate) const FINISHED: u8 = 20;
 pub(crate) const KEY_UPDATE: u8 = 24;
 
 const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
 const ENCRYPT_THEN_MAC: u16 = 22;
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
@@ -97,6 +98,31 @@ impl ServerHello {
         }
         Some(hello)
     }
+}
+
+/// Whether HTTP/2 may be spoken: the server chose it, or its choice is sealed and the client offered it
+/// (RFC 7301).
+pub(crate) fn speaks_http2(client_hello: &[u8], server_hello: &[u8]) -> bool {
+    let chosen = || {
+        let mut body = Reader(server_hello.get(MESSAGE_HEADER_LEN..)?);
+        body.take(2 + 32)?;
+        body.vector8()?;
+        body.take(2 + 1)?;
+        names_http2(body.extensions())
+    };
+    let offered = || {
+        let mut body = Reader(client_hello.get(MESSAGE_HEADER_LEN..)?);
+        body.take(2 + 32)?;
+        names_http2(body.client_extensions()?)
+    };
+    chosen().or_else(offered).unwrap_or(false)
+}
+
+/// Whether HTTP/2 is among the protocols; none where there are none.
+fn names_http2<'a>(mut extensions: impl Iterator<Item = (u16, Reader<'a>)>) -> Option<bool> {
+    let (_, mut content) = extensions.find(|(kind, _)| *kind == ALPN)?;
+    let mut list = Reader(content.vector16()?);
+    Some(std::iter::from_fn(|| list.vector8()).any(|name| name == b"h2"))
 }
 
 /// Whether `EncryptedExtensions` say that early data was accepted.

@@ -11,19 +11,25 @@ use std::time::Duration;
 use kuberewind_packet::{NetnsId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::handshakes::{Handshakes, Hello, Name, Seen};
+use crate::handshakes::{Agreed, Handshakes, Hello, Name, Seen};
 use crate::object::Lessons;
+use crate::queues::Queues;
 use crate::schedule::{expand_label, main_secret};
 use crate::suite::Hash;
 use crate::{
-    Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Secret, SecretBytes, SecretEvent,
+    Derived, KeyLog, KeyLogLabel, KeyLogLine, ObjectPath, Pin, Secret, SecretBytes, SecretEvent,
 };
 
 /// Secret and handshake come by different ways, in either order; one waits so long for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Connections and secrets that wait at a time; beyond that the oldest are given up.
+/// Connections that are known at a time, and secrets that wait; beyond that the oldest are given up of
+/// the namespace that has most, so that none crowds out the others.
 const MOST: usize = 1 << 15;
+
+/// Secrets of one namespace that wait for one and the same thing: one for each label, perhaps from both
+/// ends. A process can make up more.
+const MOST_OF_A_CLUE: usize = 16;
 
 /// After so long all packets that were sent before a secret was told have been read.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -46,6 +52,17 @@ pub struct Joined {
     pub server_name: Option<String>,
     /// The secret.
     pub line: KeyLogLine,
+}
+
+/// The hellos of a connection once both are known, whether or not a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The hellos.
+    pub pin: Pin,
+    /// The name that the client asked for (RFC 6066 section 3).
+    pub server_name: Option<String>,
+    /// Its secrets so far; those were [`Joined`], as those to come will be.
+    pub lines: Vec<KeyLogLine>,
 }
 
 /// What was seen so far.
@@ -76,9 +93,12 @@ pub struct Joiner {
     /// still hold the randoms of earlier connections.
     objects: VecDeque<SecretEvent>,
     lessons: Lessons,
-    /// What goes when its time has come, oldest first.
-    ageing: VecDeque<(Timestamp, Ageing)>,
+    /// What goes when its time has come: connections,
+    ageing: Queues<Name>,
+    /// and what secrets wait for, some of which has come.
+    ageing_clues: Queues<Clue>,
     joined: Vec<Joined>,
+    pinned: Vec<Pinned>,
     counts: JoinCounts,
     by_netns: HashMap<NetnsId, JoinCounts>,
 }
@@ -101,23 +121,13 @@ enum Clue {
     Random(Name),
 }
 
-#[derive(Debug)]
-enum Ageing {
-    Connection(Name),
-    Waiting(Clue),
-}
-
 impl Joiner {
     /// Takes in a packet of a handshake, from the Ethernet header on.
     pub fn packet(&mut self, netns: NetnsId, time: Timestamp, frame: &[u8]) {
         for seen in self.handshakes.see(netns, time, frame) {
             match seen {
                 Seen::Hello(hello) => self.hello(hello),
-                Seen::Agreed { name, transcripts } => {
-                    for hash in transcripts {
-                        self.know_transcript(name, hash);
-                    }
-                }
+                Seen::Agreed(agreed) => self.agreed(agreed),
             }
         }
     }
@@ -131,18 +141,23 @@ impl Joiner {
 
     /// What was joined since the last call; gives up what has waited too long at `now`.
     pub fn take(&mut self, now: Timestamp) -> Vec<Joined> {
-        let crowded = |joiner: &Self| joiner.ageing.len() > MOST;
-        while let Some((since, _)) = self.ageing.front()
-            && (now.since(*since) > PATIENCE || crowded(self))
-        {
-            let Some((_, ageing)) = self.ageing.pop_front() else { break };
-            self.give_up(ageing);
+        for name in self.ageing.take_older(now, PATIENCE) {
+            self.forget(name);
+        }
+        for clue in self.ageing_clues.take_older(now, PATIENCE) {
+            self.give_up(&clue);
         }
         while let Some(event) = self.objects.pop_front_if(|event| now.since(event.time) >= SETTLED)
         {
             self.place_object(&event);
         }
         std::mem::take(&mut self.joined)
+    }
+
+    /// The hellos that became known since the last call: once for each pair of addresses under which a
+    /// connection is seen, and again when they are.
+    pub fn take_pinned(&mut self) -> Vec<Pinned> {
+        std::mem::take(&mut self.pinned)
     }
 
     /// Lets nothing wait any longer for earlier packets: they are all known, or will not come.
@@ -174,7 +189,12 @@ impl Joiner {
             return; // sent again, or seen on two interfaces
         }
         let early = hello.early.clone();
-        self.ageing.push_back((hello.time, Ageing::Connection(name)));
+        self.ageing.push(name.0, hello.time, name);
+        if self.ageing.len() > MOST
+            && let Some(oldest) = self.ageing.pop_from_longest()
+        {
+            self.forget(oldest);
+        }
         self.counts.handshakes += 1;
         self.by_netns.entry(name.0).or_default().handshakes += 1;
         let connection = Connection {
@@ -188,6 +208,17 @@ impl Joiner {
             self.know_transcript(name, hash);
         }
         self.retry(&Clue::Random(name));
+    }
+
+    fn agreed(&mut self, agreed: Agreed) {
+        let Agreed { name, pin, server_name, transcripts } = agreed;
+        for hash in transcripts.into_iter().flatten() {
+            self.know_transcript(name, hash);
+        }
+        let Some(pin) = pin else { return };
+        let given = self.connections.get(&name).map(|connection| connection.given.lines());
+        let lines = given.into_iter().flatten().collect();
+        self.pinned.push(Pinned { pin, server_name, lines });
     }
 
     fn know_transcript(&mut self, name: Name, hash: Vec<u8>) {
@@ -285,17 +316,21 @@ impl Joiner {
     }
 
     fn wait(&mut self, clue: Clue, event: SecretEvent) {
-        if self.waiting_events >= MOST {
+        let events = self.waiting.entry(clue.clone()).or_default();
+        let of_its = events.iter().filter(|other| other.netns == event.netns).count();
+        if of_its >= MOST_OF_A_CLUE {
             self.counts.unmatched += 1;
             return;
         }
-        self.waiting_events += 1;
-        let time = event.time;
-        let events = self.waiting.entry(clue.clone()).or_default();
         if events.is_empty() {
-            self.ageing.push_back((time, Ageing::Waiting(clue)));
+            self.ageing_clues.push(event.netns, event.time, clue);
         }
         events.push(event);
+        self.waiting_events += 1;
+        while self.waiting_events > MOST || self.ageing_clues.len() > 2 * MOST {
+            let Some(oldest) = self.ageing_clues.pop_from_longest() else { break };
+            self.give_up(&oldest);
+        }
     }
 
     /// Gives out a secret that a process in `from` told of. Both ends may be probed, and a process can
@@ -323,22 +358,20 @@ impl Joiner {
         });
     }
 
-    fn give_up(&mut self, ageing: Ageing) {
-        match ageing {
-            Ageing::Waiting(clue) => {
-                let events = self.waiting.remove(&clue).unwrap_or_default();
-                self.waiting_events -= events.len();
-                self.counts.unmatched += events.len() as u64;
-            }
-            Ageing::Connection(name) => {
-                let Some(connection) = self.connections.remove(&name) else { return };
-                for transcript in connection.transcripts {
-                    remove(&mut self.transcripts, &transcript, name);
-                }
-                for main in connection.mains {
-                    remove(&mut self.mains, &main, name);
-                }
-            }
+    /// Nothing that these secrets wait for will come.
+    fn give_up(&mut self, clue: &Clue) {
+        let events = self.waiting.remove(clue).unwrap_or_default();
+        self.waiting_events -= events.len();
+        self.counts.unmatched += events.len() as u64;
+    }
+
+    fn forget(&mut self, name: Name) {
+        let Some(connection) = self.connections.remove(&name) else { return };
+        for transcript in connection.transcripts {
+            remove(&mut self.transcripts, &transcript, name);
+        }
+        for main in connection.mains {
+            remove(&mut self.mains, &main, name);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! while recording   packets of handshakes --> |
-//!                                             | Joiner --> lines of a key log, and whose they are
+//!                                             | Joiner --> lines of a key log, and whose they are; hellos
 //!                   secrets from probes ----> |
 //!
 //! for an export     key log --> |
@@ -16,17 +16,21 @@
 
 mod cbc;
 mod decrypt;
+mod entrance;
 mod error;
 mod event;
 mod flow;
+mod frame;
 mod half;
 mod handshakes;
 mod hello;
 mod join;
 mod keylog;
+mod number;
 mod object;
 mod open;
 mod pin;
+mod queues;
 mod schedule;
 mod segment;
 mod suite;
@@ -40,6 +44,10 @@ pub use decrypt::Limits;
 pub use decrypt::Outcome;
 pub use decrypt::Reason;
 pub use decrypt::Report;
+pub use entrance::Decision;
+pub use entrance::Entrances;
+pub use entrance::Lead;
+pub use entrance::Way;
 pub use error::Error;
 pub use event::Derived;
 pub use event::KeyLogLabel;
@@ -51,6 +59,7 @@ pub use flow::Sender;
 pub use join::JoinCounts;
 pub use join::Joined;
 pub use join::Joiner;
+pub use join::Pinned;
 pub use keylog::KeyLog;
 pub use keylog::KeyLogLine;
 pub use object::Object;

@@ -3,6 +3,7 @@
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::cbc::CbcOpener;
+use crate::number::GcmKey;
 use crate::schedule::{expand_label, next_generation, prf};
 use crate::suite::{Aead, Cbc, Cipher, Hash, Suite, Version};
 
@@ -10,9 +11,11 @@ use crate::suite::{Aead, Cbc, Cipher, Hash, Suite, Version};
 pub(crate) const HEADER_LEN: usize = 5;
 /// The most that a record's length may say: 2¹⁴ and what encryption adds (RFC 5246 section 6.2.3).
 pub(crate) const MAX_BODY: usize = (1 << 14) + 2048;
-const TAG_LEN: usize = 16;
-const NONCE_LEN: usize = 12;
-const EXPLICIT_NONCE_LEN: usize = 8;
+pub(crate) const TAG_LEN: usize = 16;
+/// What records of TLS 1.3 are from outside.
+const APPLICATION_DATA: u8 = 23;
+pub(crate) const NONCE_LEN: usize = 12;
+pub(crate) const EXPLICIT_NONCE_LEN: usize = 8;
 
 /// A whole record as it was sent.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct AeadOpener {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     construction: Construction,
+    /// AES-GCM: what tells records' numbers.
+    gcm: Option<GcmKey>,
     /// TLS 1.3: what the key was made from, to make the next one.
     origin: Option<(Suite, Vec<u8>)>,
 }
@@ -93,6 +98,7 @@ impl Opener {
             key: key_of(aead, &key)?,
             iv: iv.try_into().ok()?,
             construction: Construction::Tls13,
+            gcm: gcm_of(aead, &key),
             origin: Some((suite, secret.to_vec())),
         }))
     }
@@ -140,7 +146,49 @@ impl Opener {
     pub(crate) fn open(&self, number: u64, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u8> {
         match self {
             Self::Aead(aead) => aead.open(number, record, out),
-            Self::Cbc(cbc) => cbc.open(number, record, out),
+            Self::Cbc(cbc) => cbc.open([number], record, out).map(|(_, kind)| kind),
+        }
+    }
+
+    /// Makes the record of this number: header and body.
+    pub(crate) fn seal(&self, number: u64, kind: u8, content: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Aead(aead) => aead.seal(number, kind, content),
+            Self::Cbc(cbc) => cbc.seal(number, kind, content),
+        }
+    }
+
+    /// Whether [`Self::number`] knows the number of every record that this opens.
+    pub(crate) fn tells_numbers(&self) -> bool {
+        matches!(self, Self::Aead(AeadOpener { gcm: Some(_), .. }))
+    }
+
+    /// The record's number, computed from it; none if it is not one of this key's. To be proved by
+    /// opening it.
+    pub(crate) fn number(&self, record: &Record<'_>) -> Option<u64> {
+        let Self::Aead(AeadOpener { gcm: Some(key), iv, construction, .. }) = self else {
+            return None;
+        };
+        let gcm = key.gcm()?;
+        match construction {
+            Construction::Tls13 => gcm.tls13(iv, record),
+            Construction::Tls12Explicit => gcm.tls12(*iv.first_chunk()?, record),
+            Construction::Tls12 => None,
+        }
+    }
+
+    /// Opens the record as the first of these numbers that fits.
+    pub(crate) fn find(
+        &self,
+        mut numbers: impl Iterator<Item = u64>,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<(u64, u8)> {
+        match self {
+            Self::Aead(aead) => {
+                numbers.find_map(|number| Some((number, aead.open(number, record, out)?)))
+            }
+            Self::Cbc(cbc) => cbc.open(numbers, record, out),
         }
     }
 }
@@ -152,8 +200,9 @@ fn tls12_aead(aead: Aead, key: &[u8], iv: &[u8]) -> Option<Opener> {
     };
     let mut whole = [0; NONCE_LEN];
     whole.get_mut(..iv.len())?.copy_from_slice(iv);
+    let gcm = gcm_of(aead, key);
     let key = key_of(aead, key)?;
-    Some(Opener::Aead(AeadOpener { key, iv: whole, construction, origin: None }))
+    Some(Opener::Aead(AeadOpener { key, iv: whole, construction, gcm, origin: None }))
 }
 
 impl AeadOpener {
@@ -164,30 +213,72 @@ impl AeadOpener {
         };
         let sealed = record.body.get(explicit..)?;
         let len = sealed.len().checked_sub(TAG_LEN)?;
-        let mut nonce = self.iv;
-        if explicit > 0 {
-            nonce[4..].copy_from_slice(&record.body[..explicit]);
-        } else {
-            for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
-                *byte ^= number;
-            }
-        }
+        let nonce = self.nonce(number, &record.body[..explicit]);
         out.clear();
         out.extend_from_slice(sealed);
-        let nonce = Nonce::assume_unique_for_key(nonce);
         if self.construction == Construction::Tls13 {
             self.key.open_in_place(nonce, Aad::from(record.header), out).ok()?;
             out.truncate(len);
             return strip_padding(out);
         }
-        let mut aad = [0; 13];
-        aad[..8].copy_from_slice(&number.to_be_bytes());
-        aad[8..11].copy_from_slice(&record.header[..3]);
-        aad[11..].copy_from_slice(&u16::try_from(len).ok()?.to_be_bytes());
+        let aad = additional(number, record.header, len)?;
         self.key.open_in_place(nonce, Aad::from(aad), out).ok()?;
         out.truncate(len);
         Some(record.content_type())
     }
+
+    fn seal(&self, number: u64, kind: u8, content: &[u8]) -> Option<Vec<u8>> {
+        let number_bytes = number.to_be_bytes();
+        // What was sent with a number before was sent under another explicit nonce or under none.
+        let explicit: &[u8] = match self.construction {
+            Construction::Tls12Explicit => &number_bytes,
+            Construction::Tls12 | Construction::Tls13 => &[],
+        };
+        let nonce = self.nonce(number, explicit);
+        let mut sealed = content.to_vec();
+        let outer = if self.construction == Construction::Tls13 {
+            sealed.push(kind);
+            APPLICATION_DATA
+        } else {
+            kind
+        };
+        let header = header(outer, explicit.len() + sealed.len() + TAG_LEN)?;
+        let key = &self.key;
+        if self.construction == Construction::Tls13 {
+            key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).ok()?;
+        } else {
+            let aad = additional(number, header, sealed.len())?;
+            key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut sealed).ok()?;
+        }
+        Some([&header, explicit, &sealed].concat())
+    }
+
+    fn nonce(&self, number: u64, explicit: &[u8]) -> Nonce {
+        let mut nonce = self.iv;
+        if explicit.is_empty() {
+            for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
+                *byte ^= number;
+            }
+        } else {
+            nonce[4..].copy_from_slice(explicit);
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+/// TLS 1.2: what is authenticated beside the content (RFC 5246 section 6.2.3.3).
+fn additional(number: u64, header: [u8; HEADER_LEN], len: usize) -> Option<[u8; 13]> {
+    let mut aad = [0; 13];
+    aad[..8].copy_from_slice(&number.to_be_bytes());
+    aad[8..11].copy_from_slice(&header[..3]);
+    aad[11..].copy_from_slice(&u16::try_from(len).ok()?.to_be_bytes());
+    Some(aad)
+}
+
+/// Of a record with a body of `len` bytes.
+pub(crate) fn header(kind: u8, len: usize) -> Option<[u8; HEADER_LEN]> {
+    let [high, low] = u16::try_from(len).ok()?.to_be_bytes();
+    Some([kind, 3, 3, high, low])
 }
 
 /// The content's type stands behind it, before any zeros (RFC 8446 section 5.2).
@@ -196,6 +287,10 @@ fn strip_padding(content: &mut Vec<u8>) -> Option<u8> {
     let kind = content[at];
     content.truncate(at);
     Some(kind)
+}
+
+fn gcm_of(aead: Aead, key: &[u8]) -> Option<GcmKey> {
+    (aead != Aead::ChaCha20Poly1305).then(|| GcmKey::new(key))
 }
 
 fn key_of(aead: Aead, key: &[u8]) -> Option<LessSafeKey> {
@@ -219,3 +314,98 @@ pub(crate) fn is_header(header: [u8; HEADER_LEN]) -> bool {
 }
 
 const _: () = assert!(aead::MAX_TAG_LEN == TAG_LEN && Hash::Sha384.len() == 48);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every suite that differs in how records are made, and a version that has it.
+    const SUITES: [(Version, u16); 11] = [
+        (Version::TLS13, 0x1301),
+        (Version::TLS13, 0x1302),
+        (Version::TLS13, 0x1303),
+        (Version::TLS12, 0xc02f),
+        (Version::TLS12, 0xc030),
+        (Version::TLS12, 0xcca8),
+        (Version::TLS12, 0xc009),
+        (Version::TLS12, 0xc00a),
+        (Version::TLS12, 0xc027),
+        (Version::TLS12, 0xc028),
+        (Version::TLS12, 0x003d),
+    ];
+
+    fn opener(number: usize, encrypt_then_mac: bool, secret: u8) -> (Version, Opener) {
+        let (version, suite) = SUITES[number % SUITES.len()];
+        let suite = Suite::find(version, suite).unwrap();
+        if version == Version::TLS13 {
+            let secret = vec![secret; suite.hash.len()];
+            return (version, Opener::tls13(suite, &secret).unwrap());
+        }
+        let (client_random, server_random) = (&[1; 32], &[2; 32]);
+        let agreed = Agreed { suite, client_random, server_random, encrypt_then_mac };
+        let [client, _] = Opener::tls12(agreed, &[secret; 48]).unwrap();
+        (version, client)
+    }
+
+    fn record(bytes: &[u8]) -> Record<'_> {
+        let (header, body) = bytes.split_first_chunk().unwrap();
+        Record { header: *header, body }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens_and_tells_its_number(
+            suite in 0..SUITES.len(),
+            encrypt_then_mac: bool,
+            number in 0..1_u64 << 48,
+            content in prop::collection::vec(any::<u8>(), 0..600),
+            flip in any::<prop::sample::Index>(),
+            bit in 0..8_u8,
+        ) {
+            let (version, opener) = opener(suite, encrypt_then_mac, 3);
+            let mut sealed = opener.seal(number, 23, &content).unwrap();
+            prop_assert!(is_header(*sealed.first_chunk().unwrap()));
+            let mut out = Vec::new();
+            prop_assert_eq!(opener.open(number, &record(&sealed), &mut out), Some(23));
+            prop_assert_eq!(&out, &content);
+            prop_assert_eq!(opener.open(number + 1, &record(&sealed), &mut out), None);
+            let told = opener.number(&record(&sealed));
+            prop_assert_eq!(told, opener.tells_numbers().then_some(number), "{}", version);
+            let found = opener.find(number.saturating_sub(9)..number + 9, &record(&sealed), &mut out);
+            prop_assert_eq!(found, Some((number, 23)));
+            let (_, other) = super::tests::opener(suite, encrypt_then_mac, 4);
+            prop_assert_eq!(other.number(&record(&sealed)), None);
+
+            let at = 5 + flip.index(sealed.len() - 5);
+            sealed[at] ^= 1 << bit;
+            prop_assert_eq!(opener.open(number, &record(&sealed), &mut out), None);
+            if let Some(told) = opener.number(&record(&sealed)) {
+                prop_assert_eq!(opener.open(told, &record(&sealed), &mut out), None);
+            }
+        }
+    }
+
+    /// What a search costs: `cargo test -p kuberewind-tls --lib a_search_costs -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "measures"]
+    fn a_search_costs() {
+        for (number, len) in [(2, 30), (2, 1000), (5, 30), (6, 30), (9, 30)] {
+            let (version, opener) = opener(number, false, 3);
+            let sealed = opener.seal(1_000_000, 23, &vec![7; len]).unwrap();
+            let (start, mut out) = (std::time::Instant::now(), Vec::new());
+            assert!(opener.find(0..2_000_000, &record(&sealed), &mut out).is_some());
+            println!("{version} {:#06x} {len}: {:?}", SUITES[number].1, start.elapsed());
+        }
+        for (number, len) in [(1, 30), (1, 16000), (3, 30), (3, 16000)] {
+            let (version, opener) = opener(number, false, 3);
+            let sealed = opener.seal(1_000_000, 23, &vec![7; len]).unwrap();
+            let start = std::time::Instant::now();
+            for _ in 0..1000 {
+                assert!(opener.number(&record(&sealed)).is_some());
+            }
+            println!("{version} {:#06x} {len}: {:?}", SUITES[number].1, start.elapsed() / 1000);
+        }
+    }
+}

@@ -42,6 +42,11 @@ impl Pin {
         ClientHello::read(&self.client_hello).map(|hello| hello.random)
     }
 
+    /// Whether it is of the same connection between the same ends as another of the same random.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.netns, self.client, self.server) == (other.netns, other.client, other.server)
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix(MARK)?.split(' ');
         let mut word = || words.next();

@@ -2,6 +2,7 @@
 
 mod capture_file;
 mod expression;
+mod http2;
 mod program;
 mod recording;
 mod text;
@@ -12,7 +13,7 @@ mod wire;
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 20] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -67,6 +68,7 @@ pub const TARGETS: [Target; 18] = [
     },
     Target { name: "tls-join", seeds: tls::derived, words: tls::WORDS, read: tls::join },
     Target { name: "tls-decrypt", seeds: tls::opened, words: tls::WORDS, read: tls::decrypt },
+    Target { name: "http2", seeds: http2::conversations, words: http2::WORDS, read: http2::read },
     Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
     Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },
     Target {
@@ -80,5 +82,11 @@ pub const TARGETS: [Target; 18] = [
         seeds: program::go_programs,
         words: program::WORDS,
         read: program::read,
+    },
+    Target {
+        name: "opener",
+        seeds: kuberewind_capture::fuzz::opener_messages,
+        words: &[],
+        read: kuberewind_capture::fuzz::look_at_message,
     },
 ];

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Place,
-    Secret, SecretBytes, SecretEvent, Segment, Twins,
+    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Pinned,
+    Place, Secret, SecretBytes, SecretEvent, Segment, Sender, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -214,6 +214,23 @@ pub(super) fn decrypt(input: &[u8]) -> String {
     said
 }
 
+/// The contents of a recording's records, and whether the server sent them.
+pub(super) fn said(name: &str) -> Vec<(bool, Vec<u8>)> {
+    let text = String::from_utf8(fixture(&format!("{name}.keys"))).unwrap_or_default();
+    let mut decryptor = Decryptor::new(KeyLog::parse(&text).unwrap_or_default(), Limits::default());
+    let (input, mut said) = (recorded(name), Vec::new());
+    let mut hear = |event: Event<'_>| {
+        if let Event::Data { from, content, .. } = event {
+            said.push((from == Sender::Server, content.bytes.to_vec()));
+        }
+    };
+    for (time, frame) in frames(&steps(&input)) {
+        let len = u32::try_from(frame.len()).unwrap_or(0);
+        decryptor.see(Place(1), time, len, &frame, &mut hear);
+    }
+    said
+}
+
 /// Every record's content of every recording.
 fn known() -> &'static HashSet<Vec<u8>> {
     static KNOWN: OnceLock<HashSet<Vec<u8>>> = OnceLock::new();
@@ -310,6 +327,10 @@ pub(super) fn join(input: &[u8]) -> String {
     log.extend(given.iter().map(|given| given.line.clone()));
     assert!(log.handshakes() as u64 <= counts.handshakes, "a secret of no handshake");
     assert_eq!(KeyLog::parse(&log.to_text()).as_ref(), Ok(&log), "no key log comes out");
+    for Pinned { pin, lines, .. } in joiner.take_pinned() {
+        assert_eq!(pin.to_string().parse().as_ref(), Ok(&pin), "no pin comes out");
+        assert!(lines.iter().all(|line| Some(line.client_random) == pin.client_random()));
+    }
     joiner.settle();
     joiner.take(Timestamp::from_nanos(1 << 60));
     let labels: BTreeSet<_> = given.iter().map(|given| given.line.label).collect();

@@ -211,6 +211,14 @@ impl Cluster {
         Holdings::of(program.unwrap_or_else(|| panic!("no agent runs on {node}")))
     }
 
+    /// CPU time of a node's agent so far.
+    pub fn cpu_time(&self, node: &str) -> Duration {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node);
+        let program = agent.and_then(|agent| agent.agent.as_ref());
+        program.unwrap_or_else(|| panic!("no agent runs on {node}")).cpu_time()
+    }
+
     /// The socket of a node's agent.
     pub fn socket(&self, node: &str) -> PathBuf {
         agent::socket(self.node(node))
@@ -243,6 +251,13 @@ impl Cluster {
         let agent = agents.iter().find(|agent| agent.name == pod);
         let program = agent.and_then(|agent| agent.agent.as_ref());
         program.map(|program| program.signal(signal)).is_some()
+    }
+
+    /// The process of a node's agent.
+    pub fn agent_process(&self, node: &str) -> Option<u32> {
+        let agents = self.kubelets.agents();
+        let agent = agents.iter().find(|agent| agent.node.name == node)?;
+        agent.agent.as_ref().map(Program::id)
     }
 
     /// The main memory that the agents of a node take, in bytes.

@@ -86,7 +86,12 @@ pub(crate) fn judge(recorder: &Recorder, dir: &Path, expected: &Named, names: &[
 }
 
 /// Everything that is recorded, in a file; and what the command line said.
-fn export(recorder: &Recorder, dir: &Path, name: &str, arguments: &[&str]) -> (PathBuf, String) {
+pub(crate) fn export(
+    recorder: &Recorder,
+    dir: &Path,
+    name: &str,
+    arguments: &[&str],
+) -> (PathBuf, String) {
     let path = dir.join(name);
     let dest = path.display().to_string();
     let done = recorder.pcapdump(&[&["--dest", &dest], arguments].concat());
@@ -95,7 +100,7 @@ fn export(recorder: &Recorder, dir: &Path, name: &str, arguments: &[&str]) -> (P
     (path, said.into_owned())
 }
 
-fn holds(path: &Path, expected: &Named, said: &str) {
+pub(crate) fn holds(path: &Path, expected: &Named, said: &str) {
     let (found, file) = (conversations(path), path.display());
     for (tag, exchanges) in expected {
         let found = found.get(tag).unwrap_or_else(|| panic!("no {tag} in {file}\n{said}"));
@@ -246,7 +251,7 @@ fn attribute<'a>(line: &'a str, name: &str) -> &'a str {
     rest.split_once('"').map_or("", |(value, _)| value)
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
     (0..text.len()).step_by(2).map(byte).collect()
 }

@@ -55,9 +55,10 @@ pub(crate) struct Files {
 pub(crate) struct Lab {
     pair: VethPair,
     pub(crate) files: Files,
-    recorder: Recorder,
+    recorder: Option<Recorder>,
+    settings: Vec<String>,
     servers: Vec<Program>,
-    _data: TempDir,
+    data: TempDir,
     _peer: Nginx,
     expected: BTreeMap<String, Vec<Exchange>>,
     /// Connections with TLS.
@@ -188,17 +189,35 @@ impl Lab {
         // They record little: a disk that is rather full will do.
         let always = ["--set", "tap.tls=true,pcapdump.minFree=1GB"];
         let arguments = [&always, settings].concat();
-        let recorder = Recorder::start(data.path(), &[&pair.receiver], &arguments);
-        Self {
+        let mut lab = Self {
             pair,
             files,
-            recorder,
+            recorder: None,
+            settings: arguments.iter().map(ToString::to_string).collect(),
             servers: Vec::new(),
-            _data: data,
+            data,
             _peer: peer,
             expected: BTreeMap::new(),
             connections: 0,
-        }
+        };
+        lab.start_recorder();
+        lab
+    }
+
+    /// Starts the recorder, on what an earlier one left.
+    pub(crate) fn start_recorder(&mut self) {
+        let settings: Vec<_> = self.settings.iter().map(String::as_str).collect();
+        self.recorder = Some(Recorder::start(self.data_dir(), &[&self.pair.receiver], &settings));
+    }
+
+    /// With SIGKILL.
+    pub(crate) fn kill_recorder(&mut self) {
+        self.recorder.take().expect("a recorder").stop_by(Signal::KILL);
+    }
+
+    /// Where it records.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data.path()
     }
 
     /// A program that will run at this end.
@@ -245,7 +264,7 @@ impl Lab {
 
     pub(crate) fn wait_for_probes(&self, library: &str) {
         let what = format!("probes in {library}");
-        self.recorder.wait_status(&what, WITHIN, |status| status.has_probes_in(library));
+        self.recorder().wait_status(&what, WITHIN, |status| status.has_probes_in(library));
     }
 
     /// Runs a client to its end: `program … client ADDRESS PORT VERSION TAG more`. It asks the server
@@ -302,13 +321,17 @@ impl Lab {
     }
 
     pub(crate) fn recorder(&self) -> &Recorder {
-        &self.recorder
+        self.recorder.as_ref().expect("a recorder")
     }
 
     /// Waits until exports can decrypt all connections.
     pub(crate) fn wait_for_secrets(&self) {
-        let all = self.connections;
-        self.recorder.wait_status("the secrets of every connection", WITHIN, |status| {
+        self.wait_for_connections(self.connections);
+    }
+
+    /// Waits until exports can decrypt as many connections, which are all.
+    pub(crate) fn wait_for_connections(&self, all: u64) {
+        self.recorder().wait_status("the secrets of every connection", WITHIN, |status| {
             status.tls.as_ref().is_some_and(|tls| tls.handshakes == all && tls.covered == all)
         });
     }
@@ -321,7 +344,7 @@ impl Lab {
     /// The same in these files.
     pub(crate) fn judge_files(&self, names: &[&str]) {
         self.wait_for_secrets();
-        judge::judge(&self.recorder, self.files.dir.path(), &self.expected, names);
+        judge::judge(self.recorder(), self.files.dir.path(), &self.expected, names);
     }
 }
 

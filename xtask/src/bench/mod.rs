@@ -2,6 +2,7 @@
 //! with something else is so for both; medians and ratios, never single times.
 
 mod capture;
+mod cluster;
 mod export;
 mod figures;
 mod options;
@@ -13,12 +14,13 @@ use kuberewind_tests::{target_dir, use_build};
 
 use crate::{setup, step};
 
-/// `bench capture`, `bench overhead` or `bench export`; none when `what` is something else.
+/// `bench capture`, `bench overhead`, `bench export` or `bench cluster`; none when `what` is something else.
 pub(crate) fn run(what: &str, arguments: &[&str]) -> Option<Result<()>> {
     match what {
         "capture" => Some(capture::run(arguments)),
         "overhead" => Some(overhead::run(arguments)),
         "export" => Some(export::run(arguments)),
+        "cluster" => Some(cluster::run(arguments)),
         _ => None,
     }
 }

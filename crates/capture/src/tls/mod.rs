@@ -4,6 +4,7 @@
 //! nothing for each byte. The programs themselves pass over every process that is not recorded. Linux
 //! 5.8 or later, with BTF.
 
+mod detach;
 mod elf;
 mod error;
 mod event;
@@ -16,6 +17,7 @@ mod pclntab;
 mod plain;
 mod processes;
 mod rustls;
+mod share;
 mod status;
 mod watch;
 
@@ -30,7 +32,6 @@ pub use status::UnsupportedStatus;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -42,9 +43,11 @@ use kuberewind_tls::{ObjectPath, SecretEvent};
 use libbpf_rs::{Link, RingBuffer, RingBufferBuilder};
 
 use crate::namespaces::Target;
+use crate::opener::Opener;
 use event::{Clock, Repeats, decode, hinted};
 use kernel::{Maps, Programs};
 use processes::Processes;
+pub(crate) use processes::own;
 use watch::{Order, Shown, Watch};
 
 /// How long the reader of the rings may sleep when it is told to end.
@@ -53,17 +56,11 @@ const NAP: Duration = Duration::from_millis(200);
 const MAX_HINTS: usize = 4096;
 
 /// How secrets are looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct TlsConfig {
-    /// Where processes are shown, numbered as by the machine's first PID namespace: `/proc`, or
-    /// `/host/proc` in a container.
-    pub proc: PathBuf,
-}
-
-impl Default for TlsConfig {
-    fn default() -> Self {
-        Self { proc: "/proc".into() }
-    }
+    /// Who opens processes' files. It knows where they are shown, numbered as by the machine's first PID
+    /// namespace: in `/proc`, or `/host/proc` in a container.
+    pub opener: Opener,
 }
 
 /// Probes that bring TLS secrets of recorded network namespaces.
@@ -102,11 +99,11 @@ impl TlsProbes {
         config: TlsConfig,
         on_secret: impl FnMut(SecretEvent) + Send + 'static,
     ) -> Result<Self, TlsError> {
-        let TlsConfig { proc } = config;
-        let path = proc.display().to_string();
-        let processes = Processes::new(proc);
+        let TlsConfig { opener } = config;
+        let path = opener.proc().display().to_string();
+        let processes = Processes::new(opener.clone());
         processes.all().map_err(|source| TlsError::Processes { path, source })?;
-        let (programs, maps, executed) = Programs::load()?;
+        let (programs, maps, executed) = Programs::load(opener)?;
         let maps = Arc::new(maps);
         // rings --hints--> watch; when full: dropped, and found by the next regular look.
         let (orders, ordered) = crossbeam_channel::bounded(MAX_HINTS);
@@ -193,6 +190,7 @@ impl TlsProbes {
             namespaces: namespaces.collect(),
             secrets: counts.secrets,
             lost: counts.lost,
+            refused: counts.refused,
             unreadable: counts.unreadable,
             not_recorded: counts.elsewhere,
             problems,
@@ -225,7 +223,7 @@ pub fn look_into(file: File) -> Result<(Vec<u64>, String), String> {
 
 /// Loads the probes and takes them away again: whether TLS secrets can be seen here.
 pub fn try_tls() -> Result<(), TlsError> {
-    Programs::load().map(drop)
+    Programs::load(Opener::default()).map(drop)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,15 +1,15 @@
 //! Which processes live in a network namespace, and which files they run code from.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use kuberewind_packet::NetnsId;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
-use crate::namespaces::parse_link;
+use crate::namespaces::processes;
+use crate::opener::Opener;
 
 /// Of one process's list of mappings, in bytes: a process can have 65,530 of them.
 const MAX_MAPS: u64 = 16 << 20;
@@ -20,17 +20,17 @@ const MAX_FILES: usize = 1024;
 /// `OVERLAYFS_SUPER_MAGIC`
 const OVERLAY: i64 = 0x794c_7630;
 
-/// Where processes are shown: `/proc`, or another's.
+/// The processes that are shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes {
-    root: PathBuf,
+    opener: Opener,
 }
 
 /// A stretch of memory whose code comes from a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Mapping {
-    /// `7f12a000-7f13b000`, as `/proc/PID/map_files` names it.
-    pub(crate) range: String,
+    /// From where to where.
+    pub(crate) range: (u64, u64),
     pub(crate) inode: u64,
     /// As the process sees it; ends with ` (deleted)` when it has no name any more.
     pub(crate) path: String,
@@ -66,57 +66,29 @@ impl FileId {
 }
 
 impl Processes {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub(crate) fn new(opener: Opener) -> Self {
+        Self { opener }
     }
 
-    /// All processes; about 1 µs each.
+    /// All processes.
     pub(crate) fn all(&self) -> io::Result<Vec<u32>> {
-        let entries = fs::read_dir(&self.root)?;
-        let numbers =
-            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        Ok(numbers.collect())
+        processes(self.opener.proc())
     }
 
-    /// The network namespace of a process's first thread; none when it has ended.
-    pub(crate) fn netns(&self, pid: u32) -> Option<NetnsId> {
-        let link = fs::read_link(self.of(pid).join("ns/net")).ok()?;
-        link.to_str().and_then(parse_link)
+    /// The network namespaces of processes, of each its first thread's; none when it has ended.
+    pub(crate) fn netns(&self, pids: &[u32]) -> Vec<Option<NetnsId>> {
+        self.opener.netns_of(pids).into_iter().map(Result::ok).collect()
     }
 
     /// The files that a process runs code from, each once.
     pub(crate) fn mappings(&self, pid: u32) -> io::Result<Vec<Mapping>> {
-        mappings(File::open(self.of(pid).join("maps"))?)
+        mappings(self.opener.maps(pid)?)
     }
 
-    /// Opens what is mapped there. The link in `map_files` leads to the very file, with or without a
-    /// name (Linux 4.3, `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`); else the path is tried, within the
-    /// process's root directory.
+    /// Opens what is mapped there.
     pub(crate) fn open(&self, pid: u32, mapping: &Mapping) -> io::Result<File> {
-        let process = self.of(pid);
-        let link = process.join("map_files").join(&mapping.range);
-        if let Ok(there) = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            return open(&there);
-        }
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let root = rustix::fs::open(process.join("root"), flags, Mode::empty())?;
-        let inside = ResolveFlags::IN_ROOT;
-        let there = rustix::fs::openat2(root, mapping.path.as_str(), flags, Mode::empty(), inside)?;
-        let same = rustix::fs::fstat(&there)?.st_ino == mapping.inode;
-        if same { open(&there) } else { Err(io::ErrorKind::NotFound.into()) }
+        self.opener.mapped(pid, mapping.range)
     }
-
-    fn of(&self, pid: u32) -> PathBuf {
-        self.root.join(pid.to_string())
-    }
-}
-
-/// Opens for reading what was only pointed at so far: to open a device or a pipe may do something.
-fn open(there: &OwnedFd) -> io::Result<File> {
-    if FileType::from_raw_mode(rustix::fs::fstat(there)?.st_mode) != FileType::RegularFile {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    File::open(own(there))
 }
 
 /// The path by which this process reaches an open file.
@@ -151,13 +123,19 @@ fn parse(line: &str) -> Option<Mapping> {
     let (_offset, _device) = (fields.next()?, fields.next()?);
     let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
     let path = fields.next()?.trim_start();
-    let is_range = range.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    (is_range && rights.as_bytes().get(2) == Some(&b'x') && path.starts_with('/'))
-        .then(|| Mapping { range: range.to_owned(), inode, path: path.to_owned() })
+    let (start, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    let range = (address(start)?, address(end)?);
+    (rights.as_bytes().get(2) == Some(&b'x') && path.starts_with('/')).then(|| Mapping {
+        range,
+        inode,
+        path: path.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use super::*;
@@ -177,15 +155,15 @@ mod tests {
         let paths: Vec<_> =
             found.iter().map(|mapping| (mapping.inode, &mapping.path[..])).collect();
         assert_eq!(paths, [(17, "/usr/bin/a b"), (18, "/lib/x.so (deleted)")]);
-        assert_eq!(found[0].range, "55d0c0001000-55d0c0002000");
+        assert_eq!(found[0].range, (0x55d0_c000_1000, 0x55d0_c000_2000));
     }
 
     #[test]
     fn the_own_program_is_found_and_opened() {
-        let processes = Processes::new("/proc".into());
+        let processes = Processes::new(Opener::default());
         let pid = std::process::id();
         assert!(processes.all().unwrap().contains(&pid));
-        assert!(processes.netns(pid).is_some());
+        assert!(processes.netns(&[pid])[0].is_some());
         let mappings = processes.mappings(pid).unwrap();
         let exe = fs::canonicalize("/proc/self/exe").unwrap();
         let own = mappings.iter().find(|mapping| Path::new(&mapping.path) == exe).unwrap();

@@ -19,6 +19,9 @@ pub struct TlsStatus {
     pub secrets: u64,
     /// Secrets that found no room in the kernel's ring.
     pub lost: u64,
+    /// Secrets beyond what one namespace may tell in a moment: 4,000, or 16 with objects, in a tenth of a
+    /// second.
+    pub refused: u64,
     /// Calls whose arguments could not be read.
     pub unreadable: u64,
     /// Calls by processes that are not recorded; nothing of them left the kernel.

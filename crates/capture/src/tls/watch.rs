@@ -17,9 +17,11 @@ use kuberewind_packet::{NetnsId, Owner};
 use kuberewind_tls::ObjectPath;
 use libbpf_rs::Link;
 
+use super::detach::Detacher;
 use super::find::{Finding, Hook, Place, inspect};
 use super::kernel::{Programs, Told};
 use super::processes::{FileId, Mapping, Processes};
+use super::share::{SHARE as OF_ONE_NAMESPACE, Shares};
 use super::status::{LibraryStatus, UnsupportedStatus};
 
 /// How often everything is looked at, when that costs little.
@@ -39,6 +41,8 @@ const KEPT: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(30);
 /// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
 const MAX_PROBED: usize = 1024;
+/// Of these, files that processes of one namespace were the first to run.
+const MAX_PROBED_OF_ONE: usize = 256;
 /// Files that are remembered.
 const MAX_FILES: usize = 16_384;
 
@@ -76,8 +80,10 @@ pub(crate) type Shown = Arc<Mutex<Sight>>;
 #[derive(Debug)]
 struct Known {
     path: String,
+    /// Where it was met first.
+    netns: NetnsId,
     finding: Finding,
-    /// Dropped, they are detached.
+    /// For the detacher: dropped, they are detached, which takes its time.
     links: Vec<Link>,
     /// Places of which is not known yet where the client's random is.
     puzzles: Vec<Puzzle>,
@@ -114,6 +120,8 @@ pub(crate) struct Watch {
     files: HashMap<FileId, Known>,
     lives: HashMap<u32, Life>,
     again: BTreeSet<(Instant, u32)>,
+    shares: Shares,
+    detacher: Detacher,
     /// The number that the last puzzle was given.
     numbered: u32,
     hasher: RandomState,
@@ -136,6 +144,8 @@ impl Watch {
             files: HashMap::new(),
             lives: HashMap::new(),
             again: BTreeSet::new(),
+            shares: Shares::default(),
+            detacher: Detacher::default(),
             numbered: 0,
             hasher: RandomState::new(),
             problem: None,
@@ -146,8 +156,15 @@ impl Watch {
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until it is told to stop; then all probes are gone.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        self.obey(orders);
+        let files = self.files.drain().map(|(_, known)| known);
+        self.detacher.detach(files.flat_map(|known| known.links));
+        self.detacher.finish();
+    }
+
+    fn obey(&mut self, orders: &Receiver<Order>) {
         let mut next_look = Instant::now() + LOOK;
         loop {
             let due = self.again.first().map_or(next_look, |(due, _)| next_look.min(*due));
@@ -206,15 +223,20 @@ impl Watch {
         self.forget_failed();
         let alive: BTreeSet<u32> = pids.iter().copied().collect();
         self.lives.retain(|pid, _| alive.contains(pid));
-        for pid in pids {
-            self.look(pid);
+        for (pid, netns) in pids.iter().zip(self.processes.netns(&pids)) {
+            self.look_into(*pid, netns);
         }
         self.detach_unused();
     }
 
     /// Attaches to what a process runs, if it is recorded.
     fn look(&mut self, pid: u32) {
-        let netns = self.processes.netns(pid).filter(|netns| self.targets.contains_key(netns));
+        let netns = self.processes.netns(&[pid]).pop().flatten();
+        self.look_into(pid, netns);
+    }
+
+    fn look_into(&mut self, pid: u32, netns: Option<NetnsId>) {
+        let netns = netns.filter(|netns| self.targets.contains_key(netns));
         let (Some(netns), Ok(mappings)) = (netns, self.processes.mappings(pid)) else {
             self.lives.remove(&pid);
             return;
@@ -224,7 +246,10 @@ impl Watch {
             return;
         }
         let loaders = self.loaders();
-        let files = mappings.iter().filter_map(|mapping| self.meet(pid, mapping)).collect();
+        let met = mappings.iter().filter_map(|mapping| self.meet(pid, netns, mapping));
+        let files = met.collect();
+        // Files that had to wait are met at a later look.
+        let hash = if self.shares.allow(netns, Instant::now()) { hash } else { 0 };
         self.lives.insert(pid, Life { netns, hash, files });
         if self.loaders() > loaders {
             let now = Instant::now();
@@ -238,7 +263,7 @@ impl Watch {
     }
 
     /// Opens a file and, if it is new, looks into it and attaches what fits.
-    fn meet(&mut self, pid: u32, mapping: &Mapping) -> Option<FileId> {
+    fn meet(&mut self, pid: u32, netns: NetnsId, mapping: &Mapping) -> Option<FileId> {
         // Processes end while we look.
         let opened = self.processes.open(pid, mapping);
         self.denied |= opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
@@ -251,14 +276,20 @@ impl Watch {
         if self.files.len() >= MAX_FILES {
             self.forget_harmless();
         }
-        let known = self.study(&file, mapping);
+        let began = Instant::now();
+        if !self.shares.allow(netns, began) {
+            return None;
+        }
+        let known = self.study(&file, netns, mapping);
         self.files.insert(id, known);
+        self.shares.add(netns, began, began.elapsed());
         Some(id)
     }
 
-    fn study(&mut self, file: &File, mapping: &Mapping) -> Known {
+    fn study(&mut self, file: &File, netns: NetnsId, mapping: &Mapping) -> Known {
         let mut known = Known {
             path: mapping.path.clone(),
+            netns,
             finding: Finding::default(),
             links: Vec::new(),
             puzzles: Vec::new(),
@@ -272,11 +303,11 @@ impl Watch {
             Ok(finding) => known.finding = finding.unwrap_or_default(),
             Err(_) => known.problem = Some(format!("look into {}: failed", mapping.path)),
         }
-        let probed = self.files.values().filter(|known| !known.links.is_empty()).count();
-        if probed >= MAX_PROBED && !known.finding.places.is_empty() {
-            let text =
-                format!("attach to {}: {MAX_PROBED} files are watched already", mapping.path);
-            known.problem = Some(text);
+        if known.finding.places.is_empty() {
+            return known;
+        }
+        if let Some(why) = self.is_too_many(netns) {
+            known.problem = Some(format!("attach to {}: {why}", mapping.path));
             return known;
         }
         for place in known.finding.places.clone() {
@@ -295,6 +326,19 @@ impl Watch {
             }
         }
         known
+    }
+
+    /// Why another file with probes would be too much.
+    fn is_too_many(&self, netns: NetnsId) -> Option<String> {
+        let probed = self.files.values().filter(|known| !known.links.is_empty());
+        let (all, its) = probed
+            .fold((0, 0), |(all, its), known| (all + 1, its + usize::from(known.netns == netns)));
+        if all >= MAX_PROBED {
+            return Some(format!("{MAX_PROBED} files are watched already"));
+        }
+        let owner = self.targets.get(&netns).map(Owner::to_string).unwrap_or_default();
+        (its >= MAX_PROBED_OF_ONE)
+            .then(|| format!("{MAX_PROBED_OF_ONE} files of {owner} are watched already"))
     }
 
     fn next_number(&mut self) -> u32 {
@@ -318,12 +362,12 @@ impl Watch {
                 "read TLS secrets of {path}: its code keeps the client's random at {other}, its \
                  connections at {random}"
             ));
-            known.links.clear();
+            self.detacher.detach(known.links.drain(..));
             return;
         }
         match self.programs.attach(place, &file, Told { file: number, random: Some(random) }) {
             // The one before goes only now, so that nothing is missed.
-            Ok(new) => known.links[link] = new,
+            Ok(new) => self.detacher.detach([std::mem::replace(&mut known.links[link], new)]),
             Err(error) => known.problem = Some(format!("attach to {path} again: {error}")),
         }
         tracing::debug!("{path} keeps the client's random at {random}");
@@ -337,17 +381,20 @@ impl Watch {
                 known.used = now;
             }
         }
-        self.files.retain(|id, known| {
+        let unused = |id: &FileId, known: &mut Known| {
             let kept = if id.on_overlay() { Duration::ZERO } else { KEPT };
-            now.saturating_duration_since(known.used) <= kept
-        });
+            now.saturating_duration_since(known.used) > kept
+        };
+        let unused = self.files.extract_if(unused);
+        self.detacher.detach(unused.flat_map(|(_, known)| known.links));
     }
 
     /// Lets what failed be tried again.
     fn forget_failed(&mut self) {
         let now = Instant::now();
         let failed = |known: &Known| known.problem.is_some() && now > known.studied + RETRY;
-        self.files.retain(|_, known| !failed(known));
+        let failed = self.files.extract_if(|_, known| failed(known));
+        self.detacher.detach(failed.flat_map(|(_, known)| known.links));
         let files = &self.files;
         self.lives.retain(|_, life| life.files.iter().all(|id| files.contains_key(id)));
     }
@@ -380,6 +427,14 @@ impl Watch {
         if self.denied {
             sight.problems.push(DENIED.to_owned());
         }
+        let waiting = self.shares.exhausted(Instant::now());
+        sight.problems.extend(waiting.filter_map(|netns| self.targets.get(&netns)).map(|owner| {
+            format!(
+                "look into the programs and libraries of {owner}: took {} s in half a minute; the \
+                 others wait",
+                OF_ONE_NAMESPACE.as_secs()
+            )
+        }));
         for (id, known) in &self.files {
             let (processes, owners) = users.remove(id).unwrap_or_default();
             let owners: Vec<Owner> = owners.into_iter().cloned().collect();

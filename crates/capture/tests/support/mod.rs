@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use kuberewind_capture::{Capture, CaptureConfig, Target};
+use kuberewind_capture::{Capture, CaptureConfig, Opener, Target};
 use kuberewind_filter::CaptureFilter;
 use kuberewind_packet::{
     Frame, Interface, Loss, MAX_CAPTURED, NetnsId, Owner, PacketSink, Slot, Timestamp,
@@ -232,6 +232,7 @@ pub(crate) fn config() -> CaptureConfig {
         filter: Arc::new(CaptureFilter::everything_on_ip(MAX_CAPTURED)),
         ring_memory: None,
         interfaces: Vec::new(),
+        opener: Opener::default(),
     }
 }
 

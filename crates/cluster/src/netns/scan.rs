@@ -1,13 +1,14 @@
 //! A look at the node's `/proc`, at little cost when it is taken again and again.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kuberewind_packet::NetnsId;
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::cgroup::membership;
@@ -20,6 +21,8 @@ const UNDECIDED: Duration = Duration::from_secs(5);
 const SLICES: u32 = 64;
 /// What the kernel counts process start times in; the same on every architecture that we build for.
 const TICKS_PER_SECOND: u64 = 100;
+/// The node's first process.
+const NODE: u32 = 1;
 /// Longest text read of one file: the cgroup file of a process with every controller is under 4 KiB.
 const LONGEST: usize = 64 * 1024;
 
@@ -50,13 +53,16 @@ pub enum ScanError {
 ///
 /// A look lists `/proc` and reads the processes that are new since the last one. The directory entry's
 /// inode number tells a reused process number from the old one without a system call.
-#[derive(Debug)]
 pub struct Scanner {
     proc: PathBuf,
     node: PathBuf,
+    look_up: LookUp,
     known: HashMap<u32, Known>,
     looks: u32,
 }
+
+/// Tells the network namespace of a process, which takes a right that the looking itself does not.
+type LookUp = Box<dyn Fn(u32) -> io::Result<NetnsId> + Send>;
 
 #[derive(Debug)]
 struct Known {
@@ -75,18 +81,27 @@ enum Kind {
     Unreadable,
 }
 
+impl fmt::Debug for Scanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { proc, known, looks, .. } = self;
+        f.debug_struct("Scanner")
+            .field("proc", proc)
+            .field("known", known)
+            .field("looks", looks)
+            .finish()
+    }
+}
+
 impl Scanner {
-    /// `proc` is where the node's own `/proc` is mounted: `/host/proc` in a pod.
-    pub fn new(proc: impl Into<PathBuf>) -> Self {
+    /// `proc` is where the node's own `/proc` is mounted: `/host/proc` in a pod. `look_up` tells the
+    /// network namespace of a process there.
+    pub fn new(
+        proc: impl Into<PathBuf>,
+        look_up: impl Fn(u32) -> io::Result<NetnsId> + Send + 'static,
+    ) -> Self {
         let proc = proc.into();
         let node = proc.join("1/ns/net");
-        Self { proc, node, known: HashMap::new(), looks: 0 }
-    }
-
-    /// With another file that leads to the node's namespace than the one of its first process.
-    #[must_use]
-    pub fn with_node(self, node: impl Into<PathBuf>) -> Self {
-        Self { node: node.into(), ..self }
+        Self { proc, node, look_up: Box::new(look_up), known: HashMap::new(), looks: 0 }
     }
 
     /// Looks once. Processes that end meanwhile are left out.
@@ -135,12 +150,7 @@ impl Scanner {
 
     fn node(&self) -> Result<Place, ScanError> {
         let path = self.node.clone();
-        let link = rustix::fs::readlink(&path, Vec::new());
-        let netns = link.map_err(io::Error::from).and_then(|link| {
-            let link = link.to_string_lossy();
-            parse_link(&link).ok_or_else(|| io::Error::other(format!("`{link}` is no namespace")))
-        });
-        match netns {
+        match (self.look_up)(NODE) {
             Ok(netns) => Ok(Place { netns, path }),
             Err(source) => Err(ScanError::Node { path, source }),
         }
@@ -187,8 +197,9 @@ impl Scanner {
         }
     }
 
-    /// Everything is read through one descriptor of the process's directory, which outlives neither
-    /// the process nor its number: all that is read is of one and the same process.
+    /// What is read through one descriptor of the process's directory is of one and the same process:
+    /// it outlives neither the process nor its number. If it still lives once its namespace was looked
+    /// up by its number, nobody else had that number.
     fn try_read(&self, pid: u32) -> Result<(u64, Kind), Errno> {
         let dir = open_dir(&self.proc.join(pid.to_string()), OFlags::PATH)?;
         let started = parse_start(&read_text(&dir, "stat")?).ok_or(Errno::INVAL)?;
@@ -199,8 +210,9 @@ impl Scanner {
             (None, id) => id.map(Whose::Container),
         };
         let Some(whose) = whose else { return Ok((started, Kind::Other)) };
-        let link = rustix::fs::readlinkat(&dir, "ns/net", Vec::new())?;
-        let netns = parse_link(&link.to_string_lossy()).ok_or(Errno::INVAL)?;
+        let netns = (self.look_up)(pid)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
+        rustix::fs::statat(&dir, "stat", AtFlags::empty())?;
         Ok((started, Kind::Pod(whose, netns)))
     }
 }
@@ -229,11 +241,6 @@ fn read_text(dir: impl AsFd, name: &str) -> Result<String, Errno> {
 
 fn age(started: u64, now: u64) -> Duration {
     Duration::from_millis(now.saturating_sub(started).saturating_mul(1000 / TICKS_PER_SECOND))
-}
-
-/// `net:[4026531840]`
-pub(crate) fn parse_link(link: &str) -> Option<NetnsId> {
-    link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok().map(NetnsId)
 }
 
 /// `12345.67 23456.78` → ticks.
@@ -266,7 +273,8 @@ mod tests {
 
     #[test]
     fn a_proc_that_is_not_there_is_named_with_what_it_needs() {
-        let error = Scanner::new("/nowhere").look().unwrap_err().to_string();
+        let nobody = |_| Err(io::ErrorKind::NotFound.into());
+        let error = Scanner::new("/nowhere", nobody).look().unwrap_err().to_string();
         assert!(error.contains("/nowhere/1/ns/net"), "{error}");
         assert!(error.contains("CAP_SYS_PTRACE"), "{error}");
     }
@@ -280,7 +288,6 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read(text in "\\PC*") {
-            parse_link(&text);
             parse_uptime(&text);
             parse_start(&text);
         }

@@ -1,6 +1,7 @@
 //! Real processes in control groups shaped like the kubelet's, in namespaces of their own.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -118,7 +119,15 @@ impl Drop for Pod {
 
 /// Our own namespace stands for the node's: a machine's first process may be out of our reach.
 pub(crate) fn scanner() -> Scanner {
-    Scanner::new("/proc").with_node("/proc/self/ns/net")
+    Scanner::new("/proc", |pid| {
+        let process = if pid == 1 { "self".to_owned() } else { pid.to_string() };
+        let link = fs::read_link(format!("/proc/{process}/ns/net"))?;
+        let number = link.to_str().and_then(|link| link.strip_prefix("net:[")?.strip_suffix(']'));
+        number
+            .and_then(|number| number.parse().ok())
+            .map(NetnsId)
+            .ok_or(ErrorKind::InvalidData.into())
+    })
 }
 
 fn wait(mut holds: impl FnMut() -> bool) {

@@ -3,6 +3,7 @@
 mod files;
 mod made;
 mod merge;
+mod older;
 mod stream;
 mod tls;
 mod vantage;

@@ -14,16 +14,16 @@ use kuberewind_packet::{Interface, PacketStream, WindowAccount};
 
 use crate::made::{Broken, Made, Packet, export};
 
-const NONE: TlsParts = TlsParts { secrets: false, plaintext: false };
-const SECRETS: TlsParts = TlsParts { secrets: true, plaintext: false };
-const PLAINTEXT: TlsParts = TlsParts { secrets: false, plaintext: true };
+pub(crate) const NONE: TlsParts = TlsParts { secrets: false, plaintext: false };
+pub(crate) const SECRETS: TlsParts = TlsParts { secrets: true, plaintext: false };
+pub(crate) const PLAINTEXT: TlsParts = TlsParts { secrets: false, plaintext: true };
 
 /// A recording of the decryptor's own tests: three requests to port 8443, and what opens them.
 fn recorded(with_secrets: bool) -> Made {
     recorded_as("tls13", with_secrets)
 }
 
-fn recorded_as(name: &str, with_secrets: bool) -> Made {
+pub(crate) fn recorded_as(name: &str, with_secrets: bool) -> Made {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/fixtures");
     let file = std::fs::read(folder.join(format!("{name}.pcap"))).unwrap();
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
@@ -45,7 +45,7 @@ fn recorded_as(name: &str, with_secrets: bool) -> Made {
     made
 }
 
-fn write_to(dir: &Path, format: Format, tls: TlsParts, made: Made) -> (PathBuf, Report) {
+pub(crate) fn write_to(dir: &Path, format: Format, tls: TlsParts, made: Made) -> (PathBuf, Report) {
     let destination = Destination { place: Place::Directory(dir.to_owned()), format };
     let export = Export { tls, ..export() };
     let report =
@@ -53,7 +53,7 @@ fn write_to(dir: &Path, format: Format, tls: TlsParts, made: Made) -> (PathBuf, 
     (report.file.clone().unwrap(), report)
 }
 
-fn run(tool: &str, args: &[&str], file: &Path) -> String {
+pub(crate) fn run(tool: &str, args: &[&str], file: &Path) -> String {
     let output = Command::new(tool).args(args).arg(file).output().unwrap();
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -97,8 +97,15 @@ fn register(registry: &mut Registry, status: &Status) {
                 "Packets of handshakes that came too fast to be read for TLS; they are recorded",
                 tls.handshake_packets_left_out,
             ),
+            (
+                "tls_pins_dropped",
+                "TLS connections of which later exports cannot decrypt the rest, for want of room",
+                tls.pins_dropped,
+            ),
             ("tls_secrets_lost", "TLS secrets lost on the way from the kernel", tls.lost),
+            ("tls_secrets_refused", "TLS secrets beyond a namespace's share", tls.refused),
             ("tls_secrets_unwritten", "TLS secrets that could not be written", tls.unwritten),
+            ("tls_secrets_unsent", "TLS secrets that exports had no room for", tls.unsent),
             ("tls_secrets_unmatched", "TLS secrets without a recorded handshake", tls.unmatched),
             ("tls_secrets_discarded", "TLS secrets of the control plane, not kept", tls.discarded),
         ];

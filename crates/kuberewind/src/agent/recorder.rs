@@ -6,11 +6,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
     Capture, CaptureConfig, CaptureError, Desired, Named, NamespaceStatus, NetnsSpec, NetnsWatch,
-    Target,
+    Opener, Target,
 };
 use kuberewind_export::wire::{SendError, Sender};
 use kuberewind_filter::{CaptureFilter, FilterError, Forbidden};
@@ -18,14 +19,14 @@ use kuberewind_packet::{
     LossAt, LossCause, Owner, PacketStream as _, Pod, Span, Timestamp, WindowAccount,
 };
 use kuberewind_store::{
-    Appender, Inlet, Limits, Lock, MinFree, Note, Store, StoreConfig, StoreError,
+    Appender, Inlet, Limits, Lock, MinFree, Note, SegmentNumber, Store, StoreConfig, StoreError,
 };
 use regex::Regex;
 
 use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
-use super::tls::{self, SecondNet, Taps, Tls, TlsReport, TlsSource};
+use super::tls::{self, SecondNet, Sent, Shelf, Taps, Tls, TlsReport, TlsSource};
 use super::undecided::{Shared, Sighting, Undecided};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
@@ -57,7 +58,7 @@ fn sinks_of(identity: &Identity) -> usize {
 }
 
 fn lanes() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cpus / CPUS_PER_LANE).clamp(1, MOST_LANES)
 }
 
@@ -72,6 +73,8 @@ pub(crate) struct Identity {
     pub(crate) tls: Option<TlsSource>,
     /// Namespaces of which it is not known whether they are recorded.
     pub(crate) undecided: Shared,
+    /// Who opens network namespaces.
+    pub(crate) opener: Opener,
 }
 
 /// What is to be recorded, and what is known about it.
@@ -189,7 +192,7 @@ impl Moment {
 
     /// Waits until every packet from before it has been handed over by its ring.
     fn wait(self) {
-        std::thread::sleep((self.then + SETTLED).saturating_duration_since(Instant::now()));
+        thread::sleep((self.then + SETTLED).saturating_duration_since(Instant::now()));
     }
 }
 
@@ -233,14 +236,15 @@ impl Recorder {
             filter: Arc::clone(&filter),
             ring_memory: config.tap.ring_memory,
             interfaces: identity.interfaces.clone(),
+            opener: identity.opener.clone(),
         };
         // The last one is the plaintext probes'.
         let (cutter, mut sinks) = Cutter::new(sinks_of(&identity));
         let second_net = identity.tls.clone().and_then(|source| {
             Some(SecondNet::new(source, identity.node.clone(), Box::new(sinks.pop()?)))
         });
-        let taps = identity.tls.as_ref().map(|_| Taps::new());
-        let capture = match &taps {
+        let mut taps = identity.tls.as_ref().map(|_| Taps::new());
+        let capture = match &mut taps {
             Some(taps) => {
                 // Before the cut: of a handshake that goes over it, all of it is seen.
                 let tapped = sinks.into_iter().map(|sink| taps.before(sink));
@@ -248,7 +252,6 @@ impl Recorder {
             }
             None => Capture::start(capture, sinks)?,
         };
-        let keeps_control_plane = config.tap.tls_control_plane;
         let stages = Stages { capture, cutter, sides: RwLock::default() };
         let assignment = Assignment::default();
         let recorder = Arc::new(Self {
@@ -268,7 +271,7 @@ impl Recorder {
             second_net,
         });
         if let Some(taps) = taps {
-            recorder.start_tls(taps, keeps_control_plane);
+            recorder.start_tls(taps);
         }
         Ok(recorder)
     }
@@ -316,6 +319,7 @@ impl Recorder {
             }
         }
         self.change(|sides| sides.store = Some(store))?;
+        self.recall_tls()?;
         self.heal()
     }
 
@@ -377,10 +381,10 @@ impl Recorder {
             );
         }
         let Some(store) = self.change(|sides| sides.store.take())? else { return Ok(()) };
-        if let Some(rest) = self.with_tls(Tls::rest).flatten()
-            && let Err(error) = store.note(Timestamp::now(), rest)
-        {
-            tracing::error!("write TLS secrets before the handover: {error}");
+        for rest in self.with_tls(Tls::rest).unwrap_or_default() {
+            if let Err(error) = store.note(Timestamp::now(), rest) {
+                tracing::error!("write TLS secrets before the handover: {error}");
+            }
         }
         let handed = store.hand_over(cut.at);
         self.with(|stages| stages.cutter.close())?;
@@ -401,16 +405,16 @@ impl Recorder {
     }
 
     /// TLS that cannot be looked into keeps nobody from recording.
-    fn start_tls(self: &Arc<Self>, taps: Taps, keeps_control_plane: bool) {
+    fn start_tls(self: &Arc<Self>, taps: Taps) {
         let Some(source) = self.identity.tls.clone() else { return };
-        let recorder = Arc::downgrade(self);
-        let write = move |sealed| {
-            let noted = recorder.upgrade().map(|recorder| recorder.note(sealed));
-            noted.is_some_and(|noted| noted.is_ok())
+        let (writer, reader) = (Arc::downgrade(self), Arc::downgrade(self));
+        let notes = Shelf {
+            write: Box::new(move |sealed| writer.upgrade()?.note(sealed).ok()),
+            reach: Box::new(move || reader.upgrade()?.with_store(Store::reach).ok()),
         };
-        let state = match Tls::start(source, taps, self.second_net.as_ref(), Box::new(write)) {
+        let state = match Tls::start(source, taps, self.second_net.as_ref(), notes) {
             Ok(tls) => {
-                tls.keep_control_plane(keeps_control_plane);
+                self.config(|config| follow_tls_settings(&tls, config));
                 TlsState::On(tls)
             }
             Err(error) => {
@@ -421,7 +425,26 @@ impl Recorder {
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    fn note(&self, bytes: Vec<u8>) -> Result<(), RecorderError> {
+    /// Knows the connections that an earlier recorder knew; reads its notes meanwhile.
+    fn recall_tls(&self) -> Result<(), RecorderError> {
+        let Some(recall) = self.with_tls(Tls::recall) else {
+            self.second_net.iter().for_each(SecondNet::no_secrets);
+            return Ok(());
+        };
+        let all = Span::new(Timestamp::MIN, Timestamp::MAX);
+        let notes = self.with_store(|store| store.read_notes(all))?;
+        let read = move || {
+            if let Err(error) = recall.read(&notes) {
+                tracing::error!("read which TLS connections went on: {error}");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("tls-recall".into()).spawn(read) {
+            tracing::error!("start the thread that reads which TLS connections went on: {error}");
+        }
+        Ok(())
+    }
+
+    fn note(&self, bytes: Vec<u8>) -> Result<SegmentNumber, RecorderError> {
         self.with_store(|store| store.note(Timestamp::now(), bytes))?.map_err(Into::into)
     }
 
@@ -478,7 +501,8 @@ impl Recorder {
     ) -> Result<(), RecorderError> {
         let recorder = Arc::downgrade(self);
         let (known, first) = crossbeam_channel::bounded(1);
-        let watch = NetnsWatch::start(specs, move |targets, problems| {
+        let opener = self.identity.opener.clone();
+        let watch = NetnsWatch::start(specs, opener, move |targets, problems| {
             if let Some(recorder) = recorder.upgrade() {
                 recorder.assign(Assignment { targets, problems, ..Assignment::default() });
             }
@@ -525,7 +549,7 @@ impl Recorder {
         let Some(store) = sides.into_inner().unwrap_or_else(PoisonError::into_inner).store else {
             return Ok(());
         };
-        if let Some(rest) = rest {
+        for rest in rest {
             store.note(Timestamp::now(), rest)?;
         }
         Ok(store.close_at(at)?)
@@ -553,11 +577,11 @@ impl Recorder {
     }
 
     /// The secrets that are not written yet.
-    fn stop_tls(&self) -> Option<Vec<u8>> {
+    fn stop_tls(&self) -> Vec<Vec<u8>> {
         let mut state = self.tls.write().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, TlsState::Off) {
             TlsState::On(tls) => tls.stop(),
-            TlsState::Off | TlsState::Failed(_) => None,
+            TlsState::Off | TlsState::Failed(_) => Vec::new(),
         }
     }
 
@@ -609,7 +633,7 @@ impl Recorder {
             Err(RecorderError::HandedOver) => {} // it will be opened with them
             set => set??,
         }
-        self.with_tls(|tls| tls.keep_control_plane(config.tap.tls_control_plane));
+        self.with_tls(|tls| follow_tls_settings(tls, config));
         if self.with_sides(|sides| sides.store.is_some())? {
             allow_tls_to_leave(config)?;
         }
@@ -679,7 +703,7 @@ impl Recorder {
         let mut sender = Sender::new(out, query.compress).map_err(SendError::Io)?;
         let until = if last { asked.to } else { Timestamp::MAX };
         let began = Span::new(asked.from, until);
-        let mut secrets = query.tls.then(|| Secrets { began, sent: HashSet::new() });
+        let mut secrets = query.tls.then(|| Secrets::new(began));
         let mut account = None;
         loop {
             if let Some(secrets) = &mut secrets {
@@ -711,23 +735,29 @@ impl Recorder {
         }
     }
 
-    /// TLS secrets that were written since `span` began and are not sent yet, as far as they may leave.
+    /// TLS secrets that were written since `asked` began, and what is needed of older connections, as far
+    /// as it may leave and was not sent yet.
     fn key_log(
         &self,
-        span: Span,
+        asked: Span,
         secrets: &mut Secrets,
         wanted: &Wanted,
     ) -> Result<Vec<u8>, RecorderError> {
         if !self.config(|config| config.tap.tls_export) {
             return Ok(Vec::new());
         }
-        let span = tls::noted(span);
+        let span = tls::noted(asked);
         let mut notes = self.with_store(|store| store.notes(span))??;
         notes.retain(|note| secrets.is_new(note));
         secrets.forget_before(span.from);
-        let began = secrets.began;
-        let log =
-            self.with_tls(|tls| tls.key_log(&notes, began, |owner| wanted.takes_owner(owner)));
+        let Secrets { began, older, .. } = secrets;
+        let takes = |owner: &str| wanted.takes_owner(owner);
+        let log = self.with_tls(|tls| {
+            let mut log = tls.key_log(&notes, *began, takes);
+            let room = tls::MOST_SECRETS.saturating_sub(log.len());
+            log.push_str(&tls.older_than(began.from, asked.from, takes, older, room));
+            log.into_bytes()
+        });
         Ok(log.unwrap_or_default())
     }
 
@@ -762,7 +792,7 @@ impl Recorder {
             if waiting.is_empty() || Instant::now() >= deadline {
                 return Ok(waiting);
             }
-            std::thread::sleep(DECIDED_BY / 40);
+            thread::sleep(DECIDED_BY / 40);
         }
     }
 
@@ -925,9 +955,15 @@ struct Secrets {
     began: Span,
     /// Notes that were sent, by time and hash.
     sent: HashSet<(Timestamp, u64)>,
+    /// What was sent of connections that began before.
+    older: Sent,
 }
 
 impl Secrets {
+    fn new(began: Span) -> Self {
+        Self { began, sent: HashSet::new(), older: Sent::new() }
+    }
+
     fn is_new(&mut self, note: &Note) -> bool {
         let mut hasher = DefaultHasher::new();
         note.bytes.hash(&mut hasher);
@@ -974,6 +1010,11 @@ fn allow_tls_to_leave(config: &Config) -> Result<(), RecorderError> {
     let dir = &config.tap.data_dir;
     tls::leave::allow(dir, config.tap.tls_export)
         .map_err(|source| RecorderError::Leave { dir: dir.clone(), source })
+}
+
+fn follow_tls_settings(tls: &Tls, config: &Config) {
+    tls.keep_control_plane(config.tap.tls_control_plane);
+    tls.set_max_size(config.pcapdump.max_size);
 }
 
 fn limits(config: &Config) -> Limits {

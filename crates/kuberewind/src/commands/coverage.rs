@@ -111,6 +111,7 @@ pub(super) fn summary(reports: &[&TlsReport]) -> String {
     );
     let losses = [
         ("lost in the kernel", sum(|tls| tls.lost)),
+        ("beyond one namespace's share", sum(|tls| tls.refused)),
         ("not written", sum(|tls| tls.unwritten)),
         ("without a recorded handshake", sum(|tls| tls.unmatched)),
         ("of the control plane, not kept", sum(|tls| tls.discarded)),
@@ -118,13 +119,16 @@ pub(super) fn summary(reports: &[&TlsReport]) -> String {
     for (what, count) in losses.into_iter().filter(|(_, count)| *count > 0) {
         let _ = write!(line, "; secrets {what}: {}", figures::count(count));
     }
-    let unread = sum(|tls| tls.handshake_packets_left_out);
-    if unread > 0 {
-        let _ = write!(
-            line,
-            "; packets of handshakes that came too fast to be read: {}",
-            figures::count(unread)
-        );
+    let others = [
+        (
+            "packets of handshakes that came too fast to be read",
+            sum(|tls| tls.handshake_packets_left_out),
+        ),
+        ("connections without room for what opens them later", sum(|tls| tls.pins_dropped)),
+        ("secrets that exports had no room for", sum(|tls| tls.unsent)),
+    ];
+    for (what, count) in others.into_iter().filter(|(_, count)| *count > 0) {
+        let _ = write!(line, "; {what}: {}", figures::count(count));
     }
     plaintext(reports, &mut line);
     line

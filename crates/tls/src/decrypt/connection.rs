@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
-use crate::decrypt::session::Session;
+use crate::decrypt::entry::Entry;
+use crate::decrypt::phase::Phase;
+use crate::decrypt::session::{Pinned, Session};
 use crate::decrypt::side::{Opened, Over, Side, Work};
 use crate::decrypt::{Content, Conversation, Event, Limits, Outcome, Reason, Report};
 use crate::flow::{Place, Sender};
 use crate::hello::{CLIENT_HELLO, SERVER_HELLO};
-use crate::open::{HEADER_LEN, is_header};
+use crate::open::{HEADER_LEN, Record, is_header};
 use crate::segment::Segment;
 
 /// In a connection whose beginning is not recorded, so many segments are looked at for records.
@@ -25,6 +27,8 @@ pub(super) struct Connection {
     kind: Kind,
     /// Its first packet is its SYN.
     from_syn: bool,
+    /// What it may be if it is older than the packets, likely ones first.
+    pinned: Vec<Pinned>,
     session: Session,
     sides: [Side; 2],
     ended: [bool; 2],
@@ -50,13 +54,21 @@ pub(super) struct Context<'a> {
     pub(super) log: &'a KeyLog,
     pub(super) limits: &'a Limits,
     pub(super) scratch: &'a mut Vec<u8>,
+    pub(super) tries: &'a mut u64,
+    pub(super) entries: &'a mut Vec<Entry>,
     pub(super) sink: &'a mut dyn FnMut(Event<'_>),
     pub(super) now: Timestamp,
 }
 
 impl Connection {
     /// A connection of which this is the first segment seen.
-    pub(super) fn new(number: u64, place: Place, segment: &Segment<'_>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        number: u64,
+        place: Place,
+        segment: &Segment<'_>,
+        pinned: Vec<Pinned>,
+        now: Timestamp,
+    ) -> Self {
         let answers = segment.syn && segment.acknowledged.is_some();
         let (client, server) = if answers {
             (segment.destination, segment.source)
@@ -64,9 +76,10 @@ impl Connection {
             (segment.source, segment.destination)
         };
         Self {
-            conversation: Conversation { number, place, client, server },
+            conversation: Conversation { number, place, client, server, resumed: false },
             kind: Kind::Unknown { looks: 0 },
             from_syn: segment.syn,
+            pinned: if segment.syn { Vec::new() } else { pinned },
             session: Session::default(),
             sides: [Side::new(Sender::Client), Side::new(Sender::Server)],
             ended: [false; 2],
@@ -104,7 +117,7 @@ impl Connection {
         if !matches!(self.kind, Kind::Closed(_)) {
             self.store(segment, context);
             if matches!(self.kind, Kind::Unknown { .. }) {
-                self.recognise(segment);
+                self.recognise(segment, context.log);
             }
             self.advance(context);
         }
@@ -121,7 +134,10 @@ impl Connection {
         let sequence = segment.sequence.wrapping_add(segment.syn.into());
         if let Some(acknowledged) = segment.acknowledged {
             let peer = &mut self.sides[sender.peer().index()].half;
-            peer.open(acknowledged);
+            // What is acknowledged in mid-stream may have come before the first packet.
+            if self.pinned.is_empty() && !self.conversation.resumed {
+                peer.open(acknowledged);
+            }
             peer.acknowledge(acknowledged);
         }
         let side = &mut self.sides[sender.index()];
@@ -137,8 +153,16 @@ impl Connection {
     }
 
     /// Finds out what the connection carries.
-    fn recognise(&mut self, segment: &Segment<'_>) {
+    fn recognise(&mut self, segment: &Segment<'_>, log: &KeyLog) {
         let Kind::Unknown { looks } = &mut self.kind else { return };
+        if !self.pinned.is_empty() && !segment.payload.is_empty() {
+            let begins = opening(segment.payload)
+                .is_some_and(|(header, first)| (header[0], first) == (22, CLIENT_HELLO));
+            let pinned = std::mem::take(&mut self.pinned);
+            if !begins {
+                return self.resume(pinned, log);
+            }
+        }
         if !self.from_syn && !segment.payload.is_empty() {
             *looks += 1;
         }
@@ -155,6 +179,35 @@ impl Connection {
                 (true, 22, CLIENT_HELLO) => return self.begin(sender),
                 (true, 22, SERVER_HELLO) => return self.begin(sender.peer()),
                 _ => return self.not_from_the_start(segment, looks),
+            }
+        }
+    }
+
+    /// The connection is older than the packets, and its handshake is known.
+    fn resume(&mut self, pinned: Vec<Pinned>, log: &KeyLog) {
+        let Some(client) = pinned.first().map(|newest| newest.client) else { return };
+        self.begin(self.sender(client));
+        self.conversation.resumed = true;
+        let sessions = pinned.into_iter().filter(|pinned| pinned.client == client);
+        let mut sessions: Vec<_> = sessions.map(|pinned| pinned.session).collect();
+        let phases = |sender| {
+            let phases = sessions.iter().flat_map(|session| Phase::of(session, sender, log));
+            phases.filter(Phase::has_key).collect::<Vec<_>>()
+        };
+        let phases = [phases(Sender::Client), phases(Sender::Server)];
+        if phases.iter().all(Vec::is_empty) {
+            let refused = sessions.iter().find_map(|session| session.refused);
+            return self.close(Kind::Closed(refused.unwrap_or(Reason::NoSecret)));
+        }
+        sessions.retain(|session| session.refused.is_none());
+        sessions.reverse();
+        self.session = sessions.pop().unwrap_or_default();
+        self.session.rivals = sessions;
+        for (side, phases) in self.sides.iter_mut().zip(phases) {
+            if phases.is_empty() {
+                side.end(Over::Trouble(Reason::NoSecret));
+            } else {
+                side.resume(phases, self.session.generation);
             }
         }
     }
@@ -196,12 +249,23 @@ impl Connection {
     fn advance(&mut self, context: &mut Context<'_>) {
         if self.kind == Kind::Tls {
             let Self { conversation, session, sides, .. } = self;
-            let (sink, time) = (&mut *context.sink, context.now);
+            let Context { log, entries, sink, scratch, tries, now: time, .. } = &mut *context;
+            let (log, time) = (*log, *time);
             let mut out = |from: Sender, content: Content<'_>| {
                 sink(Event::Data { conversation, from, time, content });
             };
-            let mut work =
-                Work { session, log: context.log, scratch: context.scratch, out: &mut out };
+            let mut entered =
+                |from: Sender, session: &Session, phase: &Phase, found, record: &Record<'_>| {
+                    entries.extend(Entry::new(
+                        conversation,
+                        from,
+                        (session, log),
+                        (phase, found),
+                        record,
+                    ));
+                };
+            let entered = &mut entered;
+            let mut work = Work { session, log, scratch, tries, out: &mut out, entered };
             let [client, server] = sides;
             while client.advance(&mut work) | server.advance(&mut work) {}
             // What waits for the other direction must not wait without bound.
@@ -278,6 +342,7 @@ impl Connection {
 
     /// Reads what stands behind holes.
     fn drain(&mut self, context: &mut Context<'_>) {
+        self.sides.iter_mut().for_each(Side::is_last);
         loop {
             self.advance(context);
             let Some(side) = self.sides.iter_mut().find(|side| side.has_hole()) else { break };
@@ -317,7 +382,10 @@ impl Connection {
             (0, _) if records == 0 => Some(Reason::WrongSecret),
             _ => Some(Reason::PacketsMissing),
         };
-        let trouble = trouble.or(quiet);
+        let older = (self.conversation.resumed && records == 0).then(|| {
+            if sum(|side| side.missed) > 0 { Reason::WrongSecret } else { Reason::NoHandshake }
+        });
+        let trouble = trouble.or(older).or(quiet);
         match trouble {
             None if sealed == 0 => Outcome::Sealed(Reason::Unfinished),
             None => Outcome::Opened,

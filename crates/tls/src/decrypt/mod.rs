@@ -6,6 +6,7 @@
 //! content.
 
 mod connection;
+mod entry;
 mod phase;
 mod session;
 mod side;
@@ -18,10 +19,17 @@ use std::time::Duration;
 use kuberewind_packet::Timestamp;
 
 use crate::decrypt::connection::{Connection, Context};
+pub(crate) use crate::decrypt::entry::Entry;
+use crate::decrypt::session::Pinned;
 use crate::flow::{FlowKey, Place, Sender};
 use crate::segment::Segment;
 use crate::suite::Version;
-use crate::{KeyLog, KeyLogLine};
+use crate::{KeyLog, KeyLogLine, Pin};
+
+/// Of connections between the same ends so many that are older than the packets are kept.
+const MAX_PINNED: usize = 4;
+/// Searching for records' numbers may cost so many tries in all. One takes 0.2 to 0.7 µs.
+const MAX_TRIES: u64 = 1 << 26;
 
 /// A TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +42,8 @@ pub struct Conversation {
     pub client: SocketAddr,
     /// The other end.
     pub server: SocketAddr,
+    /// It began before its first packet at hand: what was said first is not known.
+    pub resumed: bool,
 }
 
 /// The content of one record.
@@ -127,6 +137,9 @@ pub enum Reason {
     Cipher(u16),
     /// The secrets that claim to be its do not open it.
     WrongSecret,
+    /// It is older than the packets, and so many records came before them that the number of none was
+    /// found.
+    Number,
     /// It is not TLS as specified.
     Damaged,
     /// More connections at once, or more bytes waiting, than [`Limits`] allow.
@@ -143,6 +156,7 @@ impl fmt::Display for Reason {
             Self::Version(version) => write!(f, "{version} not supported"),
             Self::Cipher(number) => write!(f, "cipher suite {number:#06x} not supported"),
             Self::WrongSecret => f.write_str("secret does not fit"),
+            Self::Number => f.write_str("record number not found"),
             Self::Damaged => f.write_str("not valid TLS"),
             Self::Limit => f.write_str("too many connections at once"),
         }
@@ -181,6 +195,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Decryptor {
     log: KeyLog,
+    pinned: HashMap<FlowKey, Vec<Pinned>>,
     limits: Limits,
     connections: HashMap<FlowKey, Box<Connection>>,
     /// When to look at which connection with a hole again.
@@ -189,6 +204,10 @@ pub struct Decryptor {
     count: u64,
     now: Timestamp,
     scratch: Vec<u8>,
+    /// What searching may still cost.
+    tries: u64,
+    /// Directions that were entered in the middle, and nobody asked for yet.
+    entries: Vec<Entry>,
 }
 
 impl Decryptor {
@@ -196,6 +215,7 @@ impl Decryptor {
     pub fn new(log: KeyLog, limits: Limits) -> Self {
         Self {
             log,
+            pinned: HashMap::new(),
             limits,
             connections: HashMap::new(),
             waiting: VecDeque::new(),
@@ -203,6 +223,8 @@ impl Decryptor {
             count: 0,
             now: Timestamp::MIN,
             scratch: Vec::new(),
+            tries: MAX_TRIES,
+            entries: Vec::new(),
         }
     }
 
@@ -214,6 +236,24 @@ impl Decryptor {
             self.log = KeyLog::default();
         }
         self.log.extend(lines);
+    }
+
+    /// Learns of a connection, seen at `place`, that is older than the packets to come. Where it has its
+    /// secrets, too, what is left of the connection is read. As many are kept as connections may be.
+    pub fn pin(&mut self, place: Place, pin: &Pin) {
+        let Some(new) = Pinned::new(pin) else { return };
+        if self.pinned.len() > self.limits.connections {
+            self.pinned.clear();
+        }
+        let between = FlowKey::between(place, pin.client, pin.server);
+        let known = self.pinned.entry(between).or_default();
+        let random = |pinned: &Pinned| pinned.session.client_random;
+        if known.iter().any(|known| random(known) == random(&new)) {
+            return; // seen from two places
+        }
+        known.push(new);
+        known.sort_by_key(|pinned| std::cmp::Reverse(pinned.hello));
+        known.truncate(MAX_PINNED);
     }
 
     /// Takes the next packet: an Ethernet frame of which `bytes` were captured. Packets come in the
@@ -234,6 +274,8 @@ impl Decryptor {
             log: &self.log,
             limits: &self.limits,
             scratch: &mut self.scratch,
+            tries: &mut self.tries,
+            entries: &mut self.entries,
             sink,
             now: self.now,
         };
@@ -249,7 +291,8 @@ impl Decryptor {
                 return;
             }
             self.count += 1;
-            let connection = Connection::new(self.count - 1, place, &segment, self.now);
+            let pinned = self.pinned.get(&key).cloned().unwrap_or_default();
+            let connection = Connection::new(self.count - 1, place, &segment, pinned, self.now);
             self.connections.insert(key, Box::new(connection));
         }
         let Some(connection) = self.connections.get_mut(&key) else { return };
@@ -276,6 +319,11 @@ impl Decryptor {
         }
     }
 
+    /// The directions that were entered in the middle since this was asked last.
+    pub(crate) fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
     /// Bytes that wait in memory.
     pub fn held(&self) -> usize {
         self.held
@@ -286,6 +334,8 @@ impl Decryptor {
             log: &self.log,
             limits: &self.limits,
             scratch: &mut self.scratch,
+            tries: &mut self.tries,
+            entries: &mut self.entries,
             sink,
             now: self.now,
         }
@@ -303,6 +353,8 @@ impl Decryptor {
                 log: &self.log,
                 limits: &self.limits,
                 scratch: &mut self.scratch,
+                tries: &mut self.tries,
+                entries: &mut self.entries,
                 sink,
                 now: self.now,
             });

@@ -4,8 +4,27 @@ use crate::KeyLog;
 use crate::KeyLogLabel as Label;
 use crate::decrypt::session::Session;
 use crate::flow::Sender;
-use crate::open::{Agreed, Opener, Record};
+use crate::number::outward;
+use crate::open::{Agreed, MAX_BODY, Opener, Record};
 use crate::suite::Version;
+
+/// A key update takes as long as so many tries.
+const UPDATE_COST: u64 = 16;
+/// So many bytes of a record take as long again as a try does in any case.
+const TRY_LEN: usize = 256;
+/// What a try of the longest record costs.
+pub(super) const LONGEST_TRY: u64 = cost(MAX_BODY);
+/// Numbers that are tried in a row with one key before its rivals have their turn.
+const BLOCK: usize = 1024;
+
+/// Which numbers a record may have: `first` and up to `more` behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    pub(super) first: u64,
+    pub(super) more: u64,
+    /// Near this one others are tried first.
+    pub(super) likely: u64,
+}
 
 /// What a phase's records are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +43,10 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Phase {
     pub(super) kind: Kind,
+    /// The client's random of the handshake that it belongs to.
+    pub(super) origin: [u8; 32],
+    /// How often keys were updated.
+    updates: u32,
     /// The key, or what claims to be it; none without a secret.
     keys: Vec<Opener>,
 }
@@ -39,7 +62,7 @@ impl Phase {
         let tls13 = |kind, label| {
             let secrets = log.candidates(client_random, label);
             let keys = secrets.filter_map(|secret| Opener::tls13(suite, secret)).collect();
-            Self { kind, keys }
+            Self { kind, origin: *client_random, updates: 0, keys }
         };
         let handshake = |label| tls13(Kind::Handshake, label);
         let application = |label| tls13(Kind::Application, label);
@@ -71,7 +94,7 @@ impl Phase {
                     .filter_map(|secret| Opener::tls12(agreed, secret))
                     .filter_map(|pair| pair.into_iter().nth(sender.index()))
                     .collect();
-                vec![Self { kind: Kind::Epoch, keys }]
+                vec![Self { kind: Kind::Epoch, origin: *client_random, updates: 0, keys }]
             }
         }
     }
@@ -80,31 +103,171 @@ impl Phase {
         !self.keys.is_empty()
     }
 
-    /// The phase after a `KeyUpdate`.
-    pub(super) fn updated(&self) -> Self {
-        Self { kind: self.kind, keys: self.keys.iter().filter_map(Opener::updated).collect() }
+    /// Whether each record tells its own number.
+    pub(super) fn tells_numbers(&self) -> bool {
+        self.keys.iter().all(Opener::tells_numbers)
     }
 
-    /// Opens a record whose number is `first` or up to `slack` more; says which it was and of what
-    /// type the content is. Each try is taken from `tries`.
+    /// The phase after a `KeyUpdate`.
+    pub(super) fn updated(&self) -> Self {
+        let keys = self.keys.iter().filter_map(Opener::updated).collect();
+        Self { kind: self.kind, origin: self.origin, updates: self.updates + 1, keys }
+    }
+
+    /// The keys of all generations up to that of the key that opens this record, which is a later one of
+    /// this phase's.
+    pub(super) fn generations(
+        self,
+        of: &Self,
+        number: u64,
+        record: &Record<'_>,
+    ) -> Option<Vec<Opener>> {
+        let mut out = Vec::new();
+        self.keys.into_iter().find_map(|key| {
+            let next = |key: &Opener| key.updated();
+            let last = of.updates as usize;
+            let later = std::iter::successors(next(&key).filter(|_| last > 0), next);
+            let later: Vec<_> = later.take(last).collect();
+            let all: Vec<_> = std::iter::once(key).chain(later).collect();
+            all.last()?.open(number, record, &mut out)?;
+            (all.len() == last + 1).then_some(all)
+        })
+    }
+
+    /// The first of its keys.
+    pub(super) fn into_key(self) -> Option<Opener> {
+        self.keys.into_iter().next()
+    }
+
+    /// Opens a record of a number that is known; says of what type the content is.
     pub(super) fn open(
         &mut self,
-        first: u64,
-        slack: u64,
+        number: u64,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<u8> {
+        let mut keys = self.keys.iter().enumerate();
+        let (index, kind) =
+            keys.find_map(|(index, key)| Some((index, key.open(number, record, out)?)))?;
+        self.keep(index);
+        Some(kind)
+    }
+
+    /// Opens a record of a number that is not known; says which it is. What it costs is taken from
+    /// `tries`.
+    pub(super) fn find(
+        &mut self,
+        numbers: Numbers,
         record: &Record<'_>,
         out: &mut Vec<u8>,
         tries: &mut u64,
     ) -> Option<(u64, u8)> {
-        for number in first..=first.saturating_add(slack) {
-            for index in 0..self.keys.len() {
-                *tries = tries.checked_sub(1)?;
-                if let Some(kind) = self.keys[index].open(number, record, out) {
-                    self.keys.swap(0, index);
-                    self.keys.truncate(1);
-                    return Some((number, kind));
+        for index in 0..self.keys.len() {
+            let key = &self.keys[index];
+            if !key.tells_numbers() {
+                continue;
+            }
+            *tries = tries.checked_sub(cost(record.body.len()))?;
+            let number = key.number(record).filter(|number| *number >= numbers.first);
+            if let Some(number) = number
+                && let Some(kind) = key.open(number, record, out)
+            {
+                self.keep(index);
+                return Some((number, kind));
+            }
+        }
+        self.search(numbers, record, out, tries)
+    }
+
+    /// Tries one number after another with the keys whose records do not tell theirs.
+    fn search(
+        &mut self,
+        numbers: Numbers,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+        tries: &mut u64,
+    ) -> Option<(u64, u8)> {
+        let silent: Vec<_> =
+            (0..self.keys.len()).filter(|index| !self.keys[*index].tells_numbers()).collect();
+        if silent.is_empty() {
+            return None;
+        }
+        let mut left = outward(numbers.first, numbers.more, numbers.likely);
+        loop {
+            let block: Vec<_> = left.by_ref().take(BLOCK).collect();
+            if block.is_empty() {
+                return None;
+            }
+            for &index in &silent {
+                let here = usize::try_from(*tries / cost(record.body.len())).unwrap_or(BLOCK);
+                let block = &block[..here.min(block.len())];
+                let found = self.keys[index].find(block.iter().copied(), record, out);
+                let place =
+                    found.and_then(|(found, _)| block.iter().position(|number| *number == found));
+                let failed = place.unwrap_or(block.len()) as u64;
+                *tries -= failed * cost(record.body.len());
+                if found.is_some() {
+                    self.keep(index);
+                    return found;
+                }
+                if block.len() == here {
+                    return None;
                 }
             }
         }
-        None
     }
+
+    /// Opens a record of this phase or, where keys may have been updated, of a later generation of
+    /// it.
+    pub(super) fn find_in_generations(
+        &mut self,
+        numbers: Numbers,
+        record: &Record<'_>,
+        out: &mut Vec<u8>,
+        tries: &mut u64,
+    ) -> Option<(u64, u8)> {
+        /// No handshake has more records.
+        const HANDSHAKE: u64 = 64;
+        /// Before keys are updated again, numbers up to here are tried.
+        const NEAR: u64 = 1 << 20;
+        const UPDATES: usize = 32;
+        const AFTER_UPDATE: u64 = 1 << 14;
+        let most = match self.kind {
+            Kind::Early | Kind::Handshake => HANDSHAKE,
+            Kind::Application | Kind::Epoch => NEAR,
+        };
+        let near = Numbers { more: numbers.more.min(most), ..numbers };
+        let found = self.find(near, record, out, tries);
+        if found.is_some() || matches!(self.kind, Kind::Early | Kind::Handshake) {
+            return found;
+        }
+        if self.kind == Kind::Application {
+            let numbers = Numbers { first: 0, more: numbers.more.min(AFTER_UPDATE), likely: 0 };
+            let mut later = self.updated();
+            for _ in 0..UPDATES {
+                *tries = tries.checked_sub(UPDATE_COST)?;
+                let found = later.find(numbers, record, out, tries);
+                if found.is_some() {
+                    *self = later;
+                    return found;
+                }
+                later = later.updated();
+            }
+        }
+        if numbers.more <= NEAR || self.tells_numbers() {
+            return None;
+        }
+        self.search(numbers, record, out, tries)
+    }
+
+    /// This key is the one; its rivals are not.
+    fn keep(&mut self, index: usize) {
+        self.keys.swap(0, index);
+        self.keys.truncate(1);
+    }
+}
+
+/// What a try of a record costs.
+const fn cost(len: usize) -> u64 {
+    1 + (len / TRY_LEN) as u64
 }

@@ -1,5 +1,10 @@
 //! What both directions of a connection must know of its handshake.
 
+use std::net::SocketAddr;
+
+use kuberewind_packet::Timestamp;
+
+use crate::Pin;
 use crate::decrypt::Reason;
 use crate::hello::{ClientHello, ServerHello};
 use crate::suite::{Suite, Version};
@@ -16,8 +21,27 @@ pub(super) enum EarlyData {
     Accepted,
 }
 
+/// A handshake that was done before the first packet.
+#[derive(Clone, Debug)]
+pub(super) struct Pinned {
+    pub(super) hello: Timestamp,
+    pub(super) client: SocketAddr,
+    pub(super) session: Session,
+}
+
+impl Pinned {
+    pub(super) fn new(pin: &Pin) -> Option<Self> {
+        let mut session = Session::default();
+        let client = ClientHello::read(&pin.client_hello)?;
+        session.see_client(ClientHello { early_data: false, ..client });
+        session.see_server(ServerHello::read(&pin.server_hello)?);
+        let client = SocketAddr::new(pin.client.ip(), pin.client.port());
+        Some(Self { hello: pin.hello, client, session })
+    }
+}
+
 /// The handshake so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Session {
     pub(super) client_random: Option<[u8; 32]>,
     pub(super) server: Option<ServerHello>,
@@ -33,9 +57,20 @@ pub(super) struct Session {
     pub(super) refused: Option<Reason>,
     /// How many handshakes came to a `ServerHello`: TLS 1.2 may negotiate again.
     pub(super) generation: u32,
+    /// Of a connection that is older than the packets: what it may be instead.
+    pub(super) rivals: Vec<Session>,
 }
 
 impl Session {
+    /// A record opened with the keys of the handshake whose client's random is this.
+    pub(super) fn settle(&mut self, origin: &[u8; 32]) {
+        let rivals = std::mem::take(&mut self.rivals);
+        if self.client_random.as_ref() != Some(origin) {
+            let is_it = |session: &Self| session.client_random.as_ref() == Some(origin);
+            *self = rivals.into_iter().find(is_it).unwrap_or_else(|| std::mem::take(self));
+        }
+    }
+
     pub(super) fn version(&self) -> Option<Version> {
         self.server.map(|hello| hello.version)
     }

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use kuberewind_packet::Timestamp;
 
 use crate::KeyLog;
-use crate::decrypt::phase::{Kind, Phase};
+use crate::decrypt::entry::Found;
+use crate::decrypt::phase::{Kind, LONGEST_TRY, Numbers, Phase};
 use crate::decrypt::session::{EarlyData, Session};
 use crate::decrypt::{Content, Reason};
 use crate::flow::Sender;
@@ -23,11 +24,17 @@ const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 const CLOSE_NOTIFY: u8 = 0;
 
-/// After a hole so many record numbers are tried at most: a hole of 128 MiB of full records, or of
-/// 180 KiB of empty ones.
-const MAX_SLACK: u64 = 8192;
-/// In all, a direction may cost so many tries. One takes 0.1 to 5 µs.
-const MAX_TRIES: u64 = 200_000;
+/// After a hole so many record numbers are tried at most where records do not tell theirs: a hole of
+/// 256 GiB of full records, or of 350 MiB of empty ones.
+const MAX_SLACK: u64 = 1 << 24;
+/// In all, a direction may cost so many tries that fail.
+const MAX_TRIES: u64 = 1 << 24;
+/// Where numbers must be searched for, a shorter record than these many bytes is waited for until there
+/// are that many at hand: each try reads the whole record.
+const SHORT: usize = 1024;
+const AT_HAND: usize = 128 << 10;
+/// So few numbers are tried with a record of any length.
+const FEW: u64 = 4096;
 /// So many records in a row that do not open end a direction.
 const MAX_FAILURES: u32 = 8;
 
@@ -37,7 +44,11 @@ pub(super) struct Work<'a> {
     pub(super) log: &'a KeyLog,
     /// Where records are opened.
     pub(super) scratch: &'a mut Vec<u8>,
+    /// What all directions may cost.
+    pub(super) tries: &'a mut u64,
     pub(super) out: &'a mut dyn FnMut(Sender, Content<'_>),
+    /// Hears of the first record that opened in a direction that begins in the middle.
+    pub(super) entered: &'a mut dyn FnMut(Sender, &Session, &Phase, Found, &Record<'_>),
 }
 
 /// One direction.
@@ -48,6 +59,10 @@ pub(super) struct Side {
     discard: u64,
     /// Where the next record begins is not known.
     scanning: bool,
+    /// Nothing more will come.
+    last: bool,
+    /// It begins in the middle, and no record opened yet.
+    outside: bool,
     reader: Reader,
 }
 
@@ -61,12 +76,16 @@ struct Reader {
     /// The key in use; none while records are plain.
     current: Option<Phase>,
     next: VecDeque<Phase>,
+    /// Those are of more than one handshake.
+    rivals: bool,
     /// Which of the session's handshakes `next` was made for.
     generation: u32,
     /// The next record's number, if none was lost.
     number: u64,
     /// How many records may have been lost since the last one that opened.
     slack: u64,
+    /// How many bytes were, of those of which nothing else is known.
+    skipped: u64,
     tries: u64,
     failures: u32,
     /// Bytes of content lost since the last content, about.
@@ -84,8 +103,12 @@ pub(super) struct Opened {
     pub(super) bytes: u64,
     /// Holes.
     pub(super) losses: u64,
+    /// Their bytes.
+    wire: u64,
     /// Records that did not open.
     pub(super) failed: u64,
+    /// What looked like a record where one was looked for, but did not open.
+    pub(super) missed: u64,
     /// Records that were sealed, opened or not.
     pub(super) sealed: u64,
 }
@@ -97,6 +120,20 @@ pub(super) enum Over {
     Closed,
     /// It cannot be read on.
     Trouble(Reason),
+}
+
+/// A record that stands for others when numbers are searched for.
+enum Witness {
+    Itself,
+    /// One that stands so many records behind, at this place.
+    Other {
+        ahead: u64,
+        at: usize,
+    },
+    /// One may still come.
+    Later,
+    /// What looked like a record is none.
+    None,
 }
 
 /// What became of a record.
@@ -114,16 +151,40 @@ impl Side {
             garbled: false,
             current: None,
             next: VecDeque::new(),
+            rivals: false,
             generation: 0,
             number: 0,
             slack: 0,
+            skipped: 0,
             tries: MAX_TRIES,
             failures: 0,
             lost: 0,
             opened: Opened::default(),
             over: None,
         };
-        Self { half: Half::default(), discard: 0, scanning: false, reader }
+        Self {
+            half: Half::default(),
+            discard: 0,
+            scanning: false,
+            last: false,
+            outside: false,
+            reader,
+        }
+    }
+
+    /// It begins in the middle, with records of one of these phases.
+    pub(super) fn resume(&mut self, phases: Vec<Phase>, generation: u32) {
+        (self.scanning, self.outside) = (true, true);
+        self.reader.next = phases.into();
+        self.reader.generation = generation;
+        self.reader.slack = MAX_SLACK;
+        self.reader.garbled = true;
+        self.reader.rivals = true;
+    }
+
+    /// Nothing more will come: what is there is all.
+    pub(super) fn is_last(&mut self) {
+        self.last = true;
     }
 
     /// Why no more is read.
@@ -211,6 +272,7 @@ impl Side {
             // Where the next record begins, and how many there were, is not known.
             self.scanning = true;
             let unknown = lost - rest;
+            self.reader.skipped = self.reader.skipped.saturating_add(unknown);
             self.count_lost(unknown / least_overhead(Version::TLS13) as u64 + 2, unknown);
         }
         true
@@ -309,17 +371,69 @@ impl Side {
                 return Ok(false);
             };
             let record = Record { header, body };
+            match self.witness(&record) {
+                Witness::Itself => {}
+                Witness::Later => return Ok(false),
+                Witness::None => {
+                    self.half.consume(1);
+                    continue;
+                }
+                Witness::Other { ahead, at } => {
+                    let found = record_at(ready, at)
+                        .and_then(|(record, _)| self.reader.try_keys(&record, work));
+                    if let Some((number, _)) = found {
+                        self.reader.number = number.saturating_sub(ahead);
+                        self.reader.slack = ahead;
+                    }
+                }
+            }
             if let Some(content) = self.reader.open(&record, work) {
+                if std::mem::take(&mut self.outside)
+                    && let Some(phase) = &self.reader.current
+                {
+                    let sequence = self.half.sequence();
+                    let found = Found { sequence, number: self.reader.number - 1 };
+                    (work.entered)(self.reader.sender, work.session, phase, found, &record);
+                }
                 self.reader.opened.sealed += 1;
                 self.reader.content(content, work)?;
                 self.scanning = false;
                 self.half.consume(len);
                 return Ok(true);
             }
-            if self.reader.tries == 0 {
-                return Err(Reason::PacketsMissing);
+            self.reader.opened.missed += 1;
+            if self.reader.tries.min(*work.tries) < LONGEST_TRY {
+                return Err(if self.reader.opened.records > 0 {
+                    Reason::PacketsMissing
+                } else {
+                    Reason::Number
+                });
             }
             self.half.consume(1);
+        }
+    }
+
+    /// Which record's number to search for: where it must be tried, the shortest of those that follow
+    /// each other from `record` on, which is the first of what is ready.
+    fn witness(&self, record: &Record<'_>) -> Witness {
+        if self.reader.slack <= FEW || self.reader.tells_numbers() {
+            return Witness::Itself;
+        }
+        let ready = self.half.ready();
+        let (mut at, mut ahead) = (0, 0);
+        let mut best = (record.body.len(), 0, 0);
+        while let Some((record, end)) = record_at(ready, at) {
+            if !is_header(record.header) {
+                return Witness::None;
+            }
+            best = best.min((record.body.len(), ahead, at));
+            (at, ahead) = (end, ahead + 1);
+        }
+        let waits = best.0 > SHORT && ready.len() < AT_HAND;
+        match best {
+            _ if waits && !self.last && !self.half.has_fin() => Witness::Later,
+            (_, 0, _) => Witness::Itself,
+            (_, ahead, at) => Witness::Other { ahead, at },
         }
     }
 }
@@ -411,42 +525,94 @@ impl Reader {
         let (number, kind) = self.try_keys(record, work)?;
         self.number = number + 1;
         self.slack = 0;
+        self.skipped = 0;
         self.failures = 0;
         self.opened.records += 1;
+        self.opened.wire += (HEADER_LEN + record.body.len()) as u64;
         Some(kind)
     }
 
+    /// Whether every record tells its own number.
+    fn tells_numbers(&self) -> bool {
+        self.current.iter().chain(&self.next).all(Phase::tells_numbers)
+    }
+
+    /// How many numbers behind the next one are tried.
+    fn slack(&self, record: &Record<'_>) -> u64 {
+        // Other records than data stand near a connection's beginning, or are plain.
+        let most = if record.content_type() == APPLICATION_DATA { MAX_SLACK } else { FEW };
+        self.slack.min(most)
+    }
+
+    /// What number a record of the key in use may have.
+    fn numbers(&self, record: &Record<'_>) -> Numbers {
+        let length = self.opened.wire.checked_div(self.opened.records);
+        let records = self.skipped.checked_div(length.unwrap_or(0)).unwrap_or(0);
+        let first = self.number;
+        let more = self.slack(record);
+        Numbers { first, more, likely: first.saturating_add(records) }
+    }
+
     fn try_keys(&mut self, record: &Record<'_>, work: &mut Work<'_>) -> Option<(u64, u8)> {
-        let (slack, out) = (self.slack, &mut *work.scratch);
+        let left = self.tries.min(*work.tries);
+        let mut tries = left;
+        let found = self.try_each_key(record, work, &mut tries);
+        self.tries -= left - tries;
+        *work.tries -= left - tries;
+        found
+    }
+
+    fn try_each_key(
+        &mut self,
+        record: &Record<'_>,
+        work: &mut Work<'_>,
+        tries: &mut u64,
+    ) -> Option<(u64, u8)> {
+        let (slack, out) = (self.slack(record), &mut *work.scratch);
+        let numbers = self.numbers(record);
         if let Some(phase) = &mut self.current {
-            let found = phase.open(self.number, slack, record, out, &mut self.tries);
-            if found.is_some() {
-                return found;
+            if let Some(kind) = phase.open(self.number, record, out) {
+                return Some((self.number, kind));
             }
-            if slack > 0 && phase.kind == Kind::Application {
-                let mut updated = phase.updated();
-                let found = updated.open(0, slack, record, out, &mut self.tries);
+            if slack > 0 {
+                let found = phase.find_in_generations(numbers, record, out, tries);
                 if found.is_some() {
-                    *phase = updated;
                     return found;
                 }
             }
         }
         let tls13 = work.session.version() == Some(Version::TLS13);
         // TLS 1.2's `ChangeCipherSpec` says when the next key is used, unless it was lost.
-        let slack = match (tls13, &self.current) {
+        let more = match (tls13, &self.current) {
             (false, Some(_)) if slack == 0 => return None,
             (false, None) => slack.max(2),
             _ => slack,
         };
+        let numbers = Numbers { first: 0, more, likely: 0 };
         for index in 0..self.next.len() {
-            let found = self.next[index].open(0, slack, record, out, &mut self.tries);
+            let phase = &mut self.next[index];
+            let found = match phase.open(0, record, out) {
+                Some(kind) => Some((0, kind)),
+                None if more > 0 => phase.find_in_generations(numbers, record, out, tries),
+                None => None,
+            };
             if found.is_some() {
                 self.current = self.next.drain(..=index).next_back();
+                self.settle(work);
                 return found;
             }
         }
         None
+    }
+
+    /// A connection that is older than the packets turns out to be of this handshake.
+    fn settle(&mut self, work: &mut Work<'_>) {
+        if let Some(phase) = &self.current
+            && std::mem::take(&mut self.rivals)
+        {
+            self.next.retain(|next| next.origin == phase.origin);
+            work.session.settle(&phase.origin);
+        }
     }
 
     /// A record did not open.
@@ -537,6 +703,14 @@ fn header(ready: &[u8]) -> Option<[u8; HEADER_LEN]> {
 
 fn body_len(header: [u8; HEADER_LEN]) -> usize {
     u16::from_be_bytes([header[3], header[4]]).into()
+}
+
+/// The whole record that begins at `at`, and where it ends.
+fn record_at(bytes: &[u8], at: usize) -> Option<(Record<'_>, usize)> {
+    let bytes = bytes.get(at..)?;
+    let header = header(bytes)?;
+    let len = HEADER_LEN + body_len(header);
+    Some((Record { header, body: bytes.get(HEADER_LEN..len)? }, at + len))
 }
 
 /// Where sealed records may begin.

@@ -5,11 +5,12 @@
 //! file: Wireshark would take the two for one. Its server's port is the one at which Wireshark
 //! dissects what is said; every frame's Ethernet source begins with 02:54:4c:53.
 
-mod frame;
+mod http2;
 mod moves;
 mod protocol;
 
 pub use moves::Moves;
+pub(crate) use protocol::begins_http1;
 pub use protocol::who_says;
 
 use std::collections::{HashMap, HashSet};
@@ -20,9 +21,11 @@ use kuberewind_packet::Timestamp;
 
 use crate::decrypt::{Conversation, Event};
 use crate::flow::Sender;
+use crate::frame::{self, ACK, FIN, Header, PSH, RST, SYN};
 use crate::segment::Segment;
-use crate::twin::frame::{ACK, FIN, Header, PSH, RST, SYN};
-use crate::twin::protocol::{Known, plain_port, recognise};
+
+use crate::twin::http2::Http2;
+use crate::twin::protocol::{HTTP2_PREFACE, Known, plain_port, recognise, recognise_in_midstream};
 
 /// The most that one segment carries.
 const MAX_PAYLOAD: usize = 1400;
@@ -90,6 +93,23 @@ pub struct TwinCounts {
     pub bytes: u64,
     /// Conversations for which no port was free.
     pub refused: u64,
+    /// Conversations over HTTP/2 of which something is missing, so that header fields were written anew.
+    pub http2_cut: u64,
+    /// Of these, those in which a direction could not be followed any more.
+    pub http2_given_up: u64,
+    /// Header fields in them that refer to what was said before, named `unknown-hpack-N`.
+    pub unknown_fields: u64,
+}
+
+impl TwinCounts {
+    /// One that is over.
+    fn add(&mut self, http2: Option<&Http2>) {
+        if let Some(http2) = http2.filter(|http2| http2.is_cut()) {
+            self.http2_cut += 1;
+            self.http2_given_up += u64::from(http2.is_given_up());
+            self.unknown_fields += http2.unknown_fields();
+        }
+    }
 }
 
 /// Makes frames of what a [`Decryptor`](crate::Decryptor) tells.
@@ -128,6 +148,7 @@ struct Shown {
     /// Up to where each end's peer has acknowledged.
     acknowledged: [u32; 2],
     ended: [bool; 2],
+    http2: Option<Box<Http2>>,
 }
 
 impl Twins {
@@ -174,7 +195,7 @@ impl Twins {
                     self.decide(conversation, false, *time, sink);
                 } else {
                     self.show(conversation, *time, sink, |shown, out| {
-                        shown.data(*from, content.lost, content.bytes, out);
+                        shown.say(*from, content.lost, content.bytes, out);
                     });
                 }
             }
@@ -184,7 +205,9 @@ impl Twins {
             }
             Event::Report { conversation, time, .. } => {
                 self.decide(conversation, true, *time, sink);
-                self.by_number.remove(&conversation.number);
+                if let Some(Twin::Shown(shown)) = self.by_number.remove(&conversation.number) {
+                    self.counts.add(shown.http2.as_deref());
+                }
             }
         }
     }
@@ -204,7 +227,23 @@ impl Twins {
             let pieces = pieces.iter().filter(|piece| piece.from == from);
             pieces.flat_map(|piece| piece.bytes.iter().copied()).take(64).collect::<Vec<_>>()
         };
-        let known = recognise(&said(Sender::Client), &said(Sender::Server));
+        let begins = |from: Sender| {
+            pieces.iter().find(|piece| piece.from == from).is_none_or(|piece| piece.lost == 0)
+        };
+        let has_preface = said(Sender::Client).starts_with(HTTP2_PREFACE);
+        let server_is_whole = !conversation.resumed && begins(Sender::Server);
+        let known = if server_is_whole && begins(Sender::Client) {
+            recognise(&said(Sender::Client), &said(Sender::Server))
+        } else if has_preface && !begins(Sender::Client) {
+            Known::Http2
+        } else {
+            let starts = || pieces.iter().map(|piece| (piece.from, piece.bytes.as_slice()));
+            recognise_in_midstream(starts)
+        };
+        let http2 = match known {
+            Known::Http2 => Some(Http2::in_midstream()),
+            _ => has_preface.then(|| Http2::from_the_preface(server_is_whole)),
+        };
         let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
         let undecided = matches!(known, Known::TooFew | Known::AwaitsPreface);
         if undecided && !last && held <= MAX_HELD {
@@ -223,12 +262,20 @@ impl Twins {
             return;
         };
         self.counts.conversations += 1;
-        let shown = Shown::new([client, server], conversation.number);
+        let mut shown = Shown::new([client, server], conversation.number);
+        shown.http2 = http2.map(Box::new);
         self.by_number.insert(conversation.number, Twin::Shown(shown));
         self.show(conversation, time, sink, |shown, out| {
             shown.begin(out);
+            if known == Known::Http2 {
+                for (from, opening) in
+                    [Sender::Client, Sender::Server].into_iter().zip(Http2::opening())
+                {
+                    shown.data(from, 0, &opening, out);
+                }
+            }
             for piece in pieces {
-                shown.data(piece.from, piece.lost, &piece.bytes, out);
+                shown.say(piece.from, piece.lost, &piece.bytes, out);
             }
         });
     }
@@ -257,13 +304,28 @@ impl Shown {
     #[expect(clippy::cast_possible_truncation, reason = "tags may come again")]
     fn new(ends: [SocketAddr; 2], number: u64) -> Self {
         let tag = (number as u16).wrapping_mul(2);
-        Self { ends, tags: [tag, tag + 1], next: [0; 2], acknowledged: [0; 2], ended: [false; 2] }
+        Self {
+            ends,
+            tags: [tag, tag + 1],
+            next: [0; 2],
+            acknowledged: [0; 2],
+            ended: [false; 2],
+            http2: None,
+        }
     }
 
     fn begin(&mut self, out: &mut dyn FnMut(&Header, &[u8])) {
         self.send(Sender::Client, SYN, &[], out);
         self.send(Sender::Server, SYN | ACK, &[], out);
         self.send(Sender::Client, ACK, &[], out);
+    }
+
+    /// Shows the content of a record, or what can be understood of it.
+    fn say(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {
+        let Some(http2) = &mut self.http2 else { return self.data(from, lost, bytes, out) };
+        if let Some(piece) = http2.take(from, lost, bytes) {
+            self.data(from, piece.lost, &piece.bytes, out);
+        }
     }
 
     fn data(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {

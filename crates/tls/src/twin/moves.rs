@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use crate::frame::{is_marked, set_port};
 use crate::segment::Segment;
-use crate::twin::frame::{is_marked, set_port};
 
 /// Twins that were given ports which real packets turned out to need, and what they get instead. A
 /// file that was written can be mended with it.
@@ -47,7 +47,7 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::twin::frame::{ACK, Header, write};
+    use crate::frame::{ACK, Header, write};
 
     #[test]
     fn a_moved_frame_is_as_if_it_had_been_made_there() {

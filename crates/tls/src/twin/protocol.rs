@@ -1,6 +1,7 @@
 //! What a decrypted conversation speaks, by its first bytes, and the port at which Wireshark knows it.
 
 use crate::flow::Sender;
+use crate::twin::http2;
 
 /// A token that one side begins with, and the plain port of the protocol that it tells.
 type Opening = (&'static [u8], u16);
@@ -47,7 +48,7 @@ const SERVER: [Opening; 6] = [
     (b"+OK", 110),
     (b"INFO {", 4222),
 ];
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// TLS's own port of a protocol, and its plain one (IANA).
 const PLAIN_PORTS: [(u16, u16); 14] = [
     (443, 443), // says nothing of what is in it
@@ -71,6 +72,8 @@ const PLAIN_PORTS: [(u16, u16); 14] = [
 pub(super) enum Known {
     /// The protocol, so the port.
     Port(u16),
+    /// HTTP/2 that began before.
+    Http2,
     /// HTTP/2, but its client, who must be heard first, has not spoken.
     AwaitsPreface,
     /// Too few to tell.
@@ -101,6 +104,33 @@ pub fn who_says(first: &[u8]) -> Option<Sender> {
         return Some(Sender::Client);
     }
     is(by_token(first, &SERVER)).then_some(Sender::Server)
+}
+
+/// The same where what was said first is not known: by how any of these pieces begins. Only HTTP is
+/// told: what begins other protocols comes once in a connection, and short words come anywhere.
+pub(super) fn recognise_in_midstream<'a, Pieces: Iterator<Item = (Sender, &'a [u8])>>(
+    pieces: impl Fn() -> Pieces,
+) -> Known {
+    if http2::is_spoken(pieces()) {
+        Known::Http2
+    } else if pieces().any(|(from, piece)| begins_http(from, piece)) {
+        Known::Port(HTTP)
+    } else {
+        Known::TooFew
+    }
+}
+
+fn begins_http(from: Sender, piece: &[u8]) -> bool {
+    let tokens: &[Opening] = match from {
+        Sender::Client => &CLIENT,
+        Sender::Server => &SERVER,
+    };
+    by_token(piece, tokens) == Known::Port(HTTP)
+}
+
+/// Whether a request or an answer of HTTP/1 begins here.
+pub(crate) fn begins_http1(from: Sender, piece: &[u8]) -> bool {
+    begins_http(from, piece) && !piece.starts_with(HTTP2_PREFACE)
 }
 
 fn by_server(server: &[u8]) -> Known {
@@ -152,8 +182,8 @@ fn begins_with_settings(server: &[u8]) -> bool {
 /// The port at which the twin of a conversation with `real` is understood.
 pub(super) fn plain_port(known: Known, real: u16) -> u16 {
     match known {
-        Known::Port(HTTP) | Known::AwaitsPreface if real == HTTP => HTTP_ALTERNATE,
-        Known::AwaitsPreface => HTTP,
+        Known::Port(HTTP) | Known::Http2 | Known::AwaitsPreface if real == HTTP => HTTP_ALTERNATE,
+        Known::Http2 | Known::AwaitsPreface => HTTP,
         Known::Port(port) => port,
         Known::TooFew | Known::Other => {
             PLAIN_PORTS.iter().find(|(sealed, _)| *sealed == real).map_or(real, |(_, plain)| *plain)
@@ -195,6 +225,17 @@ mod tests {
         assert_eq!(who_says(b"HTTP/1.1 200 OK"), Some(Sender::Server));
         assert_eq!(who_says(b"something else"), None);
         assert_eq!(who_says(b""), None);
+    }
+
+    #[test]
+    fn in_midstream_any_request_or_answer_tells() {
+        let body = (Sender::Server, &b"...the rest of a body"[..]);
+        let word = (Sender::Client, &b"220 "[..]);
+        let request = (Sender::Client, &b"GET /next HTTP/1.1"[..]);
+        let answer = (Sender::Server, &b"HTTP/1.1 200 OK"[..]);
+        assert_eq!(recognise_in_midstream(|| [body, word].into_iter()), Known::TooFew);
+        assert_eq!(recognise_in_midstream(|| [body, request].into_iter()), Known::Port(80));
+        assert_eq!(recognise_in_midstream(|| [body, body, answer].into_iter()), Known::Port(80));
     }
 
     #[test]

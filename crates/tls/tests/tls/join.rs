@@ -1,8 +1,11 @@
 //! What peers derive their secrets from leads to the flows in the recording, and opens them.
 
+use std::collections::BTreeSet;
+
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Derived, JoinCounts, Joiner, KeyLog, KeyLogLabel, Outcome, Secret, SecretBytes, SecretEvent,
+    Derived, JoinCounts, Joiner, KeyLog, KeyLogLabel, Outcome, Pinned, Secret, SecretBytes,
+    SecretEvent,
 };
 
 use crate::recorded::{Packet, case, decrypt, fixture, in_pieces};
@@ -115,6 +118,25 @@ fn every_secret_finds_its_handshake() {
         assert_eq!((counts.handshakes, counts.covered), (connections, connections), "{name}");
         assert_eq!(counts.secrets, events(name).len() as u64);
         assert_eq!(log.handshakes() as u64, connections, "{name} {order:?}");
+    }
+}
+
+#[test]
+fn hellos_are_told_of_every_connection_without_any_secret() {
+    for name in ALL {
+        let mut joiner = Joiner::default();
+        for Packet { time, bytes, .. } in &case(name).packets {
+            joiner.packet(HERE, *time, bytes);
+        }
+        let pinned = joiner.take_pinned();
+        let randoms: BTreeSet<_> =
+            pinned.iter().filter_map(|pinned| pinned.pin.client_random()).collect();
+        let logged: BTreeSet<_> = case(name).log.lines().map(|line| line.client_random).collect();
+        assert_eq!(randoms, logged, "{name}");
+        assert!(pinned.iter().all(|pinned| pinned.lines.is_empty()));
+        assert!(
+            pinned.iter().all(|Pinned { pin, .. }| pin.to_string().parse().as_ref() == Ok(pin))
+        );
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Derived, Joined, Joiner, KeyLogLabel, KeyLogLine, Object, ObjectPath, Secret, SecretBytes,
-    SecretEvent,
+    Derived, Joined, Joiner, KeyLogLabel, KeyLogLine, Object, ObjectPath, Pinned, Secret,
+    SecretBytes, SecretEvent,
 };
 use proptest::prelude::*;
 use ring::digest;
@@ -115,6 +115,10 @@ fn labels(joiner: &mut Joiner) -> Vec<KeyLogLabel> {
     labels
 }
 
+fn hellos(pinned: &Pinned) -> (&[u8], &[u8]) {
+    (&pinned.pin.client_hello, &pinned.pin.server_hello)
+}
+
 const ALL: [KeyLogLabel; 5] = [
     KeyLogLabel::ClientHandshakeTraffic,
     KeyLogLabel::ServerHandshakeTraffic,
@@ -157,6 +161,10 @@ proptest! {
         prop_assert_eq!(labels(&mut joiner), ALL);
         let counts = joiner.counts();
         prop_assert_eq!((counts.covered, counts.secrets, counts.unmatched), (1, 5, 0));
+        let pinned = joiner.take_pinned();
+        prop_assert_eq!(pinned.len(), 1);
+        prop_assert_eq!(hellos(&pinned[0]), (hello.as_slice(), answer.as_slice()));
+        prop_assert_eq!(pinned[0].pin.to_string().parse(), Ok(pinned[0].pin.clone()));
     }
 
     #[test]
@@ -205,6 +213,8 @@ fn a_retried_hello_is_in_the_transcript_as_its_hash() {
         joiner.secret(event);
     }
     assert_eq!(labels(&mut joiner), ALL);
+    let pinned = joiner.take_pinned();
+    assert_eq!(hellos(&pinned[0]), (second.as_slice(), answer.as_slice()), "what is in force");
 }
 
 #[test]
@@ -225,6 +235,9 @@ fn a_main_secret_of_tls_1_2_is_found_by_the_clients_random() {
         at(1),
         &frame(false, 1, &record(22, &server_hello(&[5; 32], 0xc02f, false))),
     );
+    let pinned = joiner.take_pinned();
+    assert_eq!((pinned.len(), &pinned[0].lines[..]), (1, &[line.clone()][..]));
+    assert_eq!(pinned[0].server_name.as_deref(), Some("shop.example"));
     joiner.secret(told); // the other end is probed, too
     let given = joiner.take(at(2));
     assert_eq!(given.len(), 1);
@@ -330,4 +343,51 @@ fn what_never_meets_is_counted_and_forgotten() {
     assert!(joiner.take(at(2).saturating_add(Duration::from_mins(1))).is_empty());
     let counts = joiner.counts();
     assert_eq!((counts.handshakes, counts.covered, counts.unmatched), (1, 0, 5));
+}
+
+#[test]
+fn a_namespace_that_makes_up_secrets_and_hellos_crowds_out_no_other() {
+    const FLOOD: u32 = 100_000;
+    let hostile = NetnsId(NETNS.0 + 1);
+    let made_up = |number: u32| {
+        let mut random = [0xee; 32];
+        random[..4].copy_from_slice(&number.to_be_bytes());
+        random
+    };
+    let mut joiner = Joiner::default();
+    // Secrets that wait for their hello while the flood comes, and a hello that waits for its secrets.
+    let (hello, answer) = (client_hello(9, 0), server_hello(&[5; 32], 0x1301, true));
+    let transcript = sha256(&[&hello, &answer]);
+    let early = events(&transcript);
+    let (before, after) = early.split_at(2);
+    for event in before {
+        joiner.secret(event.clone());
+    }
+    joiner.packet(NETNS, at(1), &frame(true, 1, &record(22, &client_hello(8, 0))));
+    for number in 0..FLOOD {
+        let client_random = made_up(number);
+        let (label, secret) = (KeyLogLabel::ClientTraffic, SecretBytes(vec![1; 32]));
+        let secret = Secret::KeyLog { label, client_random, secret };
+        joiner.secret(SecretEvent { netns: hostile, ..event(secret) });
+        let mut packet = frame(true, number, &record(22, &client_hello(0, 0)));
+        // The random, and a port of its own for each connection.
+        packet[34..36].copy_from_slice(&number.to_be_bytes()[2..]);
+        packet[65..69].copy_from_slice(&number.to_be_bytes());
+        joiner.packet(hostile, at(1), &packet);
+    }
+    joiner.packet(NETNS, at(2), &frame(true, 50_000, &record(22, &hello)));
+    joiner.packet(NETNS, at(2), &frame(false, 1, &record(22, &answer)));
+    for event in after {
+        joiner.secret(event.clone());
+    }
+    assert_eq!(labels(&mut joiner), ALL);
+    let late = Secret::KeyLog {
+        label: KeyLogLabel::ClientTraffic,
+        client_random: [8; 32],
+        secret: SecretBytes(vec![1; 32]),
+    };
+    joiner.secret(event(late));
+    assert_eq!(labels(&mut joiner), [KeyLogLabel::ClientTraffic]);
+    let unmatched = joiner.counts().unmatched;
+    assert!(unmatched >= u64::from(FLOOD) - (1 << 15) - 10, "{unmatched} were given up");
 }

@@ -7,5 +7,6 @@ mod hostile;
 mod join;
 mod joiner;
 mod live;
+mod midstream;
 mod recorded;
 mod twins;

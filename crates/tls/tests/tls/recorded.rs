@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use kuberewind_packet::Timestamp;
-use kuberewind_tls::{Content, Decryptor, Event, KeyLog, Limits, Outcome, Place, Report, Sender};
+use kuberewind_packet::{NetnsId, Timestamp};
+use kuberewind_tls::{
+    Content, Decryptor, Event, KeyLog, Limits, Outcome, Pin, Place, Report, Segment, Sender,
+};
 
 /// A packet as recorded.
 #[derive(Clone, Debug)]
@@ -75,8 +77,28 @@ pub(crate) fn decrypt_within<'a>(
     log: &KeyLog,
     limits: Limits,
 ) -> Said {
+    decrypt_by(Decryptor::new(log.clone(), limits), packets, limits)
+}
+
+/// Of connections that are older than the packets.
+pub(crate) fn decrypt_pinned<'a>(
+    packets: impl IntoIterator<Item = &'a Packet>,
+    log: &KeyLog,
+    pins: &[Pin],
+) -> Said {
+    let mut decryptor = Decryptor::new(log.clone(), Limits::default());
+    for pin in pins {
+        decryptor.pin(Place(1), pin);
+    }
+    decrypt_by(decryptor, packets, Limits::default())
+}
+
+fn decrypt_by<'a>(
+    mut decryptor: Decryptor,
+    packets: impl IntoIterator<Item = &'a Packet>,
+    limits: Limits,
+) -> Said {
     let mut said = Said::default();
-    let mut decryptor = Decryptor::new(log.clone(), limits);
     for packet in packets {
         let Packet { time, original_len, bytes } = packet;
         decryptor.see(Place(1), *time, *original_len, bytes, &mut |event| said.hear(&event));
@@ -132,4 +154,38 @@ fn split(packet: &Packet, size: usize) -> Vec<Packet> {
         Packet { original_len: bytes.len().try_into().unwrap(), bytes, ..packet.clone() }
     };
     payload.chunks(size).enumerate().map(piece).collect()
+}
+
+/// The pins of all connections in a recording whose hellos have a segment each.
+pub(crate) fn pins(packets: &[Packet]) -> Vec<Pin> {
+    const RETRY: [u8; 2] = [0xcf, 0x21];
+    let mut pins: Vec<Pin> = Vec::new();
+    for packet in packets {
+        let Ok(segment) = Segment::read(&packet.bytes, packet.original_len) else { continue };
+        let Some([22, 3, _, high, low, kind @ (1 | 2), rest @ ..]) = segment.payload.get(..) else {
+            continue;
+        };
+        let body = usize::from(u16::from_be_bytes([rest[1], rest[2]]));
+        let message = segment.payload[5..9 + body].to_vec();
+        assert!(usize::from(u16::from_be_bytes([*high, *low])) >= message.len());
+        if *kind == 1 {
+            let same = |pin: &&mut Pin| pin.client == segment.source && pin.server_hello.is_empty();
+            if let Some(retried) = pins.iter_mut().find(same) {
+                retried.client_hello = message;
+                continue;
+            }
+            pins.push(Pin {
+                hello: packet.time,
+                netns: NetnsId(1),
+                client: segment.source,
+                server: segment.destination,
+                client_hello: message,
+                server_hello: Vec::new(),
+            });
+        } else if message[6..8] != RETRY {
+            let pin = pins.iter_mut().find(|pin| pin.client == segment.destination);
+            pin.unwrap().server_hello = message;
+        }
+    }
+    pins
 }

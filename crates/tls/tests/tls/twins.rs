@@ -221,6 +221,7 @@ fn a_server_of_http2_that_speaks_first_is_understood() {
         place: Place(0),
         client: "10.0.0.1:4000".parse().unwrap(),
         server: "10.0.0.2:8443".parse().unwrap(),
+        resumed: false,
     };
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
@@ -248,4 +249,124 @@ fn a_server_of_http2_that_speaks_first_is_understood() {
     assert_eq!(fields(file.path(), "http2.headers.path", &["http2.headers.path"]), ["/"]);
     assert_eq!(fields(file.path(), "http2.headers.status", &["http2.headers.status"]), ["200"]);
     assert_eq!(alarms(file.path()), Vec::<String>::new());
+}
+
+/// A record's content, as the decryptor told it.
+#[derive(Clone)]
+struct Said {
+    conversation: Conversation,
+    from: Sender,
+    time: Timestamp,
+    bytes: Vec<u8>,
+}
+
+fn said(case: &Case) -> Vec<Said> {
+    let (mut all, mut decryptor) =
+        (Vec::new(), Decryptor::new(case.log.clone(), Limits::default()));
+    let mut hear = |event: Event<'_>| {
+        if let Event::Data { conversation, from, time, content } = event {
+            let (conversation, bytes) = (*conversation, content.bytes.to_vec());
+            all.push(Said { conversation, from, time, bytes });
+        }
+    };
+    for Packet { time, original_len, bytes } in &case.packets {
+        decryptor.see(Place(0), *time, *original_len, bytes, &mut hear);
+    }
+    decryptor.finish(&mut hear);
+    all
+}
+
+/// The twin of what is left when the first `cut` records are not at hand, and one more is lost.
+fn twin_of_the_rest(all: &[Said], cut: usize, hole: usize) -> tempfile::NamedTempFile {
+    let (mut packets, mut twins) = (Vec::new(), Twins::new(PortsTaken::default()));
+    let mut lost = [0; 2];
+    for (number, said) in all.iter().enumerate().skip(cut) {
+        let side = usize::from(said.from == Sender::Server);
+        if number == hole {
+            lost[side] = said.bytes.len() as u64;
+            continue;
+        }
+        let conversation = Conversation { resumed: cut > 0, ..said.conversation };
+        let content = Content { lost: std::mem::take(&mut lost[side]), bytes: &said.bytes };
+        let (from, time) = (said.from, said.time);
+        let event = Event::Data { conversation: &conversation, from, time, content };
+        twins.hear(&event, &mut |time, frame| packets.push(made_up(time, frame)));
+    }
+    write(&packets)
+}
+
+/// The header fields that tshark shows, and the data.
+fn shown_of_http2(file: &Path) -> (Vec<(String, String)>, Vec<String>) {
+    let lines = tshark(file, &["-T", "pdml", "-J", "http2"]);
+    let attribute = |line: &str, name: &str| {
+        let rest = line.split_once(&format!(" {name}=\""))?.1;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let (mut fields, mut data, mut name) = (Vec::new(), Vec::new(), String::new());
+    for line in lines {
+        let Some(value) = attribute(&line, "show") else { continue };
+        if line.contains("name=\"http2.header.name\"") {
+            name = value;
+        } else if line.contains("name=\"http2.header.value\"") {
+            fields.push((std::mem::take(&mut name), value));
+        } else if line.contains("name=\"http2.data.data\"") {
+            data.extend(attribute(&line, "value"));
+        }
+    }
+    (fields, data)
+}
+
+#[test]
+fn wherever_http2_is_cut_tshark_shows_nothing_that_was_not_sent() {
+    let all = said(&case("http2"));
+    let (fields, data) = shown_of_http2(twin_of_the_rest(&all, 0, usize::MAX).path());
+    assert!(fields.len() > 20 && data.len() >= 3, "{fields:?}");
+    let (mut unknown, mut known) = (0, 0);
+    let none = usize::MAX;
+    let cuts = (1..all.len()).map(|cut| (cut, none)).chain((1..all.len()).map(|hole| (0, hole)));
+    for (cut, hole) in cuts {
+        let (some, bodies) = shown_of_http2(twin_of_the_rest(&all, cut, hole).path());
+        for field in &some {
+            let is_unknown = field.0.starts_with("unknown-hpack-");
+            unknown += usize::from(is_unknown);
+            known += usize::from(!is_unknown);
+            assert!(is_unknown || fields.contains(field), "cut {cut}, hole {hole}: {field:?}");
+        }
+        let is_new = |body: &&String| !data.contains(body);
+        assert_eq!(bodies.iter().find(is_new), None, "cut {cut}, hole {hole}");
+    }
+    assert!(unknown > 0 && known > unknown, "{known} fields known, {unknown} not");
+}
+
+#[test]
+fn a_server_whose_first_words_are_lost_is_not_shown_with_fields_of_others() {
+    let conversation = Conversation {
+        number: 0,
+        place: Place(0),
+        client: "10.0.0.1:4000".parse().unwrap(),
+        server: "10.0.0.2:8443".parse().unwrap(),
+        resumed: false,
+    };
+    // An answer of which the only field is entry 62, whatever that was.
+    let ping = b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let answer = b"\0\0\x01\x01\x05\0\0\0\x01\xbe";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut shown = Vec::new();
+    let mut twins = Twins::new(PortsTaken::default());
+    let said = [
+        (Sender::Server, 50, &answer[..]),
+        (Sender::Client, 0, &preface[..]),
+        (Sender::Server, 0, &ping[..]),
+        (Sender::Server, 0, &answer[..]),
+    ];
+    for (from, lost, bytes) in said {
+        let content = Content { lost, bytes };
+        let event =
+            Event::Data { conversation: &conversation, from, time: Timestamp::default(), content };
+        twins.hear(&event, &mut |_, frame| shown.extend_from_slice(frame));
+    }
+    let has = |words: &[u8]| shown.windows(words.len()).any(|part| part == words);
+    assert!(has(&preface[..]));
+    assert!(has(b"unknown-hpack-1"));
+    assert!(!has(answer));
 }

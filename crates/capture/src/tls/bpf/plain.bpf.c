@@ -3,7 +3,7 @@
  *
  * Only processes in the network namespaces of the map `chosen` are looked at. What a call carries is
  * told only together with the connection that it belongs to: the one TCP socket on which the same
- * thread, inside that call, sent or got a TLS record. Linux 5.8 (ring buffer) with BTF. */
+ * thread, inside that call, sent or got a TLS record. Linux 6.6 (links of many probes) with BTF. */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -209,22 +209,22 @@ static __always_inline int entered(u64 object, u64 buffer, u64 len_at, u32 kind)
 
 /* int SSL_read(SSL *, void *, int), SSL_write(SSL *, const void *, int)
  * int SSL_read_ex(SSL *, void *, size_t, size_t *), SSL_write_ex likewise */
-SEC("uprobe") int ssl_read(struct pt_regs *ctx)
+SEC("uprobe.multi") int ssl_read(struct pt_regs *ctx)
 {
 	return entered(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), 0, RECEIVED);
 }
 
-SEC("uprobe") int ssl_write(struct pt_regs *ctx)
+SEC("uprobe.multi") int ssl_write(struct pt_regs *ctx)
 {
 	return entered(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), 0, SENT);
 }
 
-SEC("uprobe") int ssl_read_ex(struct pt_regs *ctx)
+SEC("uprobe.multi") int ssl_read_ex(struct pt_regs *ctx)
 {
 	return entered(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM4(ctx), RECEIVED);
 }
 
-SEC("uprobe") int ssl_write_ex(struct pt_regs *ctx)
+SEC("uprobe.multi") int ssl_write_ex(struct pt_regs *ctx)
 {
 	return entered(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM4(ctx), SENT);
 }
@@ -418,7 +418,7 @@ static __always_inline void carry(struct call *call, struct state *state, u64 le
 }
 
 /* Any of them returns. */
-SEC("uretprobe") int returned(struct pt_regs *ctx)
+SEC("uretprobe.multi") int returned(struct pt_regs *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
@@ -451,7 +451,7 @@ SEC("uretprobe") int returned(struct pt_regs *ctx)
 /* void SSL_free(SSL *), int SSL_clear(SSL *), void SSL_set_bio(SSL *, BIO *, BIO *),
  * void SSL_set0_rbio(SSL *, BIO *), void SSL_set0_wbio(SSL *, BIO *): from here on the object may be
  * another connection's. */
-SEC("uprobe") int ssl_forget(struct pt_regs *ctx)
+SEC("uprobe.multi") int ssl_forget(struct pt_regs *ctx)
 {
 	u32 netns = netns_if_chosen();
 	if (!netns)

@@ -10,10 +10,15 @@
 /* bpf_probe_read_user and others are for GPL-compatible programs only. */
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#ifdef SLEEPABLE
+#ifdef MULTI
+#define UPROBE SEC("uprobe.multi.s")
+#define LIGHT_UPROBE SEC("uprobe.multi")
+#elif defined SLEEPABLE
 #define UPROBE SEC("uprobe.s")
+#define LIGHT_UPROBE SEC("uprobe")
 #else
 #define UPROBE SEC("uprobe")
+#define LIGHT_UPROBE SEC("uprobe")
 #endif
 
 /* What a secret event holds. */
@@ -69,14 +74,27 @@ enum counter {
 	LOST,       /* secrets that found no room in the ring, or came with too many objects */
 	UNREADABLE, /* calls whose arguments could not be read */
 	HINTS_LOST, /* hints that found no room; a regular look makes up for them */
+	REFUSED,    /* secrets beyond what one namespace may send in a moment */
 	COUNTERS,
+};
+
+/* A moment of so many nanoseconds, and what a namespace may send in it: a fifth of the ring's room; 4,000
+ * handshakes of TLS 1.3 a second, both ends. */
+#define MOMENT 100000000ull
+#define SECRETS_OF_ONE 4000
+
+/* A recorded namespace, and what it sent in the moment. */
+struct target {
+	u64 moment;
+	u32 secrets;
+	u32 objects;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__type(key, u32);
-	__type(value, u32);
+	__type(value, struct target);
 } targets SEC(".maps");
 
 struct {
@@ -189,8 +207,31 @@ static __always_inline long read_label(u8 *to, u64 from)
 	return len;
 }
 
+/* The secret's namespace as it stands in the secret's moment; 0 when it was just forgotten. Two processors
+ * may begin a moment together, and send a few more. */
+static __always_inline struct target *target_of(const struct secret *secret)
+{
+	u32 netns = secret->netns;
+	u64 moment = secret->time / MOMENT;
+	struct target *target = bpf_map_lookup_elem(&targets, &netns);
+	if (target && target->moment != moment) {
+		target->moment = moment;
+		target->secrets = 0;
+		target->objects = 0;
+	}
+	return target;
+}
+
 static __always_inline void send(struct secret *secret)
 {
+	struct target *target = target_of(secret);
+	if (!target)
+		return;
+	if (target->secrets >= SECRETS_OF_ONE) {
+		count(REFUSED);
+		return;
+	}
+	__sync_fetch_and_add(&target->secrets, 1);
 	if (bpf_ringbuf_output(&secrets, secret, sizeof(*secret), 0))
 		count(LOST);
 	else
@@ -333,10 +374,10 @@ static __always_inline struct told file_of(struct pt_regs *ctx)
 	};
 }
 
-/* A moment of so many nanoseconds, and how many objects may be sent in it. Whoever reads them is busy
- * with 320 in a second for some 7 % of it. */
-#define MOMENT 100000000ull
+/* How many objects may be sent in a moment, and how many of one namespace. Whoever reads them is busy with
+ * 320 in a second for some 7 % of it. */
 #define OBJECTS 32
+#define OBJECTS_OF_ONE 16
 
 struct moment {
 	u64 number;
@@ -370,10 +411,18 @@ static __always_inline int may_send_object(u64 now)
 /* The secret with all that may hold the client's random. */
 static __always_inline void send_in_object(const struct secret *secret, u64 object)
 {
+	struct target *target = target_of(secret);
+	if (!target)
+		return;
+	if (target->objects >= OBJECTS_OF_ONE) {
+		count(REFUSED);
+		return;
+	}
 	if (!may_send_object(secret->time)) {
 		count(LOST);
 		return;
 	}
+	__sync_fetch_and_add(&target->objects, 1);
 	struct in_object *event = bpf_ringbuf_reserve(&secrets, sizeof(*event), 0);
 	if (!event) {
 		count(LOST);
@@ -583,7 +632,7 @@ SEC("raw_tp/sched_process_exec") int executed(void *ctx)
 
 /* The dynamic loader has mapped libraries, or is about to: it calls an empty function of a known
  * name, for debuggers. */
-SEC("uprobe") int loaded(struct pt_regs *ctx)
+LIGHT_UPROBE int loaded(struct pt_regs *ctx)
 {
 	tell();
 	return 0;

@@ -13,7 +13,6 @@ pub use event::PlaintextEvent;
 pub use event::read_plaintext;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -28,6 +27,7 @@ use super::event::Clock;
 use super::processes::Processes;
 use super::spawn;
 use crate::namespaces::Target;
+use crate::opener::Opener;
 use event::decode;
 use programs::{Maps, Programs};
 use watch::{Order, Sight, Watch};
@@ -77,10 +77,10 @@ pub struct PlaintextProbes {
 
 impl PlaintextProbes {
     /// Loads the probes, which are attached to nothing before [`PlaintextProbes::set_targets`].
-    /// `proc` is where processes are shown. `tell` is called on a thread of its own, also some times a
+    /// `opener` opens processes' files. `tell` is called on a thread of its own, also some times a
     /// second when nothing happens.
     pub fn start(
-        proc: PathBuf,
+        opener: Opener,
         tell: impl FnMut(PlaintextTold) + Send + 'static,
     ) -> Result<Self, TlsError> {
         let (programs, maps) = Programs::load()?;
@@ -90,7 +90,7 @@ impl PlaintextProbes {
         let (shown, ended) = (Arc::<Mutex<Sight>>::default(), Arc::new(AtomicBool::new(false)));
         let tell = Arc::new(Mutex::new(tell));
         let ring = ring(&maps, Arc::clone(&tell))?;
-        let watch = Watch::new(Processes::new(proc), programs, Arc::clone(&shown));
+        let watch = Watch::new(Processes::new(opener), programs, Arc::clone(&shown));
         let stop = Arc::clone(&ended);
         let read = move || {
             while !stop.load(Ordering::Relaxed) {

@@ -1,9 +1,10 @@
 //! The BPF programs in the kernel, and where they are attached.
 
 use std::fs::File;
+use std::io;
 
 use kuberewind_packet::NetnsId;
-use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, UprobeOpts};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, UprobeMultiOpts};
 
 use super::super::elf::{Elf, Machine};
 use super::super::error::TlsError;
@@ -109,30 +110,31 @@ impl Programs {
         file: &File,
         places: &Places,
     ) -> Result<Vec<Link>, libbpf_rs::Error> {
-        let mut links = Vec::new();
-        for offset in &places.ends {
-            links.push(self.probe("ssl_forget", file, *offset, false)?);
-        }
+        let all: Vec<_> = places.carriers.iter().map(|(_, offset)| *offset).collect();
+        let mut links = vec![
+            self.probe("ssl_forget", file, &places.ends, false)?,
+            self.probe("returned", file, &all, true)?,
+        ];
         for (program, offset) in &places.carriers {
-            links.push(self.probe("returned", file, *offset, true)?);
-            links.push(self.probe(program, file, *offset, false)?);
+            links.push(self.probe(program, file, &[*offset], false)?);
         }
         Ok(links)
     }
 
+    /// A link of many probes, which takes neither `CAP_SYS_ADMIN` nor the opener; Linux 6.6.
     fn probe(
         &self,
         name: &'static str,
         file: &File,
-        offset: u64,
+        offsets: &[u64],
         retprobe: bool,
     ) -> Result<Link, libbpf_rs::Error> {
         const EVERY_PROCESS: i32 = -1;
-        let offset = usize::try_from(offset);
-        let offset = offset.map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
-        let options = UprobeOpts { retprobe, ..UprobeOpts::default() };
+        let offsets: Result<Vec<_>, _> = offsets.iter().map(|at| usize::try_from(*at)).collect();
+        let offsets = offsets.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let options = UprobeMultiOpts { offsets, retprobe, ..UprobeMultiOpts::default() };
         self.with(name, |program| {
-            program.attach_uprobe_with_opts(EVERY_PROCESS, own(file), offset, options)
+            program.attach_uprobe_multi_with_opts(EVERY_PROCESS, own(file), "", options)
         })
     }
 
@@ -143,7 +145,7 @@ impl Programs {
     ) -> Result<Link, libbpf_rs::Error> {
         let mut programs = self.object.progs_mut();
         let program = programs.find(|program| program.name() == name);
-        attach(&program.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?)
+        attach(&program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
     }
 }
 

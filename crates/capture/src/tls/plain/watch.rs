@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use kuberewind_packet::{NetnsId, Owner};
 use libbpf_rs::Link;
 
+use super::super::detach::Detacher;
 use super::super::processes::{FileId, Processes};
 use super::programs::{Places, Programs};
 
@@ -42,7 +43,7 @@ pub(super) struct Sight {
 #[derive(Debug)]
 struct Known {
     path: String,
-    /// Dropped, they are detached.
+    /// For the detacher: dropped, they are detached, which takes its time.
     links: Vec<Link>,
     problem: Option<String>,
 }
@@ -58,6 +59,7 @@ pub(super) struct Watch {
     lives: HashMap<u32, (u64, Vec<FileId>)>,
     /// Attached while anything is chosen.
     system_calls: Option<Link>,
+    detacher: Detacher,
     hasher: RandomState,
     shown: Arc<Mutex<Sight>>,
 }
@@ -71,13 +73,21 @@ impl Watch {
             files: HashMap::new(),
             lives: HashMap::new(),
             system_calls: None,
+            detacher: Detacher::default(),
             hasher: RandomState::new(),
             shown,
         }
     }
 
-    /// Works until it is told to stop.
+    /// Works until it is told to stop; then all probes are gone.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        self.obey(orders);
+        let files = self.files.drain().map(|(_, known)| known);
+        self.detacher.detach(files.flat_map(|known| known.links).chain(self.system_calls.take()));
+        self.detacher.finish();
+    }
+
+    fn obey(&mut self, orders: &Receiver<Order>) {
         let mut obeyed = 0;
         loop {
             // Nothing is looked at while nothing is chosen.
@@ -119,17 +129,21 @@ impl Watch {
         });
         let alive: BTreeSet<u32> = pids.iter().copied().collect();
         self.lives.retain(|pid, _| alive.contains(pid));
-        for pid in pids {
-            self.look_at(pid);
+        for (pid, netns) in pids.iter().zip(self.processes.netns(&pids)) {
+            self.look_at(*pid, netns);
         }
         let used: HashSet<_> = self.lives.values().flat_map(|(_, files)| files).copied().collect();
         let crowded = self.files.len() > MAX_FILES;
-        self.files.retain(|id, known| used.contains(id) || (known.links.is_empty() && !crowded));
+        let unused = |id: &FileId, known: &mut Known| {
+            !used.contains(id) && (crowded || !known.links.is_empty())
+        };
+        let unused = self.files.extract_if(unused);
+        self.detacher.detach(unused.flat_map(|(_, known)| known.links));
         problems
     }
 
-    fn look_at(&mut self, pid: u32) {
-        let netns = self.processes.netns(pid).filter(|netns| self.chosen.contains_key(netns));
+    fn look_at(&mut self, pid: u32, netns: Option<NetnsId>) {
+        let netns = netns.filter(|netns| self.chosen.contains_key(netns));
         let (Some(_), Ok(mappings)) = (netns, self.processes.mappings(pid)) else {
             self.lives.remove(&pid);
             return;
@@ -169,7 +183,9 @@ impl Watch {
         }
         match self.programs.attach(file, &places) {
             Ok(links) => known.links = links,
-            Err(error) => known.problem = Some(format!("attach to {path}: {error}")),
+            Err(error) => {
+                known.problem = Some(format!("attach to {path} (Linux 6.6 or later): {error}"))
+            }
         }
         known
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kuberewind_capture::{Named, NamedWatch};
+use kuberewind_capture::{Named, NamedWatch, Opener};
 use kuberewind_cluster::netns::Scanner;
 use kuberewind_cluster::pods::{PodSnapshot, PodWatch, Timing};
 use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
@@ -71,6 +71,8 @@ pub(crate) struct NodeConfig {
     pub(crate) pod: String,
     /// The node's `/proc`.
     pub(crate) proc: PathBuf,
+    /// Who opens network namespaces and processes' files.
+    pub(crate) opener: Opener,
     /// Instead of the pod's service account.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Where the recording lies.
@@ -87,7 +89,7 @@ impl NodeConfig {
         let port = variable("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok());
         let api_servers = host.zip(port).map(|(host, port)| SocketAddr::new(host, port));
         let control_plane = ControlPlane { api_servers: api_servers.into_iter().collect() };
-        TlsSource { proc: self.proc.clone(), control_plane }
+        TlsSource { opener: self.opener.clone(), control_plane }
     }
 
     fn request(&self) -> Request {
@@ -164,7 +166,10 @@ impl Node {
         let catching = Catching::default();
         let names = follow_names(undecided.clone(), Arc::clone(&catching));
         let supervisor = tokio::spawn(supervise(
-            Scanner::new(&config.proc),
+            Scanner::new(&config.proc, {
+                let opener = config.opener.clone();
+                move |pid| opener.netns_of_one(pid)
+            }),
             watches.pods.snapshots(),
             chosen,
             awaited,
@@ -382,7 +387,8 @@ impl Node {
         let Orders { settings, recording, .. } = &self.orders;
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
         let (node, undecided) = (self.config.node.clone(), self.undecided.clone());
-        let identity = Identity { node, interfaces: Vec::new(), tls, undecided };
+        let opener = self.config.opener.clone();
+        let identity = Identity { node, interfaces: Vec::new(), tls, undecided, opener };
         let recorder = Recorder::stand_by(settings.clone(), *recording, identity)?;
         *lock(&self.catching) = Arc::downgrade(&recorder);
         Ok(recorder)

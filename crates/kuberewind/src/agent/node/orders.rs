@@ -66,6 +66,8 @@ pub(crate) fn target_settings(config: &Config, namespace: &str) -> TargetSetting
 mod tests {
     use std::path::PathBuf;
 
+    use kuberewind_capture::Opener;
+
     use super::*;
     use crate::config::Origin;
 
@@ -75,6 +77,7 @@ mod tests {
             namespace: "kuberewind".into(),
             pod: "agent-1".into(),
             proc: "/host/proc".into(),
+            opener: Opener::default(),
             kubeconfig: None,
             data_dir: "/data".into(),
             metrics_port: 49_100,

@@ -2,63 +2,63 @@
 //!
 //! ```text
 //! capture thread --handshake packets--> |
-//!                                       | joiner --lines, sealed--> notes in the store
+//!                                       | joiner --lines and hellos, sealed--> notes in the store
 //! TLS probes ----secrets--------------> |
 //! ```
+//!
+//! The hellos of connections that go on are kept longer than the packets that they came in (`pins`).
 
 mod keep;
 pub(crate) mod leave;
+mod marks;
+mod pins;
 mod plaintext;
+mod recall;
 mod second_net;
 mod status;
 mod tap;
 mod vault;
+mod work;
 
 pub(crate) use keep::ControlPlane;
+pub(crate) use pins::Sent;
 pub(crate) use plaintext::PLAINTEXT;
+pub(crate) use recall::{MOST_SECRETS, left_behind, noted};
 pub(crate) use second_net::{PlaintextReport, SecondNet};
 pub(crate) use status::TlsReport;
 pub(crate) use tap::Tap;
+pub(crate) use work::Shelf;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
-use kuberewind_capture::{Target, TlsConfig, TlsError, TlsProbes};
-use kuberewind_packet::{NetnsId, Span, Timestamp};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use kuberewind_capture::{Opener, Target, TlsConfig, TlsError, TlsProbes};
+use kuberewind_packet::{ByteSize, NetnsId, Span, Timestamp};
 use kuberewind_store::Note;
-use kuberewind_tls::{JoinCounts, Joined, Joiner, ObjectPath, SecretEvent};
+use kuberewind_tls::{JoinCounts, Joiner, SecretEvent};
 
-use keep::Kept;
+use marks::{Marks, Taken};
+use pins::Pins;
 use plaintext::Opened;
+use recall::KeyLogText;
 use tap::HandshakePacket;
 use vault::{Vault, VaultError};
-
-/// How often what was joined is written down.
-const WRITE: Duration = Duration::from_millis(200);
+use work::Work;
 
 /// Packets of handshakes, and secrets, that may wait for the joiner.
 const QUEUE: usize = 4096;
 
-/// Secrets that wait to be written while that fails: some 20,000 connections.
-const MOST_UNWRITTEN: usize = 100_000;
-
 /// Namespaces that are remembered for secrets that come late.
 const MOST_OWNERS: usize = 10_000;
-
-/// A secret may be written so long after its connection's first packet.
-const LATE: Duration = Duration::from_secs(40);
 
 /// Where TLS secrets come from, and which are not kept.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsSource {
-    /// Where processes are shown: `/proc`, or the node's.
-    pub(crate) proc: PathBuf,
+    /// Who opens processes' files.
+    pub(crate) opener: Opener,
     /// What is the cluster's own.
     pub(crate) control_plane: ControlPlane,
 }
@@ -79,18 +79,21 @@ pub(crate) struct Taps {
     packets: Sender<HandshakePacket>,
     left_out: Arc<AtomicU64>,
     received: Receiver<HandshakePacket>,
+    marks: Vec<Arc<Marks>>,
 }
 
 impl Taps {
     pub(crate) fn new() -> Self {
         // capture threads --handshake packets--> joiner; when full: counted and left out.
         let (packets, received) = bounded(QUEUE);
-        Self { packets, left_out: Arc::default(), received }
+        Self { packets, left_out: Arc::default(), received, marks: Vec::new() }
     }
 
     /// A sink that tells of handshakes and hands everything to `inner`.
-    pub(crate) fn before<S>(&self, inner: S) -> Tap<S> {
-        Tap::new(inner, self.packets.clone(), Arc::clone(&self.left_out))
+    pub(crate) fn before<S>(&mut self, inner: S) -> Tap<S> {
+        let marks = Arc::<Marks>::default();
+        self.marks.push(Arc::clone(&marks));
+        Tap::new(inner, self.packets.clone(), Arc::clone(&self.left_out), marks)
     }
 }
 
@@ -101,10 +104,37 @@ pub(crate) struct Tls {
     left_out: Arc<AtomicU64>,
     keeps_control_plane: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
-    /// anyone --questions--> joiner: what was joined and is not written yet
-    rests: Sender<Sender<Vec<Kept>>>,
+    pinned: Arc<Pinboard>,
+    /// anyone --questions--> joiner: what was joined and is not written yet, as texts of notes
+    rests: Sender<Sender<Vec<Vec<u8>>>>,
     stop: Sender<()>,
-    thread: JoinHandle<Vec<Kept>>,
+    thread: JoinHandle<Vec<Vec<u8>>>,
+}
+
+/// The hellos of connections that go on, and what tells that they do. Locked by the joiner some times
+/// a second, by an export once, by whoever recalls what an earlier recorder noted.
+#[derive(Default)]
+struct Pinboard {
+    pins: Mutex<Pins>,
+    marks: Vec<Arc<Marks>>,
+    /// Connections that secrets open: the plaintext probes leave these out.
+    opened: Arc<Mutex<Opened>>,
+}
+
+impl Pinboard {
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Knows then of every packet that the capture threads have had by now.
+    fn look(&self, pins: &mut Pins) {
+        let taken = Taken::from(&self.marks);
+        pins.see(&taken, Timestamp::now());
+    }
 }
 
 /// What the joiner's thread lets others see.
@@ -117,10 +147,9 @@ struct Shown {
     owners: BTreeMap<NetnsId, String>,
     discarded: u64,
     unwritten: u64,
+    /// Secrets for which exports had no room.
+    unsent: u64,
 }
-
-/// Writes a sealed note; whether it was written.
-pub(crate) type Write = Box<dyn FnMut(Vec<u8>) -> bool + Send>;
 
 impl Tls {
     /// Loads the probes, which see nothing before [`Self::set_targets`].
@@ -128,36 +157,49 @@ impl Tls {
         source: TlsSource,
         taps: Taps,
         second_net: Option<&SecondNet>,
-        write: Write,
+        shelf: Shelf,
     ) -> Result<Self, TlsFailure> {
         let vault = Arc::new(Vault::open_usual()?);
         // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
         let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
-        let config = TlsConfig { proc: source.proc };
+        let config = TlsConfig { opener: source.opener };
         let probes = TlsProbes::start(config, move |event| {
             let _ = secret.send(event);
         })?;
         let (stop, stopped) = bounded(1);
         let (rests, asked) = bounded(1);
-        let Taps { received, left_out, packets: _ } = taps;
+        let Taps { received, left_out, marks, packets: _ } = taps;
         let shown = Arc::<Mutex<Shown>>::default();
+        let opened = second_net.map(SecondNet::opened).unwrap_or_default();
+        let pinned = Arc::new(Pinboard { marks, opened, ..Pinboard::default() });
         let keeps_control_plane = Arc::<AtomicBool>::default();
         let mut work = Work {
             joiner: Joiner::default(),
             teach: Box::new(probes.teacher()),
             vault: Arc::clone(&vault),
-            write,
+            shelf,
             unwritten: Vec::new(),
             control_plane: source.control_plane,
             keeps_control_plane: Arc::clone(&keeps_control_plane),
             shown: Arc::clone(&shown),
-            opened: second_net.map(SecondNet::opened).unwrap_or_default(),
+            pinned: Arc::clone(&pinned),
+            looked: None,
         };
         let thread = thread::Builder::new()
             .name("tls-join".into())
             .spawn(move || work.run(&received, &secrets, &asked, &stopped))
             .map_err(TlsFailure::Thread)?;
-        Ok(Self { vault, probes, left_out, keeps_control_plane, shown, rests, stop, thread })
+        Ok(Self {
+            vault,
+            probes,
+            left_out,
+            keeps_control_plane,
+            shown,
+            pinned,
+            rests,
+            stop,
+            thread,
+        })
     }
 
     /// Sees secrets of these namespaces and of no others.
@@ -176,19 +218,46 @@ impl Tls {
         self.keeps_control_plane.store(keep, Ordering::Relaxed);
     }
 
+    /// `pcapdump.maxSize`
+    pub(crate) fn set_max_size(&self, max_size: ByteSize) {
+        self.pinned.pins().set_max_size(max_size);
+    }
+
+    /// What is needed of connections that began before `began` and had packets at `live` or later, as far
+    /// as it was not sent, and no more than `room`.
+    pub(crate) fn older_than(
+        &self,
+        began: Timestamp,
+        live: Timestamp,
+        wanted: impl Fn(&str) -> bool,
+        sent: &mut Sent,
+        room: usize,
+    ) -> String {
+        let mut pins = self.pinned.pins();
+        self.pinned.look(&mut pins);
+        pins.older_than(began, live, wanted, sent, room)
+    }
+
     /// The lines of a key log for connections that began within `span` and that `wanted` takes.
     pub(crate) fn key_log(
         &self,
         notes: &[Note],
         span: Span,
         wanted: impl Fn(&str) -> bool,
-    ) -> Vec<u8> {
-        key_log(std::slice::from_ref(&self.vault), notes, span, wanted).0
+    ) -> String {
+        let read = KeyLogText::read(std::slice::from_ref(&self.vault), notes, span, wanted);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).unsent += read.left_out;
+        read.text
     }
 
     pub(crate) fn report(&self) -> TlsReport {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        TlsReport::new(self.probes.status(), &shown, self.left_out.load(Ordering::Relaxed))
+        let pins = self.pinned.pins();
+        let (pinned, pins_dropped) = (pins.len() as u64, pins.dropped());
+        drop(pins);
+        let left_out = self.left_out.load(Ordering::Relaxed);
+        let report = TlsReport::new(self.probes.status(), &shown, left_out);
+        TlsReport { pinned, pins_dropped, ..report }
     }
 
     /// Whether all that ran in the namespaces when they were last set has been looked at.
@@ -197,227 +266,22 @@ impl Tls {
     }
 
     /// What was joined and is not written yet, sealed; the caller writes it.
-    pub(crate) fn rest(&self) -> Option<Vec<u8>> {
+    pub(crate) fn rest(&self) -> Vec<Vec<u8>> {
         let (answer, rest) = bounded(1);
-        self.rests.send(answer).ok()?;
-        let rest = rest.recv().ok()?;
-        if rest.is_empty() { None } else { self.vault.seal(&keep::write(&rest)).ok() }
+        let asked = self.rests.send(answer);
+        let rest = asked.ok().and_then(|()| rest.recv().ok()).unwrap_or_default();
+        sealed(&self.vault, &rest)
     }
 
     /// Ends it; what was joined last, sealed.
-    pub(crate) fn stop(self) -> Option<Vec<u8>> {
+    pub(crate) fn stop(self) -> Vec<Vec<u8>> {
         let Self { vault, probes, stop, thread, .. } = self;
         probes.stop();
         let _ = stop.send(());
-        let rest = thread.join().unwrap_or_default();
-        if rest.is_empty() { None } else { vault.seal(&keep::write(&rest)).ok() }
+        sealed(&vault, &thread.join().unwrap_or_default())
     }
 }
 
-/// The lines of a key log, and how many of the notes none of the keys opens.
-fn key_log(
-    vaults: &[Arc<Vault>],
-    notes: &[Note],
-    span: Span,
-    wanted: impl Fn(&str) -> bool,
-) -> (Vec<u8>, usize) {
-    let (mut lines, mut closed) = (String::new(), 0);
-    for note in notes {
-        let Some(bytes) = vaults.iter().find_map(|vault| vault.unseal(&note.bytes)) else {
-            closed += 1;
-            continue;
-        };
-        let kept = keep::read(&bytes).into_iter();
-        for kept in kept.filter(|kept| span.contains(kept.hello) && wanted(&kept.owner)) {
-            let _ = writeln!(lines, "{}", kept.line);
-        }
-    }
-    (lines.into_bytes(), closed)
-}
-
-/// When a recorder may have noted secrets of connections that began within `span`; their notes may
-/// have waited for the disk.
-pub(crate) fn noted(span: Span) -> Span {
-    const WAITED: Duration = Duration::from_secs(5);
-    Span::new(span.from.saturating_sub(WAITED), span.to.saturating_add(LATE))
-}
-
-/// The lines of a key log from what a recorder left in `dir`, for whoever may read its key; why it is
-/// not all of them.
-pub(crate) fn left_behind(
-    dir: &Path,
-    notes: &[Note],
-    span: Span,
-    wanted: impl Fn(&str) -> bool,
-) -> (Vec<u8>, Option<String>) {
-    const GONE: &str = "the key to the TLS secrets is gone, as after each start of the machine";
-    let out = |why: String| (Vec::new(), Some(format!("{why}: they are left out")));
-    match leave::is_allowed(dir) {
-        Ok(true) => {}
-        Ok(false) => return out("the TLS secrets stay here (tap.tlsExport=false)".to_owned()),
-        Err(error) => return out(format!("look into {}: {error}; TLS secrets", dir.display())),
-    }
-    let vaults: Vec<_> = match Vault::left_behind() {
-        Ok(vaults) => vaults.into_iter().map(Arc::new).collect(),
-        Err(error) => return out(format!("{error}; it is the key to the TLS secrets")),
-    };
-    match key_log(&vaults, notes, span, wanted) {
-        (log, 0) => (log, None),
-        (log, closed) if closed < notes.len() => {
-            (log, Some(format!("{GONE}: those of before it are left out")))
-        }
-        _ => out(GONE.to_owned()),
-    }
-}
-
-/// What the joiner's thread works with.
-struct Work {
-    joiner: Joiner,
-    /// joiner --where libraries keep the client's random--> probes; waits while their queue is full.
-    teach: Box<dyn Fn(u32, ObjectPath) + Send>,
-    vault: Arc<Vault>,
-    write: Write,
-    /// What could not be written so far: the store is busy, or its recorder is stopping.
-    unwritten: Vec<Kept>,
-    control_plane: ControlPlane,
-    keeps_control_plane: Arc<AtomicBool>,
-    shown: Arc<Mutex<Shown>>,
-    /// joiner --connections that secrets open--> plaintext probes, which leave these out.
-    opened: Arc<Mutex<Opened>>,
-}
-
-impl Work {
-    /// Until it is told to stop; then gives back what is not written yet.
-    fn run(
-        &mut self,
-        packets: &Receiver<HandshakePacket>,
-        secrets: &Receiver<SecretEvent>,
-        rests: &Receiver<Sender<Vec<Kept>>>,
-        stop: &Receiver<()>,
-    ) -> Vec<Kept> {
-        let ticks = tick(WRITE);
-        loop {
-            select! {
-                recv(packets) -> packet => {
-                    let Ok(packet) = packet else { break };
-                    self.joiner.packet(packet.netns, packet.time, &packet.bytes);
-                }
-                recv(secrets) -> secret => {
-                    let Ok(secret) = secret else { break };
-                    self.joiner.secret(secret);
-                }
-                recv(ticks) -> _ => {
-                    let kept = self.take();
-                    self.write_down(&kept);
-                }
-                recv(rests) -> answer => {
-                    let Ok(answer) = answer else { break };
-                    let _ = answer.send(self.take_rest(packets, secrets));
-                }
-                recv(stop) -> _ => break,
-            }
-        }
-        self.take_rest(packets, secrets)
-    }
-
-    fn take_rest(
-        &mut self,
-        packets: &Receiver<HandshakePacket>,
-        secrets: &Receiver<SecretEvent>,
-    ) -> Vec<Kept> {
-        packets.try_iter().for_each(|p| self.joiner.packet(p.netns, p.time, &p.bytes));
-        secrets.try_iter().for_each(|secret| self.joiner.secret(secret));
-        self.joiner.settle();
-        self.take()
-    }
-
-    /// What was joined and may be kept, and is not written yet.
-    fn take(&mut self) -> Vec<Kept> {
-        let joined = self.joiner.take(Timestamp::now());
-        self.joiner.take_learned().into_iter().for_each(|(file, path)| (self.teach)(file, path));
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        joined.iter().for_each(|j| opened.insert(plaintext::pair(j.netns, j.client, j.server)));
-        drop(opened);
-        let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
-        let (kept, discarded): (Vec<Joined>, Vec<Joined>) =
-            joined.into_iter().partition(|j| keep_all || !self.control_plane.has(j));
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.discarded += discarded.len() as u64;
-        shown.all = self.joiner.counts();
-        for (netns, counts) in &mut shown.namespaces {
-            *counts = self.joiner.counts_of(*netns);
-        }
-        let owner = |netns| shown.owners.get(&netns).cloned().unwrap_or_default();
-        let kept = kept.into_iter();
-        let kept =
-            kept.map(|Joined { hello, netns, line, .. }| Kept { hello, owner: owner(netns), line });
-        let mut all = std::mem::take(&mut self.unwritten);
-        all.extend(kept);
-        all
-    }
-
-    fn write_down(&mut self, kept: &[Kept]) {
-        for part in kept.chunks(keep::MOST_IN_A_NOTE) {
-            let written = match self.vault.seal(&keep::write(part)) {
-                Ok(sealed) => (self.write)(sealed),
-                Err(error) => {
-                    tracing::error!("seal TLS secrets: {error}");
-                    false
-                }
-            };
-            if !written {
-                self.unwritten.extend_from_slice(part);
-            }
-        }
-        let lost = self.unwritten.len().saturating_sub(MOST_UNWRITTEN);
-        if lost > 0 {
-            self.unwritten.drain(..lost);
-            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.unwritten += lost as u64;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kuberewind_tls::{KeyLogLabel, KeyLogLine, SecretBytes};
-
-    use super::*;
-
-    fn kept(number: u64) -> Kept {
-        let mut client_random = [0; 32];
-        client_random[..8].copy_from_slice(&number.to_le_bytes());
-        let secret = SecretBytes(vec![1; 48]);
-        let line = KeyLogLine { label: KeyLogLabel::ClientRandom, client_random, secret };
-        Kept { hello: Timestamp::from_nanos(number), owner: "host".to_owned(), line }
-    }
-
-    /// A recorder that stops takes no notes from the moment on in which it empties its rings.
-    #[test]
-    fn what_cannot_be_written_is_kept_until_it_can_be_and_then_handed_over() {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let works = Arc::new(AtomicBool::new(false));
-        let does = Arc::clone(&works);
-        let shown = Arc::<Mutex<Shown>>::default();
-        let mut work = Work {
-            joiner: Joiner::default(),
-            teach: Box::new(|_, _| {}),
-            vault: Arc::new(Vault::open(&dir.path().join("key")).unwrap()),
-            write: Box::new(move |_| does.load(Ordering::Relaxed)),
-            unwritten: Vec::new(),
-            control_plane: ControlPlane::default(),
-            keeps_control_plane: Arc::default(),
-            shown: Arc::clone(&shown),
-            opened: Arc::default(),
-        };
-        work.write_down(&[kept(1)]);
-        assert_eq!(work.take(), [kept(1)]);
-        work.write_down(&(0..MOST_UNWRITTEN as u64 + 7).map(kept).collect::<Vec<_>>());
-        assert_eq!(shown.lock().unwrap().unwritten, 7);
-        works.store(true, Ordering::Relaxed);
-        let rest = work.take();
-        assert_eq!((rest.len(), &rest[0]), (MOST_UNWRITTEN, &kept(7)));
-        work.write_down(&rest);
-        assert_eq!(work.take(), []);
-    }
+fn sealed(vault: &Vault, texts: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    texts.iter().filter_map(|text| vault.seal(text).ok()).collect()
 }

@@ -19,7 +19,9 @@ pub(crate) const PLAINTEXT: &str = "tls-plaintext";
 
 /// How long after a connection's first words its secrets may be joined.
 const HOLD: Duration = Duration::from_secs(2);
-/// Bytes that wait so; beyond that nobody waits any longer.
+/// How long at most after that what an earlier recorder noted may take to be read.
+const RECALLED_BY: Duration = Duration::from_secs(30);
+/// Bytes that wait so; what is beyond that is lost.
 const MOST_HELD: usize = 32 << 20;
 /// Conversations at a time; beyond that those are forgotten that have been silent for longest.
 const MOST: usize = 16_384;
@@ -40,9 +42,15 @@ pub(super) fn pair(netns: NetnsId, one: SocketAddr, other: SocketAddr) -> Pair {
 pub(super) struct Opened {
     pairs: HashSet<Pair>,
     order: VecDeque<Pair>,
+    recalled: bool,
 }
 
 impl Opened {
+    /// What an earlier recorder noted is in here, too.
+    pub(super) fn set_recalled(&mut self) {
+        self.recalled = true;
+    }
+
     pub(super) fn insert(&mut self, pair: Pair) {
         if self.pairs.insert(pair) {
             self.order.push_back(pair);
@@ -191,10 +199,11 @@ impl Stream {
         talk.heard = now;
         match &mut talk.stage {
             Stage::Held { said: earlier, .. } => {
-                self.held += said.bytes.len();
-                earlier.push(said);
-                if self.held > MOST_HELD {
-                    self.decide(key);
+                if self.held + said.bytes.len() <= MOST_HELD {
+                    self.held += said.bytes.len();
+                    earlier.push(said);
+                } else {
+                    leave_gap(earlier, said);
                 }
             }
             Stage::LeftOut => {}
@@ -247,8 +256,9 @@ impl Stream {
     /// Nothing more stands in the ring: time to look at what waits.
     fn pause(&mut self) {
         self.counts.pauses += 1;
+        let hold = if lock(&self.opened).recalled { HOLD } else { RECALLED_BY };
         let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
-            Stage::Held { since, .. } if since.elapsed() >= HOLD => Some(*key),
+            Stage::Held { since, .. } if since.elapsed() >= hold => Some(*key),
             _ => None,
         };
         let due: Vec<_> = self.talks.iter().filter_map(due).collect();
@@ -291,8 +301,13 @@ impl Stream {
         self.numbered += 1;
         self.counts.conversations += 1;
         self.shown.insert(pair(key.0, local, remote), key);
-        let conversation =
-            Conversation { number: self.numbered, place: Place(key.0.0), client, server };
+        let conversation = Conversation {
+            number: self.numbered,
+            place: Place(key.0.0),
+            client,
+            server,
+            resumed: true,
+        };
         if let Some(talk) = self.talks.get_mut(&key) {
             let twins = Box::new(Twins::new(PortsTaken::default()));
             talk.stage = Stage::Shown { conversation, twins };
@@ -348,6 +363,16 @@ fn put(sink: &mut dyn PacketSink, slot: Slot, time: Timestamp, frame: &[u8]) {
     // One that finds no room is counted by the sink.
     sink.reserve(frame.len());
     sink.packet(slot, &Frame::whole(time, len, &frame));
+}
+
+/// Notes that these words are missing.
+fn leave_gap(earlier: &mut Vec<Said>, said: Said) {
+    let gap = Said { position: said.position + said.bytes.len() as u64, bytes: Vec::new(), ..said };
+    let last = earlier.iter_mut().rev().find(|earlier| earlier.sent == gap.sent);
+    match last.filter(|last| last.bytes.is_empty()) {
+        Some(last) => last.position = gap.position,
+        None => earlier.push(gap),
+    }
 }
 
 /// Whether the process is the client: by what either side says first; where that tells nothing, servers

@@ -74,6 +74,11 @@ impl SecondNet {
         Arc::clone(&self.opened)
     }
 
+    /// Secrets are not looked for, so there is none to wait for.
+    pub(crate) fn no_secrets(&self) {
+        lock(&self.opened).set_recalled();
+    }
+
     /// `tap.tlsControlPlane`
     pub(crate) fn keep_control_plane(&self, keep: bool) {
         lock(&self.stream).keeps_control_plane = keep;
@@ -107,8 +112,9 @@ impl SecondNet {
     }
 
     fn start(&self) -> Result<PlaintextProbes, kuberewind_capture::TlsError> {
-        let (stream, proc) = (Arc::clone(&self.stream), self.source.proc.clone());
-        PlaintextProbes::start(self.source.proc.clone(), move |told| {
+        let stream = Arc::clone(&self.stream);
+        let (opener, proc) = (&self.source.opener, self.source.opener.proc().to_owned());
+        PlaintextProbes::start(opener.clone(), move |told| {
             lock(&stream).hear(told, |pid| {
                 let name = std::fs::read_to_string(proc.join(pid.to_string()).join("comm"));
                 name.map_or_else(|_| format!("process {pid}"), |name| name.trim().to_owned())

@@ -24,12 +24,21 @@ pub(crate) struct TlsReport {
     pub(crate) secrets: u64,
     /// Secrets lost on the way from the kernel.
     pub(crate) lost: u64,
+    /// Secrets that came from one namespace faster than any may tell them.
+    pub(crate) refused: u64,
     /// Secrets whose connection was not recorded.
     pub(crate) unmatched: u64,
     /// Secrets of the Kubernetes API's and the kubelets' connections, not kept.
     pub(crate) discarded: u64,
     /// Secrets that could not be written.
     pub(crate) unwritten: u64,
+    /// Connections whose hellos are kept, so that their later packets can be decrypted.
+    pub(crate) pinned: u64,
+    /// Hellos for which there was no room: exports that do not reach back to their connections'
+    /// beginnings cannot decrypt them.
+    pub(crate) pins_dropped: u64,
+    /// Secrets that exports had no room for: there were too many connections in their windows.
+    pub(crate) unsent: u64,
     /// Packets of handshakes that the joiner had no time for.
     pub(crate) handshake_packets_left_out: u64,
     /// Plaintext from probes, where it is asked for.
@@ -64,6 +73,7 @@ impl TlsReport {
             namespaces: coverage.collect(),
             secrets: shown.all.secrets,
             lost: probes.lost,
+            refused: probes.refused,
             unmatched: shown.all.unmatched,
             discarded: shown.discarded,
             unwritten: shown.unwritten,
@@ -72,6 +82,9 @@ impl TlsReport {
             unsupported: probes.unsupported,
             plaintext: None,
             problems: probes.problems,
+            pinned: 0,
+            pins_dropped: 0,
+            unsent: shown.unsent,
         }
     }
 

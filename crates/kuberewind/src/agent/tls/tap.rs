@@ -1,7 +1,7 @@
 //! Picks handshakes out of the packets on their way to the store.
 //!
-//! It costs the capture thread a look at three headers and two bytes per packet; only packets of a
-//! handshake are copied.
+//! It costs the capture thread a look at three headers and two bytes per packet, and a mark for its
+//! connection; only packets of a handshake are copied.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Sender, TrySendError};
 use kuberewind_packet::{Frame, Interface, Loss, NetnsId, PacketSink, Slot, Timestamp};
 use kuberewind_tls::Segment;
+
+use super::marks::Marks;
 
 /// Of each packet so many bytes are looked at and copied: the longest record and the headers.
 const LONGEST: usize = 20 << 10;
@@ -39,6 +41,8 @@ pub(crate) struct Tap<S> {
     /// capture thread --handshake packets--> joiner; when full: counted and left out
     out: Sender<HandshakePacket>,
     left_out: Arc<AtomicU64>,
+    /// capture thread --who speaks--> joiner
+    marks: Arc<Marks>,
 }
 
 /// One direction of a connection.
@@ -53,8 +57,13 @@ struct Unfinished {
 }
 
 impl<S> Tap<S> {
-    pub(crate) fn new(inner: S, out: Sender<HandshakePacket>, left_out: Arc<AtomicU64>) -> Self {
-        Self { inner, netns: Vec::new(), unfinished: HashMap::new(), out, left_out }
+    pub(crate) fn new(
+        inner: S,
+        out: Sender<HandshakePacket>,
+        left_out: Arc<AtomicU64>,
+        marks: Arc<Marks>,
+    ) -> Self {
+        Self { inner, netns: Vec::new(), unfinished: HashMap::new(), out, left_out, marks }
     }
 
     fn look(&mut self, slot: Slot, frame: &Frame<'_>) {
@@ -68,8 +77,11 @@ impl<S> Tap<S> {
             &joined
         };
         let Ok(segment) = Segment::read(bytes, frame.original_len) else { return };
+        let Some(&netns) = self.netns.get(slot.0 as usize) else { return };
+        let closes = segment.fin || segment.reset;
+        self.marks.mark(netns, segment.source, segment.destination, closes);
         if !segment.payload.is_empty() && self.belongs(slot, &segment) {
-            self.pass_on(slot, frame.timestamp, bytes);
+            self.pass_on(netns, frame.timestamp, bytes);
         }
     }
 
@@ -97,8 +109,7 @@ impl<S> Tap<S> {
         true
     }
 
-    fn pass_on(&self, slot: Slot, time: Timestamp, bytes: &[u8]) {
-        let Some(&netns) = self.netns.get(slot.0 as usize) else { return };
+    fn pass_on(&self, netns: NetnsId, time: Timestamp, bytes: &[u8]) {
         let bytes = bytes[..bytes.len().min(LONGEST)].to_vec();
         match self.out.try_send(HandshakePacket { netns, time, bytes }) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
@@ -187,7 +198,7 @@ mod tests {
 
     fn tap(room: usize) -> (Tap<Nowhere>, Receiver<HandshakePacket>) {
         let (out, packets) = bounded(room);
-        let mut tap = Tap::new(Nowhere, out, Arc::default());
+        let mut tap = Tap::new(Nowhere, out, Arc::default(), Arc::default());
         let (node, name) = ("n1".to_owned(), "eth0".to_owned());
         tap.open_interface(Interface { node, owner: Owner::Host, netns: NetnsId(7), name });
         (tap, packets)

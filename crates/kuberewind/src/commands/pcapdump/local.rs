@@ -16,7 +16,7 @@ use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Timestamp, WindowAccount};
 use kuberewind_store::{Recording, StoreError, Window};
 
-use crate::agent::{Wanted, WindowQuery, left_behind, may_leave, noted};
+use crate::agent::{Wanted, WindowQuery, left_behind, may_leave};
 use crate::cli::{ExportArgs, VantageArg};
 use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
@@ -125,10 +125,9 @@ fn from_disk(
     }
     let mut key_log = Vec::new();
     if tls != TlsParts::default() {
-        let notes = recording.notes(noted(span))?;
         let why;
-        (key_log, why) = left_behind(dir, &notes, span, |owner| wanted.takes_owner(owner));
-        export.notes.extend(why.filter(|_| !notes.is_empty()));
+        (key_log, why) = left_behind(dir, &recording, span, |owner| wanted.takes_owner(owner))?;
+        export.notes.extend(why);
     }
     deliver_one(&export, WithSecrets { window, key_log }, &node, survey, destination)
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, select, tick};
-use kuberewind_capture::{NetnsSpec, missing_rights};
+use kuberewind_capture::{Doors, NetnsSpec, Opener, missing_rights};
 use kuberewind_export::figures;
 
 use crate::agent::{
     ControlPlane, Duty, Health, Identity, Recorder, Server, Shared, Status, Switch, TlsSource,
-    confine,
+    part_with_rights,
 };
 use crate::cli::TapArgs;
 use crate::config::{Config, Effective, Origin};
@@ -31,13 +31,13 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let _ = logging::start(*log_format, (*log_level).into());
     let namespaces = namespaces(args);
     check_rights(&namespaces)?;
-    confine();
+    let opener = part_with_rights(Doors::new("/proc", &namespaces), || {})?;
     let stop = shutdown::requests()?;
 
     let dir = settings.config().tap.data_dir.clone();
     let recording = Switch::read(&dir)?.unwrap_or(settings.config().pcapdump.enabled);
     let tls = reads_tls(&settings);
-    let recorder = Recorder::start(settings, recording, identity(args, tls))?;
+    let recorder = Recorder::start(settings, recording, identity(args, tls, opener))?;
     recorder.follow_namespaces(namespaces)?;
     let server = Server::start(&dir, Duty::of(Arc::clone(&recorder)))
         .with_context(|| format!("listen on {}", dir.join(crate::agent::SOCKET_NAME).display()))?;
@@ -64,11 +64,12 @@ fn reads_tls(settings: &Effective) -> bool {
     settings.config().tap.tls && settings.origin("tap.tls") != Origin::Default
 }
 
-fn identity(args: &TapArgs, tls: bool) -> Identity {
+fn identity(args: &TapArgs, tls: bool, opener: Opener) -> Identity {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let source = || TlsSource { proc: "/proc".into(), control_plane: ControlPlane::default() };
+    let source = || TlsSource { opener: opener.clone(), control_plane: ControlPlane::default() };
     let (undecided, _) = Shared::new();
-    Identity { node, interfaces: args.interface.clone(), tls: tls.then(source), undecided }
+    let tls = tls.then(source);
+    Identity { node, interfaces: args.interface.clone(), tls, undecided, opener }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {

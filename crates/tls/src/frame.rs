@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
 
 /// The first bytes of every made-up frame's Ethernet source: locally administered, then `TLS`.
-pub(super) const MARK: [u8; 4] = [0x02, 0x54, 0x4c, 0x53];
+pub(crate) const MARK: [u8; 4] = [0x02, 0x54, 0x4c, 0x53];
 const TCP: u8 = 6;
 const TCP_LEN: usize = 20;
 const WINDOW: u16 = u16::MAX;
@@ -17,18 +17,18 @@ const HOPS: u8 = 64;
 
 /// What a segment says beside its payload.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
+pub(crate) struct Header {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
     /// The last two bytes of the Ethernet source, and of the destination.
-    pub(super) tags: [u16; 2],
-    pub(super) sequence: u32,
-    pub(super) acknowledged: u32,
-    pub(super) flags: u8,
+    pub(crate) tags: [u16; 2],
+    pub(crate) sequence: u32,
+    pub(crate) acknowledged: u32,
+    pub(crate) flags: u8,
 }
 
 /// Writes a frame into `out`, with right lengths and checksums.
-pub(super) fn write(out: &mut Vec<u8>, header: &Header, payload: &[u8]) {
+pub(crate) fn write(out: &mut Vec<u8>, header: &Header, payload: &[u8]) {
     out.clear();
     for tag in [header.tags[1], header.tags[0]] {
         out.extend(MARK);
@@ -88,13 +88,13 @@ fn tcp(out: &mut Vec<u8>, header: &Header, payload: &[u8], pseudo: u64) {
 }
 
 /// Whether an Ethernet frame, or the beginning of one, has the made-up ones' source.
-pub(super) fn is_marked(frame: &[u8]) -> bool {
+pub(crate) fn is_marked(frame: &[u8]) -> bool {
     frame.get(6..10) == Some(&MARK)
 }
 
 /// Changes the source's (0) or the destination's (1) port of a made-up frame, and its checksum along
 /// (RFC 1624); `false` if the headers are not all there.
-pub(super) fn set_port(frame: &mut [u8], which: usize, port: u16) -> bool {
+pub(crate) fn set_port(frame: &mut [u8], which: usize, port: u16) -> bool {
     let tcp_at = if frame.get(12..14) == Some(&[0x08, 0x00]) { 34 } else { 54 };
     let Some(tcp) = frame.get_mut(tcp_at..tcp_at + TCP_LEN) else { return false };
     let at = which * 2;
