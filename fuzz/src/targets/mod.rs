@@ -3,6 +3,7 @@
 mod capture_file;
 mod expression;
 mod http2;
+mod plaintext;
 mod program;
 mod recording;
 mod text;
@@ -13,7 +14,7 @@ mod wire;
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -82,6 +83,12 @@ pub const TARGETS: [Target; 20] = [
         seeds: program::go_programs,
         words: program::WORDS,
         read: program::read,
+    },
+    Target {
+        name: "plaintext",
+        seeds: plaintext::events,
+        words: &[],
+        read: kuberewind_capture::fuzz::read_plaintext,
     },
     Target {
         name: "opener",

@@ -36,6 +36,14 @@ impl Older {
         Self { program, told, recorder, dir, _netns: netns, _data: data }
     }
 
+    /// Probes are attached soon after the recorder began.
+    fn wait_for_probes(&self) {
+        self.recorder.wait_status("probes of plaintext", WITHIN, |status| {
+            let plaintext = status.tls.as_ref().and_then(|tls| tls.plaintext.as_ref());
+            plaintext.is_some_and(|plaintext| !plaintext.files.is_empty())
+        });
+    }
+
     fn get(&mut self, connection: &str, path: &str) {
         writeln!(self.told, "{connection} {path}").expect("tell the client");
         self.program.wait_to_say(&format!("got {path}\n"), WITHIN);
@@ -44,6 +52,8 @@ impl Older {
     fn export(&self, arguments: &[&str]) -> PathBuf {
         let file = self.dir.path().join("out.pcap");
         let dest = file.display().to_string();
+        // Exports never overwrite.
+        let _ = std::fs::remove_file(&file);
         let done = self.recorder.pcapdump(&[&["--dest", &dest], arguments].concat());
         assert!(done.status.success(), "{done:?}");
         file
@@ -59,6 +69,7 @@ fn http(file: &Path) -> Vec<String> {
 #[test]
 fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_other_twice() {
     let mut older = Older::recorded_with(",tap.tlsPlaintext[0].regex=older");
+    older.wait_for_probes();
     older.get("old", "/one");
     older.get("new", "/two");
     older.get("old", "/three");
@@ -87,6 +98,7 @@ fn nobody_who_is_not_chosen_is_read() {
 fn plaintext_stays_on_the_machine_when_told_so() {
     let settings = ",tap.tlsPlaintext[0].regex=older,tap.tlsExport=false";
     let mut older = Older::recorded_with(settings);
+    older.wait_for_probes();
     older.get("old", "/one");
     assert_eq!(http(&older.export(&[])), [""; 0]);
 }

@@ -807,7 +807,9 @@ impl Recorder {
         let losses = LossCause::ALL.into_iter().map(lost).collect();
         // What a filter cannot do is no problem of the machine's.
         let problems = capture.problems.iter().filter(|text| !plan.filter.notes().contains(text));
-        let problems: Vec<_> = plan.assignment.problems.iter().chain(problems).cloned().collect();
+        let mut problems: Vec<_> =
+            plan.assignment.problems.iter().chain(problems).cloned().collect();
+        problems.extend(self.idle_plaintext(&plan));
         Ok(Status {
             node: self.identity.node.clone(),
             version: VERSION.to_owned(),
@@ -842,6 +844,21 @@ impl Recorder {
             TlsState::On(tls) => Some(self.with_plaintext(tls.report())),
             TlsState::Failed(why) => Some(self.with_plaintext(TlsReport::failed(why))),
         }
+    }
+
+    /// Why an entry of `tap.tlsPlaintext` does nothing.
+    fn idle_plaintext(&self, plan: &Plan) -> Option<String> {
+        let entries = plan.settings.config().tap.tls_plaintext.entries();
+        let is_local = plan.assignment.pods.is_none();
+        if !entries.is_empty() && self.second_net.is_none() {
+            return Some("tap.tlsPlaintext reads nothing: set tap.tls=true, too".to_owned());
+        }
+        let names_one = entries.iter().any(|entry| entry.namespace.is_some());
+        (is_local && names_one).then(|| {
+            "an entry of tap.tlsPlaintext reads nothing: on a machine without Kubernetes there is no \
+             namespace; give a regex alone"
+                .to_owned()
+        })
     }
 
     fn with_plaintext(&self, report: TlsReport) -> TlsReport {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use kuberewind_packet::NetnsId;
-use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, UprobeMultiOpts};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, ProgramImpl, UprobeMultiOpts};
 
 use super::super::elf::{Elf, Machine};
 use super::super::error::TlsError;
@@ -100,7 +100,7 @@ impl Programs {
     /// Looks at the system calls of all processes: those that are within a call of a library tell which
     /// socket it uses.
     pub(super) fn watch_system_calls(&self) -> Result<Link, libbpf_rs::Error> {
-        self.with("system_call", |program| program.attach())
+        self.with("system_call", ProgramImpl::attach)
     }
 
     /// Attaches to a file, in every process that runs it, now or later. The ends come first, for a

@@ -184,7 +184,7 @@ impl Watch {
         match self.programs.attach(file, &places) {
             Ok(links) => known.links = links,
             Err(error) => {
-                known.problem = Some(format!("attach to {path} (Linux 6.6 or later): {error}"))
+                known.problem = Some(format!("attach to {path} (Linux 6.6 or later): {error}"));
             }
         }
         known
