@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use kuberewind_packet::NetnsId;
-use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, ProgramImpl, UprobeMultiOpts};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, ProgramMut, UprobeMultiOpts};
 
 use super::super::elf::{Elf, Machine};
 use super::super::error::TlsError;
@@ -100,7 +100,7 @@ impl Programs {
     /// Looks at the system calls of all processes: those that are within a call of a library tell which
     /// socket it uses.
     pub(super) fn watch_system_calls(&self) -> Result<Link, libbpf_rs::Error> {
-        self.with("system_call", ProgramImpl::attach)
+        self.program("system_call")?.attach()
     }
 
     /// Attaches to a file, in every process that runs it, now or later. The ends come first, for a
@@ -133,19 +133,14 @@ impl Programs {
         let offsets: Result<Vec<_>, _> = offsets.iter().map(|at| usize::try_from(*at)).collect();
         let offsets = offsets.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let options = UprobeMultiOpts { offsets, retprobe, ..UprobeMultiOpts::default() };
-        self.with(name, |program| {
-            program.attach_uprobe_multi_with_opts(EVERY_PROCESS, own(file), "", options)
-        })
+        let program = self.program(name)?;
+        program.attach_uprobe_multi_with_opts(EVERY_PROCESS, own(file), "", options)
     }
 
-    fn with(
-        &self,
-        name: &'static str,
-        attach: impl FnOnce(&libbpf_rs::ProgramMut<'_>) -> Result<Link, libbpf_rs::Error>,
-    ) -> Result<Link, libbpf_rs::Error> {
+    fn program(&self, name: &'static str) -> io::Result<ProgramMut<'_>> {
         let mut programs = self.object.progs_mut();
         let program = programs.find(|program| program.name() == name);
-        attach(&program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
+        program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 }
 
