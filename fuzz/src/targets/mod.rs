@@ -84,12 +84,7 @@ pub const TARGETS: [Target; 21] = [
         words: program::WORDS,
         read: program::read,
     },
-    Target {
-        name: "plaintext",
-        seeds: plaintext::events,
-        words: &[],
-        read: kuberewind_capture::fuzz::read_plaintext,
-    },
+    Target { name: "plaintext", seeds: plaintext::events, words: &[], read: plaintext::read },
     Target {
         name: "opener",
         seeds: kuberewind_capture::fuzz::opener_messages,

@@ -1,5 +1,10 @@
 //! What the plaintext probes write into their ring.
 
+/// Whether it is an event.
+pub(super) fn read(bytes: &[u8]) -> String {
+    kuberewind_capture::fuzz::read_plaintext(bytes).to_string()
+}
+
 /// Of each kind one, with IPv4 and with IPv6.
 pub(super) fn events() -> Vec<Vec<u8>> {
     const KINDS: [u32; 4] = [1, 2, 3, 4];

@@ -26,7 +26,7 @@ use regex::Regex;
 use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
-use super::tls::{self, SecondNet, Sent, Shelf, Taps, Tls, TlsReport, TlsSource};
+use super::tls::{self, PlaintextReport, SecondNet, Sent, Shelf, Taps, Tls, TlsReport, TlsSource};
 use super::undecided::{Shared, Sighting, Undecided};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
@@ -863,7 +863,7 @@ impl Recorder {
 
     fn with_plaintext(&self, report: TlsReport) -> TlsReport {
         let plaintext = self.second_net.as_ref().map(SecondNet::report);
-        TlsReport { plaintext: plaintext.filter(|report| report.is_used()), ..report }
+        TlsReport { plaintext: plaintext.filter(PlaintextReport::is_used), ..report }
     }
 
     /// Whether everything that is to be recorded is, or was said not to be recordable.

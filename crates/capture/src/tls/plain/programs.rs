@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_kernel_takes_the_programs() {
         let (programs, _) = Programs::load().unwrap();
-        programs.watch_system_calls().unwrap();
+        let _link = programs.watch_system_calls().unwrap();
     }
 
     #[test]

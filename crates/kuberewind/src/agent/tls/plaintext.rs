@@ -153,7 +153,9 @@ impl Stream {
         let gone: Vec<_> = self.slots.keys().copied().filter(changed).collect();
         for netns in gone {
             let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
-            keys.into_iter().for_each(|key| self.forget(key));
+            for key in keys {
+                self.forget(key);
+            }
             if let Some(slot) = self.slots.remove(&netns) {
                 self.sink.close_interface(slot);
             }
@@ -258,11 +260,16 @@ impl Stream {
         self.counts.pauses += 1;
         let hold = if lock(&self.opened).recalled { HOLD } else { RECALLED_BY };
         let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
-            Stage::Held { since, .. } if since.elapsed() >= hold => Some(*key),
+            Stage::Held { since, .. } if since.elapsed() >= hold => Some((*since, *key)),
             _ => None,
         };
-        let due: Vec<_> = self.talks.iter().filter_map(due).collect();
-        due.into_iter().for_each(|key| self.decide(key));
+        let mut due: Vec<_> = self.talks.iter().filter_map(due).collect();
+        // Of two ends in one namespace the first to speak is shown: a read that the other was in
+        // when the probes came is not known.
+        due.sort_unstable();
+        for (_, key) in due {
+            self.decide(key);
+        }
         let is_past = |talk: &Talk| talk.over.is_some_and(|(_, at)| at.elapsed() >= 3 * HOLD);
         let past = self.talks.iter().filter(|(_, talk)| is_past(talk)).map(|(key, _)| *key);
         let past: Vec<_> = past.collect();
