@@ -205,7 +205,7 @@ impl Stream {
                     self.held += said.bytes.len();
                     earlier.push(said);
                 } else {
-                    leave_gap(earlier, said);
+                    leave_gap(earlier, &said);
                 }
             }
             Stage::LeftOut => {}
@@ -273,7 +273,9 @@ impl Stream {
         let is_past = |talk: &Talk| talk.over.is_some_and(|(_, at)| at.elapsed() >= 3 * HOLD);
         let past = self.talks.iter().filter(|(_, talk)| is_past(talk)).map(|(key, _)| *key);
         let past: Vec<_> = past.collect();
-        past.into_iter().for_each(|key| self.forget(key));
+        for key in past {
+            self.forget(key);
+        }
         self.sink.tick();
     }
 
@@ -319,7 +321,9 @@ impl Stream {
             let twins = Box::new(Twins::new(PortsTaken::default()));
             talk.stage = Stage::Shown { conversation, twins };
         }
-        said.iter().for_each(|said| self.show(key, said));
+        for said in &said {
+            self.show(key, said);
+        }
         if let Some((time, _)) = self.talks.get(&key).and_then(|talk| talk.over) {
             self.close(key, time);
         }
@@ -373,8 +377,10 @@ fn put(sink: &mut dyn PacketSink, slot: Slot, time: Timestamp, frame: &[u8]) {
 }
 
 /// Notes that these words are missing.
-fn leave_gap(earlier: &mut Vec<Said>, said: Said) {
-    let gap = Said { position: said.position + said.bytes.len() as u64, bytes: Vec::new(), ..said };
+fn leave_gap(earlier: &mut Vec<Said>, said: &Said) {
+    let Said { time, sent, position, bytes } = said;
+    let position = position + bytes.len() as u64;
+    let gap = Said { time: *time, sent: *sent, position, bytes: Vec::new() };
     let last = earlier.iter_mut().rev().find(|earlier| earlier.sent == gap.sent);
     match last.filter(|last| last.bytes.is_empty()) {
         Some(last) => last.position = gap.position,
