@@ -129,15 +129,17 @@ impl Entrances {
         let flow = self.flows.get_mut(&key)?;
         let mut begun = Vec::new();
         if matches!(flow.state, State::Unseen) {
-            if segment.syn {
+            begun = flow.pins.iter().filter_map(Pin::client_random).collect();
+            // What began with this packet or later needs nobody to lead into it.
+            flow.pins.retain(|pin| !segment.syn && pin.hello < time);
+            if flow.pins.is_empty() {
                 self.flows.remove(&key);
-                return None;
+                return Some(begun);
             }
             let (starts, entries) = ([None; 2], [None, None]);
             let waiting = Waiting { place, began: time, starts, entries, http1: false };
             flow.state = State::Waiting(Box::new(waiting));
             self.waiting.push(key);
-            begun = flow.pins.iter().filter_map(Pin::client_random).collect();
         }
         if let State::Waiting(waiting) = &mut flow.state
             && !segment.payload.is_empty()

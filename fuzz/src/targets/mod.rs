@@ -69,6 +69,7 @@ pub const TARGETS: [Target; 21] = [
     },
     Target { name: "tls-join", seeds: tls::derived, words: tls::WORDS, read: tls::join },
     Target { name: "tls-decrypt", seeds: tls::opened, words: tls::WORDS, read: tls::decrypt },
+    Target { name: "tls-older", seeds: tls::older, words: tls::WORDS, read: tls::decrypt },
     Target { name: "http2", seeds: http2::conversations, words: http2::WORDS, read: http2::read },
     Target { name: "key-log", seeds: tls::key_logs, words: tls::WORDS, read: tls::key_log },
     Target { name: "elf", seeds: program::libraries, words: program::WORDS, read: program::read },

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use kuberewind_packet::{NetnsId, Timestamp};
 use kuberewind_tls::{
-    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Pinned,
-    Place, Secret, SecretBytes, SecretEvent, Segment, Sender, Twins,
+    Decryptor, Derived, Event, Joiner, KeyLog, KeyLogLabel, KeyLogLine, Limits, Object, Pin,
+    Pinned, Place, Secret, SecretBytes, SecretEvent, Segment, Sender, Twins,
 };
 
 /// Heads of records and handshake messages, extensions, and words of key logs.
@@ -179,6 +179,41 @@ pub(super) fn opened() -> Vec<Vec<u8>> {
     CASES.iter().map(of).collect()
 }
 
+/// The same without the packets of the handshakes, with what is known of them instead.
+pub(super) fn older() -> Vec<Vec<u8>> {
+    let of = |name: &&str| {
+        let recorded = recorded(name);
+        let steps = steps(&recorded);
+        let hello = |kind: u8| {
+            let is_it = move |step: &Step<'_>| {
+                step.port == 0
+                    && step.payload.first() == Some(&22)
+                    && step.payload.get(5) == Some(&kind)
+            };
+            steps.iter().rposition(is_it)
+        };
+        let (client, server) = (hello(1)?, hello(2)?);
+        let message = |at: usize| {
+            let payload = steps[at].payload;
+            let len = usize::from(u16::from_be_bytes([*payload.get(7)?, *payload.get(8)?]));
+            Some(payload.get(5..9 + len)?.to_vec())
+        };
+        let pin = Pin {
+            hello: Timestamp::from_nanos(1),
+            netns: NETNS,
+            client: ([10, 0, 0, 1], 40_000).into(),
+            server: ([10, 0, 0, 2], 8443).into(),
+            client_hello: message(client)?,
+            server_hello: message(server)?,
+        };
+        let text =
+            [&fixture(&format!("{name}.keys"))[..], format!("\n{pin}\n").as_bytes()].concat();
+        let left = steps[..=server].iter().map(|step| STEP + step.payload.len()).sum::<usize>();
+        Some(with_text(&text, &recorded[left..]))
+    };
+    CASES.iter().filter_map(of).collect()
+}
+
 /// What probes saw, and the packets that it belongs to.
 pub(super) fn derived() -> Vec<Vec<u8>> {
     let of = |name: &&str| with_text(&fixture(&format!("{name}.derived")), &recorded(name));
@@ -246,10 +281,14 @@ fn open(input: &[u8]) -> (String, Vec<Vec<u8>>) {
     let mut log = KeyLog::default();
     log.extend(early);
     let total = if rest.len() % 2 == 0 { 256 << 10 } else { 20_000 };
-    let limits = Limits { connections: 8, direction: total / 2, total, ..Limits::default() };
+    let limits =
+        Limits { connections: 8, direction: total / 2, total, tries: 10_000, ..Limits::default() };
     let steps = steps(rest);
     let mut decryptor = Decryptor::new(log, limits);
     let mut heard = Heard::default();
+    for pin in text.lines().filter_map(|line| line.parse::<Pin>().ok()) {
+        decryptor.pin(Place(1), &pin);
+    }
     let mut late = Some(late);
     for (number, (time, frame)) in frames(&steps).iter().enumerate() {
         if number == 5 {

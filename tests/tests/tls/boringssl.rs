@@ -11,7 +11,7 @@ use crate::lab::{source, text};
 const PORT: u16 = 10443;
 
 /// A message as gRPC sends it: not compressed, with its length.
-fn message(content: &[u8]) -> Vec<u8> {
+pub(crate) fn message(content: &[u8]) -> Vec<u8> {
     let len = u32::try_from(content.len()).expect("a short message");
     [&[0][..], &len.to_be_bytes(), content].concat()
 }

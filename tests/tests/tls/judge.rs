@@ -246,7 +246,7 @@ impl Conversations {
     }
 }
 
-fn attribute<'a>(line: &'a str, name: &str) -> &'a str {
+pub(crate) fn attribute<'a>(line: &'a str, name: &str) -> &'a str {
     let rest = line.split_once(&format!(" {name}=\"")).map_or("", |(_, rest)| rest);
     rest.split_once('"').map_or("", |(value, _)| value)
 }

@@ -1,12 +1,15 @@
 //! Connections that began before the exported window: what is in the window is readable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use kuberewind_packet::Timestamp;
 use kuberewind_tests::Program;
+use kuberewind_tests::judges::tshark;
 
-use crate::judge::{self, Exchange};
+use crate::boringssl::{message, serve_grpc};
+use crate::judge::{self, Exchange, attribute, unhex};
 use crate::lab::{End, Lab, NGINX, WITHIN, other_end, text};
 
 /// What each connection is asked for, before and in the window.
@@ -75,5 +78,56 @@ fn what_was_said_in_the_window_is_readable_though_its_connection_is_older() {
         let (path, said) =
             judge::export(lab.recorder(), lab.files.path("").as_path(), name, &["--since", &since]);
         judge::holds(&path, &expected, &said);
+    }
+}
+
+/// Header fields, and all data, in the order of the file.
+fn http2(path: &Path) -> (BTreeSet<(String, String)>, Vec<u8>) {
+    let (mut fields, mut data, mut name) = (BTreeSet::new(), Vec::new(), String::new());
+    for line in tshark(path, &["-T", "pdml", "-J", "http2"]) {
+        let show = attribute(&line, "show").to_owned();
+        if line.contains("name=\"http2.header.name\"") {
+            name = show;
+        } else if line.contains("name=\"http2.header.value\"") {
+            fields.insert((std::mem::take(&mut name), show));
+        } else if line.contains("name=\"http2.data.data\"") {
+            data.extend(unhex(attribute(&line, "value")));
+        }
+    }
+    (fields, data)
+}
+
+#[test]
+fn grpc_in_the_window_is_readable_and_never_wrong_though_its_connection_is_older() {
+    let mut lab = Lab::new();
+    let program = serve_grpc(&mut lab);
+    let go = lab.files.path("go");
+    let mut client = lab.exec(End::Peer, &program[0]);
+    client.args([&program[1], "keep", other_end(End::Peer), "10443"]);
+    let mut client = Program::start(client.arg(lab.files.certificate("server")).arg(&go));
+    client.wait_to_say("early", WITHIN);
+    lab.wait_for_connections(1);
+    let since = Timestamp::now().to_string();
+    fs::write(&go, "").expect("a file");
+    assert!(client.ended(WITHIN).success(), "{}", client.said());
+    let dir = lab.files.path("");
+    let (whole, _) = judge::export(lab.recorder(), &dir, "whole.pcap", &[]);
+    let (all, _) = http2(&whole);
+    for name in ["grpc.pcap", "grpc.pcapng"] {
+        let (path, said) = judge::export(lab.recorder(), &dir, name, &["--since", &since]);
+        let (fields, data) = http2(&path);
+        let is_new = |(name, value): &&(String, String)| {
+            let known = all.contains(&(name.clone(), value.clone()));
+            !known && !name.starts_with("unknown-hpack-")
+        };
+        assert_eq!(fields.iter().find(is_new), None, "{name}: {said}");
+        for number in 0..5 {
+            let value = format!("late-{number}");
+            assert!(fields.iter().any(|field| field.1 == value), "{value} in {name}: {fields:?}");
+            for sent in [message(&text(3000)), message(&text(1000 + number))] {
+                let found = data.windows(sent.len()).any(|window| window == sent);
+                assert!(found, "{number}: {} bytes in {name}: {said}", sent.len());
+            }
+        }
     }
 }

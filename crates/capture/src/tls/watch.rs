@@ -276,13 +276,14 @@ impl Watch {
         if self.files.len() >= MAX_FILES {
             self.forget_harmless();
         }
-        let began = Instant::now();
-        if !self.shares.allow(netns, began) {
+        let now = Instant::now();
+        if !self.shares.allow(netns, now) {
             return None;
         }
+        let began = Shares::clock();
         let known = self.study(&file, netns, mapping);
         self.files.insert(id, known);
-        self.shares.add(netns, began, began.elapsed());
+        self.shares.add(netns, now, Shares::clock().saturating_sub(began));
         Some(id)
     }
 
@@ -430,8 +431,8 @@ impl Watch {
         let waiting = self.shares.exhausted(Instant::now());
         sight.problems.extend(waiting.filter_map(|netns| self.targets.get(&netns)).map(|owner| {
             format!(
-                "look into the programs and libraries of {owner}: took {} s in half a minute; the \
-                 others wait",
+                "look into the programs and libraries of {owner}: took {} s in a minute; the others \
+                 wait",
                 OF_ONE_NAMESPACE.as_secs()
             )
         }));

@@ -28,8 +28,6 @@ use crate::{KeyLog, KeyLogLine, Pin};
 
 /// Of connections between the same ends so many that are older than the packets are kept.
 const MAX_PINNED: usize = 4;
-/// Searching for records' numbers may cost so many tries in all. One takes 0.2 to 0.7 µs.
-const MAX_TRIES: u64 = 1 << 26;
 
 /// A TLS connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +148,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSecret => f.write_str("no secret"),
-            Self::NoHandshake => f.write_str("handshake before the window"),
+            Self::NoHandshake => f.write_str("handshake not recorded"),
             Self::PacketsMissing => f.write_str("packets missing"),
             Self::Unfinished => f.write_str("handshake not completed"),
             Self::Version(version) => write!(f, "{version} not supported"),
@@ -176,6 +174,8 @@ pub struct Limits {
     pub hole: Duration,
     /// How long missing bytes are waited for.
     pub patience: Duration,
+    /// Tries that searching for records' numbers may cost in all, 0.2 to 0.7 µs each.
+    pub tries: u64,
 }
 
 impl Default for Limits {
@@ -186,6 +186,7 @@ impl Default for Limits {
             total: 256 << 20,
             hole: Duration::from_millis(500),
             patience: Duration::from_secs(30),
+            tries: 1 << 26,
         }
     }
 }
@@ -223,7 +224,7 @@ impl Decryptor {
             count: 0,
             now: Timestamp::MIN,
             scratch: Vec::new(),
-            tries: MAX_TRIES,
+            tries: limits.tries,
             entries: Vec::new(),
         }
     }

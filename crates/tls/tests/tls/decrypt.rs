@@ -95,7 +95,7 @@ fn what_cannot_be_opened_is_said_with_its_reason() {
     assert_eq!(decrypt(&ccm.packets, &ccm.log).outcomes(), sealed(Reason::Cipher(0xc0ac)));
     let handshake = 12;
     assert_eq!(reason("tls13", handshake, None), sealed(Reason::NoHandshake));
-    assert_eq!(Reason::NoHandshake.to_string(), "handshake before the window");
+    assert_eq!(Reason::NoHandshake.to_string(), "handshake not recorded");
     assert_eq!(Reason::Cipher(0xc009).to_string(), "cipher suite 0xc009 not supported");
     assert_eq!(Reason::Version(Version(0x0302)).to_string(), "TLS 1.1 not supported");
 }

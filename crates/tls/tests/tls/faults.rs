@@ -203,6 +203,7 @@ fn little_memory_costs_content_not_truth() {
         connections: 1,
         hole: Duration::from_millis(1),
         patience: Duration::from_millis(5),
+        ..Limits::default()
     };
     let said = decrypt_within(&lose(&case, |position| position % 37 == 5), &case.log, limits);
     is_part_of(&said, &case).unwrap();

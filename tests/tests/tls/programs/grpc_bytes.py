@@ -1,6 +1,8 @@
 """gRPC in Python, whose TLS is a BoringSSL without symbols: texts by their length, and any call."""
+import os
 import signal
 import sys
+import time
 from concurrent import futures
 
 import grpc
@@ -38,4 +40,20 @@ def ask(address, port, cert, method, length):
             assert error.code() == grpc.StatusCode.UNKNOWN, error
 
 
-{"server": serve, "client": ask}[sys.argv[1]](*sys.argv[2:])
+def keep(address, port, cert, go):
+    """Calls five times, waits until the file `go` is there, and calls five times more."""
+    with open(cert, "rb") as cert:
+        credentials = grpc.ssl_channel_credentials(cert.read())
+    options = [("grpc.ssl_target_name_override", "server")]
+    with grpc.secure_channel(f"{address}:{port}", credentials, options) as channel:
+        for when in ["early", "late"]:
+            for number in range(5):
+                metadata = [("x-always", "the same"), ("x-request", f"{when}-{number}")]
+                call = channel.unary_unary(f"/text/{1000 + number}")
+                call(text(3000), timeout=10, metadata=metadata)
+            print(when, flush=True)
+            while not os.path.exists(go):
+                time.sleep(0.02)
+
+
+{"server": serve, "client": ask, "keep": keep}[sys.argv[1]](*sys.argv[2:])
