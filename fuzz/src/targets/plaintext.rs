@@ -17,7 +17,7 @@ pub(super) fn events() -> Vec<Vec<u8>> {
 fn event(kind: u32, family: u32) -> Vec<u8> {
     const SAID: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
     let mut event: Vec<u8> = [5_000_u64, 41, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
-    let words = [77, 4711, kind, SAID.len() as u32];
+    let words = [77, 4711, kind, u32::try_from(SAID.len()).unwrap_or(0)];
     event.extend(words.into_iter().flat_map(u32::to_ne_bytes));
     event.extend([10; 16]);
     event.extend([11; 16]);

@@ -70,6 +70,8 @@ fn http(file: &Path) -> Vec<String> {
 fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_other_twice() {
     let mut older = Older::recorded_with(",tap.tlsPlaintext[0].regex=older");
     older.wait_for_probes();
+    // The server waits within a call that began before the probes came; what it returns nobody can tell.
+    older.get("old", "/not-yet");
     older.get("old", "/one");
     older.get("new", "/two");
     older.get("old", "/three");
@@ -78,6 +80,8 @@ fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_
         expected.extend([format!("{path}\t"), format!("\t{}", path.len() * 3000)]);
     }
     let (mut found, mut expected) = (http(&older.export(&[])), expected);
+    let first = [String::from("/not-yet\t"), format!("\t{}", "/not-yet".len() * 3000)];
+    found.retain(|line| !first.contains(line));
     found.sort();
     expected.sort();
     assert_eq!(found, expected);
