@@ -7,21 +7,24 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-const SOURCE: &str = "src/tls/bpf/tls.bpf.c";
+const SECRETS: &str = "src/tls/bpf/tls.bpf.c";
+const PLAIN: &str = "src/tls/bpf/plain.bpf.c";
 const HEADER: &str = "src/tls/bpf/kernel.h";
 
 fn main() {
-    println!("cargo:rerun-if-changed={SOURCE}");
-    println!("cargo:rerun-if-changed={HEADER}");
+    for source in [SECRETS, PLAIN, HEADER] {
+        println!("cargo:rerun-if-changed={source}");
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     // Programs that may sleep read a page that is not in memory yet; Linux 6.0 and later take them.
-    compile("tls.bpf.o", &[]);
-    compile("tls_sleepable.bpf.o", &["-DSLEEPABLE"]);
+    compile(SECRETS, "tls.bpf.o", &[]);
+    compile(SECRETS, "tls_sleepable.bpf.o", &["-DSLEEPABLE"]);
     // Links of many probes, even if it is one, go together; Linux 6.6.
-    compile("tls_multi.bpf.o", &["-DSLEEPABLE", "-DMULTI"]);
+    compile(SECRETS, "tls_multi.bpf.o", &["-DSLEEPABLE", "-DMULTI"]);
+    compile(PLAIN, "plain.bpf.o", &[]);
 }
 
-fn compile(object: &str, flags: &[&str]) {
+fn compile(source: &str, object: &str, flags: &[&str]) {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let out = Path::new(&given("OUT_DIR")).join(object);
     let architecture = match given("CARGO_CFG_TARGET_ARCH").as_str() {
@@ -32,11 +35,11 @@ fn compile(object: &str, flags: &[&str]) {
     let mut command = Command::new(&clang);
     command.args(["-g", "-O2", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", architecture]);
     command.arg(format!("-I{}", given("DEP_BPF_INCLUDE")));
-    command.args(flags).args(["-c", SOURCE, "-o"]).arg(&out);
+    command.args(flags).args(["-c", source, "-o"]).arg(&out);
     let status = command.status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => panic!("{clang} did not compile {SOURCE}: {status}"),
+        Ok(status) => panic!("{clang} did not compile {source}: {status}"),
         Err(error) => panic!("run {clang}: {error} (Debian: apt-get install clang)"),
     }
 }

@@ -48,6 +48,7 @@ pub use program::target_dir;
 pub use program::use_build;
 pub use recorder::Interface;
 pub use recorder::Namespace;
+pub use recorder::Plaintext;
 pub use recorder::Recorder;
 pub use recorder::Status;
 pub use recorder::Tls;

@@ -173,6 +173,15 @@ pub struct Tls {
     pub lost: u64,
     /// Where secrets come from.
     pub libraries: Vec<Library>,
+    /// What probes of plaintext see, where they are asked for.
+    pub plaintext: Option<Plaintext>,
+}
+
+/// What probes of plaintext see.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Plaintext {
+    /// Files with probes.
+    pub files: Vec<String>,
 }
 
 /// A file with probes in it.

@@ -51,6 +51,11 @@ pub use status::NamespaceStatus;
 pub use status::ThreadState;
 pub use status::UndecidedStatus;
 pub use tls::LibraryStatus;
+pub use tls::Plaintext;
+pub use tls::PlaintextEvent;
+pub use tls::PlaintextProbes;
+pub use tls::PlaintextStatus;
+pub use tls::PlaintextTold;
 pub use tls::TlsConfig;
 pub use tls::TlsError;
 pub use tls::TlsNamespaceStatus;
@@ -66,4 +71,5 @@ pub mod fuzz {
     pub use crate::opener::look_at_message;
     pub use crate::opener::messages as opener_messages;
     pub use crate::tls::look_into;
+    pub use crate::tls::read_plaintext;
 }

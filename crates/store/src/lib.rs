@@ -53,5 +53,6 @@ pub use store::Store;
 pub use store::StoreConfig;
 pub use window::Choice;
 pub use window::Keep;
+pub use window::KeepInterface;
 pub use window::KeepOwner;
 pub use window::Window;

@@ -35,21 +35,27 @@ pub type Keep = Box<dyn Fn(u32, &[u8]) -> bool + Send>;
 /// a network namespace, or `namespace/pod`.
 pub type KeepOwner = Box<dyn Fn(&str) -> bool + Send>;
 
+/// Which interfaces' packets to keep.
+pub type KeepInterface = Box<dyn Fn(&Interface) -> bool + Send>;
+
 /// What of a span a window gives; by default all of it.
 #[derive(Default)]
 pub struct Choice {
     /// Packets of these owners. Asked once for each interface of a segment, so that the packets of
     /// others cost a look at their head. Losses of others are not this window's.
     pub owners: Option<KeepOwner>,
+    /// Of those, packets of these interfaces.
+    pub interfaces: Option<KeepInterface>,
     /// Of those, these packets.
     pub packets: Option<Keep>,
 }
 
 impl std::fmt::Debug for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { owners, packets } = self;
+        let Self { owners, interfaces, packets } = self;
         let mut all = f.debug_struct("Choice");
-        all.field("owners", &owners.is_some()).field("packets", &packets.is_some()).finish()
+        all.field("owners", &owners.is_some()).field("interfaces", &interfaces.is_some());
+        all.field("packets", &packets.is_some()).finish()
     }
 }
 
@@ -281,7 +287,9 @@ impl Window {
             return;
         }
         let wanted = |interface: &Interface| {
-            self.choice.owners.as_ref().is_none_or(|wanted| wanted(&interface.owner.to_string()))
+            let Choice { owners, interfaces, .. } = &self.choice;
+            owners.as_ref().is_none_or(|wanted| wanted(&interface.owner.to_string()))
+                && interfaces.as_ref().is_none_or(|wanted| wanted(interface))
         };
         let number = |offset: &u64| {
             let Ok(interface) = read_interface(file, *offset) else { return Number::Unknown };

@@ -72,3 +72,4 @@ pub use twin::Moves;
 pub use twin::PortsTaken;
 pub use twin::TwinCounts;
 pub use twin::Twins;
+pub use twin::who_says;

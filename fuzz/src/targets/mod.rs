@@ -3,6 +3,7 @@
 mod capture_file;
 mod expression;
 mod http2;
+mod plaintext;
 mod program;
 mod recording;
 mod text;
@@ -13,7 +14,7 @@ mod wire;
 use crate::Target;
 
 /// Each that there is.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     Target {
         name: "segment",
         seeds: recording::segments,
@@ -84,6 +85,7 @@ pub const TARGETS: [Target; 21] = [
         words: program::WORDS,
         read: program::read,
     },
+    Target { name: "plaintext", seeds: plaintext::events, words: &[], read: plaintext::read },
     Target {
         name: "opener",
         seeds: kuberewind_capture::fuzz::opener_messages,

@@ -13,6 +13,7 @@ mod mutual;
 mod nginx;
 mod older;
 mod openssl;
+mod plaintext;
 mod ports;
 mod programs;
 mod switched_off;

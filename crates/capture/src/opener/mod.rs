@@ -50,7 +50,7 @@ impl Sockets {
 
 impl Opener {
     /// Where processes are shown.
-    pub(crate) fn proc(&self) -> &Path {
+    pub fn proc(&self) -> &Path {
         self.doors.proc()
     }
 

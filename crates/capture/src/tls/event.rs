@@ -136,7 +136,7 @@ impl Clock {
         Self { ahead: real - i128::midpoint(before, after) }
     }
 
-    fn real(self, monotonic: u64) -> Timestamp {
+    pub(crate) fn real(self, monotonic: u64) -> Timestamp {
         let real = (i128::from(monotonic) + self.ahead).clamp(0, u64::MAX.into());
         Timestamp::from_nanos(u64::try_from(real).unwrap_or(u64::MAX))
     }

@@ -201,11 +201,11 @@ impl Programs {
     }
 }
 
-fn load(object: &[u8]) -> Result<Object, libbpf_rs::Error> {
+pub(crate) fn load(object: &[u8]) -> Result<Object, libbpf_rs::Error> {
     ObjectBuilder::default().open_memory(object)?.load()
 }
 
-fn map(object: &Object, name: &'static str) -> Result<MapHandle, TlsError> {
+pub(crate) fn map(object: &Object, name: &'static str) -> Result<MapHandle, TlsError> {
     let mut maps = object.maps();
     let map = maps.find(|map| map.name() == name).ok_or(TlsError::Missing { name })?;
     MapHandle::try_from(&map).map_err(|source| TlsError::Load { source })
@@ -223,12 +223,7 @@ impl Maps {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let count = |index: u32| {
-            let values = self.counters.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
-            let values = values.ok().flatten().unwrap_or_default();
-            let numbers = values.iter().filter_map(|value| value.first_chunk().copied());
-            numbers.map(u64::from_ne_bytes).sum()
-        };
+        let count = |index| sum(&self.counters, index);
         Counts {
             secrets: count(0),
             elsewhere: count(1),
@@ -239,8 +234,16 @@ impl Maps {
     }
 }
 
+/// A counter of all processors.
+pub(crate) fn sum(counters: &MapHandle, index: u32) -> u64 {
+    let values = counters.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
+    let values = values.ok().flatten().unwrap_or_default();
+    let numbers = values.iter().filter_map(|value| value.first_chunk().copied());
+    numbers.map(u64::from_ne_bytes).sum()
+}
+
 /// Namespaces are numbered with 32 bits; a number of more is none.
-fn key(netns: NetnsId) -> [u8; 4] {
+pub(crate) fn key(netns: NetnsId) -> [u8; 4] {
     u32::try_from(netns.0).unwrap_or(0).to_ne_bytes()
 }
 

@@ -14,6 +14,7 @@ mod instruction;
 mod kernel;
 mod key_log;
 mod pclntab;
+mod plain;
 mod processes;
 mod rustls;
 mod share;
@@ -21,6 +22,9 @@ mod status;
 mod watch;
 
 pub use error::TlsError;
+#[doc(hidden)]
+pub use plain::read_plaintext;
+pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
 pub use status::LibraryStatus;
 pub use status::TlsNamespaceStatus;
 pub use status::TlsStatus;

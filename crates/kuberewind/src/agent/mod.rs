@@ -42,6 +42,7 @@ pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;
 pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
+pub(crate) use tls::leave::is_allowed as may_leave;
 pub(crate) use tls::left_behind;
 pub(crate) use undecided::Shared;
 pub(crate) use wanted::Wanted;

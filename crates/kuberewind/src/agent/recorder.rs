@@ -21,15 +21,16 @@ use kuberewind_packet::{
 use kuberewind_store::{
     Appender, Inlet, Limits, Lock, MinFree, Note, SegmentNumber, Store, StoreConfig, StoreError,
 };
+use regex::Regex;
 
 use super::cut::Cutter;
 use super::status::{Bounds, FilterStatus, Memory, Room};
 use super::switch::{Switch, SwitchError};
-use super::tls::{self, Sent, Shelf, Taps, Tls, TlsReport, TlsSource};
+use super::tls::{self, PlaintextReport, SecondNet, Sent, Shelf, Taps, Tls, TlsReport, TlsSource};
 use super::undecided::{Shared, Sighting, Undecided};
 use super::wanted::{Wanted, WantedError};
 use super::{Health, PodNotRecorded, PodsStatus, Status, WindowQuery};
-use crate::config::{self, Config, ConfigError, Effective, PcapdumpConfig};
+use crate::config::{self, Chosen, Config, ConfigError, Effective, PcapdumpConfig};
 use crate::{PROGRAM, VERSION};
 
 /// An export waits so long for namespaces of which nobody has decided yet; it mostly takes a quarter of
@@ -50,6 +51,11 @@ const FORESIGHT: Duration = Duration::from_secs(5);
 const CPUS_PER_LANE: usize = 8;
 /// More threads would only take memory: the one that writes is the narrow place then.
 const MOST_LANES: usize = 4;
+
+/// How many there are that write: capture threads, and the plaintext probes.
+fn sinks_of(identity: &Identity) -> usize {
+    lanes() + usize::from(identity.tls.is_some())
+}
 
 fn lanes() -> usize {
     let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -143,6 +149,8 @@ pub(crate) struct Recorder {
     /// Whether packets of undecided namespaces are kept in memory.
     holds: AtomicBool,
     tls: RwLock<TlsState>,
+    /// None where TLS is not looked into.
+    second_net: Option<SecondNet>,
 }
 
 /// Whether TLS is looked into.
@@ -230,7 +238,11 @@ impl Recorder {
             interfaces: identity.interfaces.clone(),
             opener: identity.opener.clone(),
         };
-        let (cutter, sinks) = Cutter::new(lanes());
+        // The last one is the plaintext probes'.
+        let (cutter, mut sinks) = Cutter::new(sinks_of(&identity));
+        let second_net = identity.tls.clone().and_then(|source| {
+            Some(SecondNet::new(source, identity.node.clone(), Box::new(sinks.pop()?)))
+        });
         let mut taps = identity.tls.as_ref().map(|_| Taps::new());
         let capture = match &mut taps {
             Some(taps) => {
@@ -256,6 +268,7 @@ impl Recorder {
             watch: Mutex::new(None),
             holds: AtomicBool::new(false),
             tls: RwLock::new(TlsState::Off),
+            second_net,
         });
         if let Some(taps) = taps {
             recorder.start_tls(taps);
@@ -267,7 +280,7 @@ impl Recorder {
     /// and is not written is forgotten.
     pub(crate) fn keep_from(&self, at: Timestamp) -> Result<(), RecorderError> {
         let limits = self.config(limits);
-        let (inlet, appenders) = Inlet::new(lanes(), &limits);
+        let (inlet, appenders) = Inlet::new(sinks_of(&self.identity), &limits);
         self.with(|stages| stages.cutter.cut(at, appenders))?;
         self.change(|sides| (sides.inlet, sides.cut) = (Some(inlet), Some(Moment::of(at))))
     }
@@ -290,7 +303,7 @@ impl Recorder {
                 program: PROGRAM.to_owned(),
                 limits: limits(config),
                 interval: config.pcapdump.time_interval,
-                lanes: lanes(),
+                lanes: sinks_of(&self.identity),
             };
             (config, plan.recording)
         };
@@ -381,6 +394,7 @@ impl Recorder {
     /// Whether whatever ran when the targets last changed was looked at for TLS.
     pub(crate) fn has_looked(&self) -> bool {
         self.with_tls(Tls::has_looked).unwrap_or(true)
+            && self.second_net.as_ref().is_none_or(SecondNet::has_looked)
     }
 
     /// Whether everything that is to be recorded is caught, or known not to be catchable.
@@ -398,7 +412,7 @@ impl Recorder {
             write: Box::new(move |sealed| writer.upgrade()?.note(sealed).ok()),
             reach: Box::new(move || reader.upgrade()?.with_store(Store::reach).ok()),
         };
-        let state = match Tls::start(source, taps, notes) {
+        let state = match Tls::start(source, taps, self.second_net.as_ref(), notes) {
             Ok(tls) => {
                 self.config(|config| follow_tls_settings(&tls, config));
                 TlsState::On(tls)
@@ -413,7 +427,10 @@ impl Recorder {
 
     /// Knows the connections that an earlier recorder knew; reads its notes meanwhile.
     fn recall_tls(&self) -> Result<(), RecorderError> {
-        let Some(recall) = self.with_tls(Tls::recall) else { return Ok(()) };
+        let Some(recall) = self.with_tls(Tls::recall) else {
+            self.second_net.iter().for_each(SecondNet::no_secrets);
+            return Ok(());
+        };
         let all = Span::new(Timestamp::MIN, Timestamp::MAX);
         let notes = self.with_store(|store| store.read_notes(all))?;
         let read = move || {
@@ -444,6 +461,11 @@ impl Recorder {
         if plan.secrets_of != desired.targets {
             plan.secrets_of.clone_from(&desired.targets);
             self.with_tls(|tls| tls.set_targets(&plan.secrets_of));
+        }
+        if let Some(net) = &self.second_net {
+            let config = plan.settings.config();
+            net.keep_control_plane(config.tap.tls_control_plane);
+            net.choose(chosen(&config.tap.tls_plaintext, &desired.targets));
         }
         stages.capture.decide(desired);
         let sighting = plan.assignment.sighting.as_ref();
@@ -503,6 +525,7 @@ impl Recorder {
     }
 
     fn stop_watches(&self) {
+        self.second_net.iter().for_each(SecondNet::stop);
         self.identity.undecided.update(|_, _| (), false, drop);
         let watch = lock(&self.watch).take();
         watch.into_iter().for_each(NetnsWatch::stop);
@@ -616,7 +639,7 @@ impl Recorder {
         }
         plan.filter = filter;
         plan.settings = settings;
-        Ok(())
+        self.with(|stages| self.pursue(stages, plan))
     }
 
     /// Switches recording on or off, also for recorders to come on this machine.
@@ -687,7 +710,9 @@ impl Recorder {
                 let log = self.key_log(asked, secrets, wanted)?;
                 sender.secrets(&log).map_err(SendError::Io)?;
             }
-            let mut window = self.with_store(|store| store.window(asked, wanted.choice()))?;
+            let plaintext = query.tls && self.config(|config| config.tap.tls_export);
+            let choice = wanted.choice(plaintext);
+            let mut window = self.with_store(|store| store.window(asked, choice))?;
             sender.send(&mut window)?;
             let mut told = window.account().clone();
             told.losses.append(&mut waiting);
@@ -749,6 +774,7 @@ impl Recorder {
     fn settle(&self, to: Timestamp, span: Span) -> Result<Vec<LossAt>, RecorderError> {
         // Who hands over meanwhile does not wait for whoever waits here.
         self.with(|stages| stages.capture.settle(to))??;
+        self.second_net.iter().for_each(|net| net.settle(to));
         let waiting = self.await_decisions(span, DECIDED_BY)?;
         self.with_sides(|sides| match &sides.store {
             Some(store) if sides.cut.is_none_or(|cut| to <= cut.at) => Ok(store.sync()?),
@@ -781,7 +807,9 @@ impl Recorder {
         let losses = LossCause::ALL.into_iter().map(lost).collect();
         // What a filter cannot do is no problem of the machine's.
         let problems = capture.problems.iter().filter(|text| !plan.filter.notes().contains(text));
-        let problems: Vec<_> = plan.assignment.problems.iter().chain(problems).cloned().collect();
+        let mut problems: Vec<_> =
+            plan.assignment.problems.iter().chain(problems).cloned().collect();
+        problems.extend(self.idle_plaintext(&plan));
         Ok(Status {
             node: self.identity.node.clone(),
             version: VERSION.to_owned(),
@@ -813,9 +841,29 @@ impl Recorder {
     fn tls_report(&self) -> Option<TlsReport> {
         match &*self.tls.read().unwrap_or_else(PoisonError::into_inner) {
             TlsState::Off => None,
-            TlsState::On(tls) => Some(tls.report()),
-            TlsState::Failed(why) => Some(TlsReport::failed(why)),
+            TlsState::On(tls) => Some(self.with_plaintext(tls.report())),
+            TlsState::Failed(why) => Some(self.with_plaintext(TlsReport::failed(why))),
         }
+    }
+
+    /// Why an entry of `tap.tlsPlaintext` does nothing.
+    fn idle_plaintext(&self, plan: &Plan) -> Option<String> {
+        let entries = plan.settings.config().tap.tls_plaintext.entries();
+        let is_local = plan.assignment.pods.is_none();
+        if !entries.is_empty() && self.second_net.is_none() {
+            return Some("tap.tlsPlaintext reads nothing: set tap.tls=true, too".to_owned());
+        }
+        let names_one = entries.iter().any(|entry| entry.namespace.is_some());
+        (is_local && names_one).then(|| {
+            "an entry of tap.tlsPlaintext reads nothing: on a machine without Kubernetes there is no \
+             namespace; give a regex alone"
+                .to_owned()
+        })
+    }
+
+    fn with_plaintext(&self, report: TlsReport) -> TlsReport {
+        let plaintext = self.second_net.as_ref().map(SecondNet::report);
+        TlsReport { plaintext: plaintext.filter(PlaintextReport::is_used), ..report }
     }
 
     /// Whether everything that is to be recorded is, or was said not to be recordable.
@@ -943,6 +991,30 @@ impl Secrets {
     fn forget_before(&mut self, time: Timestamp) {
         self.sent.retain(|(at, _)| *at >= time);
     }
+}
+
+/// Of which of these plaintext is read. Entries are checked before they come into force.
+fn chosen(entries: &Chosen, targets: &[Target]) -> Vec<Target> {
+    let entries: Vec<_> = entries
+        .entries()
+        .iter()
+        .filter_map(|entry| {
+            let regex = entry.regex.as_deref().map(Regex::new).transpose().ok()?;
+            Some((entry.namespace.as_deref(), regex))
+        })
+        .collect();
+    let is_chosen = |owner: &Owner| {
+        let (namespace, name) = match owner {
+            Owner::Pod(pod) => (Some(pod.namespace.as_str()), pod.name.as_str()),
+            Owner::Netns(name) => (None, name.as_str()),
+            Owner::Host => (None, "host"),
+        };
+        entries.iter().any(|(wanted, regex)| {
+            wanted.is_none_or(|wanted| namespace == Some(wanted))
+                && regex.as_ref().is_none_or(|regex| regex.is_match(name))
+        })
+    };
+    targets.iter().filter(|target| is_chosen(&target.owner)).cloned().collect()
 }
 
 fn owners(losses: &[LossAt]) -> String {

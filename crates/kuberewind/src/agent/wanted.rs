@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kuberewind_filter::{FilterError, StoredFilter};
-use kuberewind_store::{Choice, Keep, KeepOwner};
+use kuberewind_store::{Choice, Keep, KeepInterface, KeepOwner};
 use regex::Regex;
 
 use super::WindowQuery;
+use super::tls::PLAINTEXT;
 
 /// What a window query chooses within its time.
 #[derive(Debug, Clone, Default)]
@@ -46,8 +47,9 @@ impl Wanted {
         self.pods.as_ref().is_none_or(|pods| pods.contain(owner))
     }
 
-    /// The store's view of it: that knows owners and bytes, not expressions.
-    pub(crate) fn choice(&self) -> Choice {
+    /// The store's view of it: that knows owners and bytes, not expressions. `plaintext`: with what
+    /// probes saw of TLS.
+    pub(crate) fn choice(&self, plaintext: bool) -> Choice {
         let owners = self
             .pods
             .clone()
@@ -55,7 +57,9 @@ impl Wanted {
         let packets = self.filter.clone().map(|filter| -> Keep {
             Box::new(move |original_len, data| filter.matches(original_len, data))
         });
-        Choice { owners, packets }
+        let interfaces = (!plaintext)
+            .then(|| -> KeepInterface { Box::new(|interface| interface.name != PLAINTEXT) });
+        Choice { owners, interfaces, packets }
     }
 }
 
@@ -94,7 +98,7 @@ mod tests {
             namespaces: namespaces.map(str::to_owned),
             ..WindowQuery::default()
         };
-        let owners = Wanted::compile(&query).unwrap().choice().owners;
+        let owners = Wanted::compile(&query).unwrap().choice(true).owners;
         let all = ["host", "shop/cart-7", "shop/web-1", "pay/cart-2"];
         all.into_iter().filter(|owner| owners.as_ref().is_none_or(|takes| takes(owner))).collect()
     }

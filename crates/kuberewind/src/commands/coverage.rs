@@ -130,7 +130,25 @@ pub(super) fn summary(reports: &[&TlsReport]) -> String {
     for (what, count) in others.into_iter().filter(|(_, count)| *count > 0) {
         let _ = write!(line, "; {what}: {}", figures::count(count));
     }
+    plaintext(reports, &mut line);
     line
+}
+
+/// What probes of plaintext see, where they are asked for.
+fn plaintext(reports: &[&TlsReport], line: &mut String) {
+    let all: Vec<_> = reports.iter().filter_map(|tls| tls.plaintext.as_ref()).collect();
+    if all.is_empty() {
+        return;
+    }
+    let conversations: u64 = all.iter().map(|of| of.conversations).sum();
+    let _ = write!(line, "; {} conversations as plaintext", figures::count(conversations));
+    let losses = [
+        ("lost", all.iter().map(|of| of.lost).sum::<u64>()),
+        ("of no known connection", all.iter().map(|of| of.unplaced).sum()),
+    ];
+    for (what, bytes) in losses.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        let _ = write!(line, ", {} {what}", figures::bytes(bytes));
+    }
 }
 
 #[cfg(test)]

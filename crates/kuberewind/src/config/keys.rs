@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::{
-    Amounts, CaptureConfig, Config, DockerConfig, LogFormat, LogLevel, MetricsConfig, MinFree,
-    Names, Namespaces, Objects, PcapdumpConfig, PullPolicy, Quantity, Registry, ResourcesConfig,
-    Snaplen, TapConfig, Texts,
+    Amounts, CaptureConfig, Chosen, Config, DockerConfig, LogFormat, LogLevel, MetricsConfig,
+    MinFree, Names, Namespaces, Objects, PcapdumpConfig, PullPolicy, Quantity, Registry,
+    ResourcesConfig, Snaplen, TapConfig, Texts,
 };
 
 /// One key of the tree.
@@ -112,6 +112,13 @@ pub(crate) const KEYS: &[Key] = &[
         about: "Secrets of connections to the Kubernetes API and to kubelets are kept, too: their tokens are the cluster's keys.",
         live: true,
         place: |config| &mut config.tap.tls_control_plane,
+    },
+    Key {
+        name: "tap.tlsPlaintext",
+        form: "list of entries with `namespace`, `regex` or both",
+        about: "Of these recorded pods TLS that began before the recorder is read, too: probes at each call of OpenSSL. An empty list is none. Needs `tap.tls`.",
+        live: true,
+        place: |config| &mut config.tap.tls_plaintext,
     },
     Key {
         name: "tap.docker.registry",
@@ -376,6 +383,7 @@ impl Default for Config {
                 tls: true,
                 tls_export: true,
                 tls_control_plane: false,
+                tls_plaintext: Chosen::default(),
                 docker: DockerConfig::default(),
                 resources: ResourcesConfig::default(),
                 node_selector_terms: linux_nodes(),

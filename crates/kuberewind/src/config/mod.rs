@@ -38,6 +38,7 @@ pub(crate) use error::ConfigError;
 pub(crate) use keys::KEYS;
 pub(crate) use keys::Key;
 pub(crate) use origin::Origin;
+pub(crate) use values::Chosen;
 pub(crate) use values::LogFormat;
 pub(crate) use values::LogLevel;
 pub(crate) use values::MinFree;
@@ -91,6 +92,8 @@ pub(crate) struct TapConfig {
     pub(crate) tls_export: bool,
     /// Whether those of the Kubernetes API's and the kubelets' connections are kept.
     pub(crate) tls_control_plane: bool,
+    /// Whose plaintext is read; empty is nobody's.
+    pub(crate) tls_plaintext: Chosen,
     /// The agents' image.
     pub(crate) docker: DockerConfig,
     /// What the agents may use.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::duration::{DurationError, format_duration, parse_duration};
 use super::values::{
-    LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity, Registry,
-    Snaplen, Texts,
+    Choice, Chosen, LogFormat, LogLevel, MinFree, Names, Namespaces, Objects, PullPolicy, Quantity,
+    Registry, Snaplen, Texts,
 };
 
 /// A value of [`super::Config`], as a place in the tree.
@@ -77,6 +77,17 @@ pub(crate) enum Reason {
     /// Not a list, or not of objects.
     #[error("expected a list of objects, as in a pod's spec")]
     NotObjects,
+    /// Not a list, or not of such entries.
+    #[error("expected a list of entries, each with `namespace`, `regex` or both")]
+    NotChosen,
+    /// Not a regular expression.
+    #[error("`{regex}`: {source}")]
+    Regex {
+        /// As written.
+        regex: String,
+        /// Why not.
+        source: Box<regex::Error>,
+    },
     /// Not an object, or one with more than texts in it.
     #[error("expected names, each with a text: {{team: net}} in a file, key.team=net with --set")]
     NotTexts,
@@ -324,6 +335,48 @@ impl Setting for Objects {
     fn show(&self) -> Value {
         Value::Array(self.0.clone())
     }
+}
+
+/// `{}` with `--set` is no entries.
+impl Setting for Chosen {
+    fn read(&mut self, value: &Value) -> Result<(), Reason> {
+        let entries = value.as_array().ok_or(Reason::NotChosen)?.iter();
+        let entries = entries.filter(|entry| **entry != "").map(choice);
+        *self = Self(entries.collect::<Result<_, _>>()?);
+        Ok(())
+    }
+
+    fn show(&self) -> Value {
+        let entry = |Choice { namespace, regex }: &Choice| {
+            let parts = [("namespace", namespace), ("regex", regex)];
+            let parts = parts
+                .into_iter()
+                .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text.as_deref()?))));
+            Value::Object(parts.collect())
+        };
+        self.0.iter().map(entry).collect()
+    }
+}
+
+fn choice(entry: &Value) -> Result<Choice, Reason> {
+    let parts = entry.as_object().ok_or(Reason::NotChosen)?;
+    let mut choice = Choice::default();
+    for (name, value) in parts.iter().filter(|(_, value)| !value.is_null()) {
+        let text = Some(text(value).map_err(|_| Reason::NotChosen)?);
+        match name.as_str() {
+            "namespace" => choice.namespace = text.filter(|text| !text.is_empty()),
+            "regex" => choice.regex = text.filter(|text| !text.is_empty()),
+            _ => return Err(Reason::NotChosen),
+        }
+    }
+    if let Some(namespace) = &choice.namespace {
+        Namespaces::new(vec![namespace.clone()]).map_err(|name| Reason::Namespace { name })?;
+    }
+    if let Some(regex) = &choice.regex {
+        let failed = |source| Reason::Regex { regex: regex.clone(), source: Box::new(source) };
+        regex::Regex::new(regex).map_err(failed)?;
+    }
+    if choice == Choice::default() { Err(Reason::NotChosen) } else { Ok(choice) }
 }
 
 impl Setting for Texts {

@@ -81,6 +81,10 @@ fn all_different() -> Config {
             tls: false,
             tls_export: false,
             tls_control_plane: true,
+            tls_plaintext: Chosen(vec![Choice {
+                namespace: Some("shop".into()),
+                regex: Some("^cart".into()),
+            }]),
             docker: DockerConfig {
                 registry: Registry::new("registry.example:5000/team").unwrap(),
                 tag: Some("1.2".into()),
@@ -433,6 +437,7 @@ mod live {
             "tap.capture.hostNetwork",
             "tap.tlsExport",
             "tap.tlsControlPlane",
+            "tap.tlsPlaintext",
             "tap.metrics.podMonitor",
             "tap.metrics.alerts",
             "tap.metrics.dashboard",
@@ -469,6 +474,7 @@ mod listings {
           tls: true # default
           tlsExport: true # default
           tlsControlPlane: false # default
+          tlsPlaintext: [] # default
           docker:
             registry: localhost # default
             tag: null # default

@@ -216,6 +216,26 @@ impl PullPolicy {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Objects(pub(super) Vec<Value>);
 
+/// Whose TLS is read by probes of plaintext: each entry chooses, none chooses nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chosen(pub(super) Vec<Choice>);
+
+/// One entry; at least one of the two is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Exactly this namespace of Kubernetes.
+    pub(crate) namespace: Option<String>,
+    /// The pod's name, unanchored; without Kubernetes the network namespace's, or `host`.
+    pub(crate) regex: Option<String>,
+}
+
+impl Chosen {
+    /// The entries.
+    pub(crate) fn entries(&self) -> &[Choice] {
+        &self.0
+    }
+}
+
 /// Labels or annotations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Texts(pub(super) BTreeMap<String, String>);

@@ -11,6 +11,7 @@ mod protocol;
 
 pub use moves::Moves;
 pub(crate) use protocol::begins_http1;
+pub use protocol::who_says;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

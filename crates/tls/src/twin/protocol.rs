@@ -97,6 +97,15 @@ pub(super) fn recognise(client: &[u8], server: &[u8]) -> Known {
     }
 }
 
+/// Who it is that says this first, as far as the words tell.
+pub fn who_says(first: &[u8]) -> Option<Sender> {
+    let is = |known| matches!(known, Known::Port(_));
+    if is(by_token(first, &CLIENT)) || (!first.is_empty() && by_shape(first).is_some()) {
+        return Some(Sender::Client);
+    }
+    is(by_token(first, &SERVER)).then_some(Sender::Server)
+}
+
 /// The same where what was said first is not known: by how any of these pieces begins. Only HTTP is
 /// told: what begins other protocols comes once in a connection, and short words come anywhere.
 pub(super) fn recognise_in_midstream<'a, Pieces: Iterator<Item = (Sender, &'a [u8])>>(
@@ -208,6 +217,14 @@ mod tests {
             let known = recognise(client, server);
             assert_eq!(plain_port(known, real), port, "{client:?} {server:?} {known:?}");
         }
+    }
+
+    #[test]
+    fn client_and_server_are_told_by_what_they_say() {
+        assert_eq!(who_says(b"GET / HTTP/1.1"), Some(Sender::Client));
+        assert_eq!(who_says(b"HTTP/1.1 200 OK"), Some(Sender::Server));
+        assert_eq!(who_says(b"something else"), None);
+        assert_eq!(who_says(b""), None);
     }
 
     #[test]

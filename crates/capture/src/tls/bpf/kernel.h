@@ -17,6 +17,7 @@ typedef __u16 __be16;
 typedef __u32 __be32;
 typedef __u32 __wsum;
 typedef __u8 u8;
+typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 
@@ -26,6 +27,11 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+/* For bpf_map_update_elem. */
+enum {
+	BPF_ANY = 0,
 };
 
 /* Only whether the kernel has it is asked, by its name. */
@@ -47,8 +53,56 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct mm_struct;
+
+struct inode {
+	unsigned short i_mode;
+};
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
 struct task_struct {
 	struct nsproxy *nsproxy;
+	struct mm_struct *mm;
+	struct task_struct *group_leader;
+	struct files_struct *files;
+	__u64 start_time;
+};
+
+struct in6_addr {
+	__u8 bytes[16];
+};
+
+/* Some of these stand in unions there. */
+struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct socket {
+	short type;
+	struct sock *sk;
 };
 
 #pragma clang attribute pop

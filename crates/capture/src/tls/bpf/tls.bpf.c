@@ -354,19 +354,19 @@ unreadable:
 
 /* What the reader says of a file when it attaches to it. Linux 5.15; where there is none the reader
  * does not attach. */
-struct file {
+struct told {
 	u32 number;
 	u32 depth;   /* 0: not known where the random is; 1: in the object; 2: behind a pointer there */
 	u64 pointer; /* where the pointer is */
 	u64 offset;
 };
 
-static __always_inline struct file file_of(struct pt_regs *ctx)
+static __always_inline struct told file_of(struct pt_regs *ctx)
 {
 	u64 cookie = 0;
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_attach_cookie))
 		cookie = bpf_get_attach_cookie(ctx);
-	return (struct file){
+	return (struct told){
 		.number = cookie >> 34,
 		.depth = cookie >> 32 & 3,
 		.pointer = cookie >> 16 & 0xffff,
@@ -443,7 +443,7 @@ static __always_inline void send_in_object(const struct secret *secret, u64 obje
 }
 
 /* The secret with the client's random, which this object holds. */
-static __always_inline void send_with_random(struct secret *secret, const struct file *file, u64 object)
+static __always_inline void send_with_random(struct secret *secret, const struct told *file, u64 object)
 {
 	secret->file = file->number;
 	if (!file->depth) {
@@ -469,7 +469,7 @@ UPROBE int c_key_log(struct pt_regs *ctx)
 		count(ELSEWHERE);
 		return 0;
 	}
-	struct file file = file_of(ctx);
+	struct told file = file_of(ctx);
 	struct secret secret;
 	begin(&secret, netns);
 	secret.kind = file.depth ? C_KEY_LOG : IN_OBJECT;
@@ -574,7 +574,7 @@ UPROBE int rustls_expanded(struct pt_regs *ctx)
 		return 0;
 	}
 	secret.key_len = at_most(used, BYTES);
-	struct file file = file_of(ctx);
+	struct told file = file_of(ctx);
 	secret.kind = file.depth ? RUST_KEY_LOG : RUST_IN_OBJECT;
 	send_with_random(&secret, &file, ctx->sp);
 	return 0;

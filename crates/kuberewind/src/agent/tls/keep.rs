@@ -28,9 +28,12 @@ impl ControlPlane {
             NAMES.contains(&name)
                 || name.strip_prefix(NAMES[1]).is_some_and(|rest| rest.starts_with('.'))
         };
-        self.api_servers.contains(&server)
-            || PORTS.contains(&server.port())
-            || server_name.is_some_and(named)
+        self.is_at(&server) || server_name.is_some_and(named)
+    }
+
+    /// Whether one of its servers is there.
+    pub(super) fn is_at(&self, server: &SocketAddr) -> bool {
+        self.api_servers.contains(server) || PORTS.contains(&server.port())
     }
 }
 

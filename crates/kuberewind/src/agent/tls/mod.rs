@@ -12,7 +12,9 @@ mod keep;
 pub(crate) mod leave;
 mod marks;
 mod pins;
+mod plaintext;
 mod recall;
+mod second_net;
 mod status;
 mod tap;
 mod vault;
@@ -20,7 +22,9 @@ mod work;
 
 pub(crate) use keep::ControlPlane;
 pub(crate) use pins::Sent;
+pub(crate) use plaintext::PLAINTEXT;
 pub(crate) use recall::{MOST_SECRETS, left_behind, noted};
+pub(crate) use second_net::{PlaintextReport, SecondNet};
 pub(crate) use status::TlsReport;
 pub(crate) use tap::Tap;
 pub(crate) use work::Shelf;
@@ -38,6 +42,7 @@ use kuberewind_tls::{JoinCounts, Joiner, SecretEvent};
 
 use marks::{Marks, Taken};
 use pins::Pins;
+use plaintext::Opened;
 use recall::KeyLogText;
 use tap::HandshakePacket;
 use vault::{Vault, VaultError};
@@ -112,9 +117,15 @@ pub(crate) struct Tls {
 struct Pinboard {
     pins: Mutex<Pins>,
     marks: Vec<Arc<Marks>>,
+    /// Connections that secrets open: the plaintext probes leave these out.
+    opened: Arc<Mutex<Opened>>,
 }
 
 impl Pinboard {
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +153,12 @@ struct Shown {
 
 impl Tls {
     /// Loads the probes, which see nothing before [`Self::set_targets`].
-    pub(crate) fn start(source: TlsSource, taps: Taps, shelf: Shelf) -> Result<Self, TlsFailure> {
+    pub(crate) fn start(
+        source: TlsSource,
+        taps: Taps,
+        second_net: Option<&SecondNet>,
+        shelf: Shelf,
+    ) -> Result<Self, TlsFailure> {
         let vault = Arc::new(Vault::open_usual()?);
         // probes --secrets--> joiner; when full: the probes wait, and their ring counts what it loses.
         let (secret, secrets) = bounded::<SecretEvent>(QUEUE);
@@ -154,7 +170,8 @@ impl Tls {
         let (rests, asked) = bounded(1);
         let Taps { received, left_out, marks, packets: _ } = taps;
         let shown = Arc::<Mutex<Shown>>::default();
-        let pinned = Arc::new(Pinboard { marks, ..Pinboard::default() });
+        let opened = second_net.map(SecondNet::opened).unwrap_or_default();
+        let pinned = Arc::new(Pinboard { marks, opened, ..Pinboard::default() });
         let keeps_control_plane = Arc::<AtomicBool>::default();
         let mut work = Work {
             joiner: Joiner::default(),

@@ -129,6 +129,11 @@ impl Pins {
         self.dropped
     }
 
+    /// Connections that are opened by what is here.
+    pub(super) fn opened(&self) -> impl Iterator<Item = &Pin> {
+        self.entries.values().filter(|entry| !entry.lines.is_empty()).flat_map(|entry| &entry.views)
+    }
+
     /// The hellos of a connection that was seen at `seen`.
     pub(super) fn add(&mut self, owner: &str, pin: Pin, seen: Timestamp) {
         let Some(random) = pin.client_random() else { return };

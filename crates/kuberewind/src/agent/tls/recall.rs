@@ -11,6 +11,7 @@ use kuberewind_store::{Note, Notes, Recording, SegmentNumber, StoreError};
 
 use super::keep::{self, Kept};
 use super::pins::{Pins, Sent};
+use super::plaintext::pair;
 use super::vault::Vault;
 use super::{Pinboard, Tls, leave};
 
@@ -94,7 +95,12 @@ impl Recall {
         let now = Timestamp::now();
         self.pinned.pins().forget_notes();
         let vaults = std::slice::from_ref(&self.vault);
-        fill(vaults, notes, |change| change(&mut self.pinned.pins()), now)
+        let filled = fill(vaults, notes, |change| change(&mut self.pinned.pins()), now);
+        let pins = self.pinned.pins();
+        let mut opened = self.pinned.opened();
+        pins.opened().for_each(|pin| opened.insert(pair(pin.netns, pin.client, pin.server)));
+        opened.set_recalled();
+        filled
     }
 }
 

@@ -4,7 +4,7 @@ use kuberewind_capture::{LibraryStatus, TlsStatus, UnsupportedStatus};
 use kuberewind_packet::Owner;
 use serde::{Deserialize, Serialize};
 
-use super::Shown;
+use super::{PlaintextReport, Shown};
 
 /// TLS as `kuberewind status --json` shows it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub(crate) struct TlsReport {
     pub(crate) unsent: u64,
     /// Packets of handshakes that the joiner had no time for.
     pub(crate) handshake_packets_left_out: u64,
+    /// Plaintext from probes, where it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plaintext: Option<PlaintextReport>,
     /// What does not work.
     pub(crate) problems: Vec<String>,
 }
@@ -77,6 +80,7 @@ impl TlsReport {
             handshake_packets_left_out: left_out,
             libraries: probes.libraries,
             unsupported: probes.unsupported,
+            plaintext: None,
             problems: probes.problems,
             pinned: 0,
             pins_dropped: 0,

@@ -10,6 +10,7 @@ use kuberewind_store::{Reach, SegmentNumber};
 use kuberewind_tls::{Joined, Joiner, ObjectPath, Pinned, SecretEvent};
 
 use super::keep::{self, ControlPlane, Kept};
+use super::plaintext::pair;
 use super::tap::HandshakePacket;
 use super::vault::Vault;
 use super::{Pinboard, Shown};
@@ -103,6 +104,7 @@ impl Work {
         let now = Timestamp::now();
         let joined = self.joiner.take(now);
         let pinned = self.joiner.take_pinned();
+        self.tell_opened(&joined, &pinned);
         self.joiner.take_learned().into_iter().for_each(|(file, path)| (self.teach)(file, path));
         let keep_all = self.keeps_control_plane.load(Ordering::Relaxed);
         let (kept, discarded): (Vec<Joined>, Vec<Joined>) =
@@ -139,6 +141,15 @@ impl Work {
         let mut all = std::mem::take(&mut self.unwritten);
         all.extend(kept);
         all
+    }
+
+    /// What secrets open is not shown a second time by the plaintext probes.
+    fn tell_opened(&self, joined: &[Joined], pinned: &[Pinned]) {
+        let joined = joined.iter().map(|joined| pair(joined.netns, joined.client, joined.server));
+        let pinned = pinned.iter().filter(|pinned| !pinned.lines.is_empty());
+        let pinned = pinned.map(|Pinned { pin, .. }| pair(pin.netns, pin.client, pin.server));
+        let mut opened = self.pinned.opened();
+        joined.chain(pinned).for_each(|pair| opened.insert(pair));
     }
 
     /// Writes hellos that are new, and anew those whose notes are about to go.

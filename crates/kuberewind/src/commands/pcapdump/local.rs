@@ -16,7 +16,7 @@ use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_packet::{Interface, PacketStream, Timestamp, WindowAccount};
 use kuberewind_store::{Recording, StoreError, Window};
 
-use crate::agent::{Wanted, WindowQuery, left_behind};
+use crate::agent::{Wanted, WindowQuery, left_behind, may_leave};
 use crate::cli::{ExportArgs, VantageArg};
 use crate::client::{Client, NotRunning, Outdated};
 use crate::exit::Exit;
@@ -111,7 +111,9 @@ fn from_disk(
         bail!(nothing());
     }
     let span = asked.at(Timestamp::now())?.span(recording.held());
-    let open = || recording.window(span, wanted.choice());
+    // Without a word that it may leave, it stays.
+    let plaintext = tls != TlsParts::default() && may_leave(dir).unwrap_or(false);
+    let open = || recording.window(span, wanted.choice(plaintext));
     let window = open();
     let node = window.account().node.clone();
     let mut export = job(&node, span, tls);

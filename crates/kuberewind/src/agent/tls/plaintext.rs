@@ -1,0 +1,403 @@
+//! Plaintext that probes saw, as frames of conversations beside the real ones.
+//!
+//! Only of connections that nothing else opens: those whose secrets were joined are left out. So each
+//! conversation's first words wait until its secrets would be there.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kuberewind_capture::{Plaintext, PlaintextEvent, PlaintextTold};
+use kuberewind_packet::{Frame, Interface, NetnsId, Owner, PacketSink, Slot, Timestamp};
+use kuberewind_tls::{Content, Conversation, Event, Place, PortsTaken, Sender, Twins, who_says};
+
+use super::ControlPlane;
+
+/// The interface that they are on.
+pub(crate) const PLAINTEXT: &str = "tls-plaintext";
+
+/// How long after a connection's first words its secrets may be joined.
+const HOLD: Duration = Duration::from_secs(2);
+/// How long at most after that what an earlier recorder noted may take to be read.
+const RECALLED_BY: Duration = Duration::from_secs(30);
+/// Bytes that wait so; what is beyond that is lost.
+const MOST_HELD: usize = 32 << 20;
+/// Conversations at a time; beyond that those are forgotten that have been silent for longest.
+const MOST: usize = 16_384;
+/// Connections that are remembered as opened by secrets.
+const MOST_OPENED: usize = 100_000;
+/// Made-up frames of exports begin with `02:54:4c:53`; these, which are recorded, with `02:54:4c:50`.
+const MARK: (usize, usize, u8) = (3, 9, b'P');
+
+/// A connection: where, and both ends in order.
+pub(super) type Pair = (NetnsId, SocketAddr, SocketAddr);
+
+pub(super) fn pair(netns: NetnsId, one: SocketAddr, other: SocketAddr) -> Pair {
+    (netns, one.min(other), one.max(other))
+}
+
+/// Connections of which secrets came. The oldest are forgotten first.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    pairs: HashSet<Pair>,
+    order: VecDeque<Pair>,
+    recalled: bool,
+}
+
+impl Opened {
+    /// What an earlier recorder noted is in here, too.
+    pub(super) fn set_recalled(&mut self) {
+        self.recalled = true;
+    }
+
+    pub(super) fn insert(&mut self, pair: Pair) {
+        if self.pairs.insert(pair) {
+            self.order.push_back(pair);
+        }
+        if self.order.len() > MOST_OPENED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.pairs.remove(&oldest);
+        }
+    }
+}
+
+/// What became of plaintext.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    /// Conversations that are shown.
+    pub(super) conversations: u64,
+    /// Conversations that secrets open, or the other end's process shows, or that are the control
+    /// plane's.
+    pub(super) left_out: u64,
+    /// Bytes missing in those that are shown.
+    pub(super) missing: u64,
+    /// Programs that use no sockets within calls of the library.
+    pub(super) nowhere: HashSet<String>,
+    /// How often the ring was found empty.
+    pub(super) pauses: u64,
+}
+
+/// One connection of one process.
+type Key = (NetnsId, u32, u64);
+
+/// From events to frames.
+pub(super) struct Stream {
+    sink: Box<dyn PacketSink>,
+    node: String,
+    opened: Arc<Mutex<Opened>>,
+    control_plane: ControlPlane,
+    pub(super) keeps_control_plane: bool,
+    owners: BTreeMap<NetnsId, Owner>,
+    slots: BTreeMap<NetnsId, Slot>,
+    talks: HashMap<Key, Talk>,
+    /// Who shows a connection.
+    shown: HashMap<Pair, Key>,
+    held: usize,
+    numbered: u64,
+    pub(super) counts: Counts,
+}
+
+struct Talk {
+    heard: Instant,
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// The next position of what the process sent, and of what it got.
+    next: [u64; 2],
+    /// When the process was done with it, by both clocks. It is remembered for a while: the other end may
+    /// be in the same namespace, and come to be decided later.
+    over: Option<(Timestamp, Instant)>,
+    stage: Stage,
+}
+
+enum Stage {
+    Held { since: Instant, said: Vec<Said> },
+    LeftOut,
+    Shown { conversation: Conversation, twins: Box<Twins> },
+}
+
+struct Said {
+    time: Timestamp,
+    sent: bool,
+    position: u64,
+    bytes: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn new(
+        sink: Box<dyn PacketSink>,
+        node: String,
+        opened: Arc<Mutex<Opened>>,
+        control_plane: ControlPlane,
+    ) -> Self {
+        Self {
+            sink,
+            node,
+            opened,
+            control_plane,
+            keeps_control_plane: false,
+            owners: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            talks: HashMap::new(),
+            shown: HashMap::new(),
+            held: 0,
+            numbered: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Only what comes from these is shown.
+    pub(super) fn set_owners(&mut self, owners: BTreeMap<NetnsId, Owner>) {
+        let changed = |netns: &NetnsId| owners.get(netns) != self.owners.get(netns);
+        let gone: Vec<_> = self.slots.keys().copied().filter(changed).collect();
+        for netns in gone {
+            let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
+            for key in keys {
+                self.forget(key);
+            }
+            if let Some(slot) = self.slots.remove(&netns) {
+                self.sink.close_interface(slot);
+            }
+        }
+        self.owners = owners;
+    }
+
+    pub(super) fn hear(&mut self, told: PlaintextTold, name: impl FnOnce(u32) -> String) {
+        let PlaintextEvent { time, netns, pid, connection, happened } = match told {
+            PlaintextTold::Event(event) => event,
+            PlaintextTold::Pause => return self.pause(),
+        };
+        if !self.owners.contains_key(&netns) {
+            return;
+        }
+        let key = (netns, pid, connection);
+        match happened {
+            Plaintext::Data { local, remote, sent, position, bytes } => {
+                self.data(key, [local, remote], Said { time, sent, position, bytes });
+            }
+            Plaintext::End => self.end(key, time),
+            Plaintext::Nowhere => {
+                if self.counts.nowhere.len() < 100 {
+                    self.counts.nowhere.insert(name(pid));
+                }
+            }
+        }
+    }
+
+    fn data(&mut self, key: Key, [local, remote]: [SocketAddr; 2], said: Said) {
+        let now = Instant::now();
+        if self.talks.len() >= MOST && !self.talks.contains_key(&key) {
+            self.forget_silent();
+        }
+        let talk = self.talks.entry(key).or_insert_with(|| Talk {
+            heard: now,
+            local,
+            remote,
+            next: [0; 2],
+            over: None,
+            stage: Stage::Held { since: now, said: Vec::new() },
+        });
+        talk.heard = now;
+        match &mut talk.stage {
+            Stage::Held { said: earlier, .. } => {
+                if self.held + said.bytes.len() <= MOST_HELD {
+                    self.held += said.bytes.len();
+                    earlier.push(said);
+                } else {
+                    leave_gap(earlier, &said);
+                }
+            }
+            Stage::LeftOut => {}
+            Stage::Shown { .. } => self.show(key, &said),
+        }
+    }
+
+    /// Notes that a conversation is over. One that waits does so still: what it is is not known before.
+    fn end(&mut self, key: Key, time: Timestamp) {
+        let Some(talk) = self.talks.get_mut(&key) else { return };
+        talk.over.get_or_insert((time, Instant::now()));
+        if !matches!(talk.stage, Stage::Held { .. }) {
+            self.close(key, time);
+        }
+    }
+
+    fn close(&mut self, key: Key, time: Timestamp) {
+        let slot = self.slot(key.0);
+        let Self { talks, sink, .. } = self;
+        let Some(Talk { stage: Stage::Shown { conversation, twins }, .. }) = talks.get_mut(&key)
+        else {
+            return;
+        };
+        for from in [Sender::Client, Sender::Server] {
+            let end = Event::End { conversation, from, time, reset: false };
+            twins.hear(&end, &mut |time, frame| put(&mut **sink, slot, time, frame));
+        }
+    }
+
+    fn forget(&mut self, key: Key) {
+        let Some(talk) = self.talks.remove(&key) else { return };
+        if let Stage::Held { said, .. } = &talk.stage {
+            self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
+        }
+        let pair = pair(key.0, talk.local, talk.remote);
+        if self.shown.get(&pair) == Some(&key) {
+            self.shown.remove(&pair);
+        }
+    }
+
+    fn forget_silent(&mut self) {
+        let mut heard: Vec<_> = self.talks.iter().map(|(key, talk)| (talk.heard, *key)).collect();
+        heard.sort_unstable();
+        for (_, key) in heard.into_iter().take(MOST / 8) {
+            self.decide(key);
+            self.forget(key);
+        }
+    }
+
+    /// Nothing more stands in the ring: time to look at what waits.
+    fn pause(&mut self) {
+        self.counts.pauses += 1;
+        let hold = if lock(&self.opened).recalled { HOLD } else { RECALLED_BY };
+        let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
+            Stage::Held { since, .. } if since.elapsed() >= hold => Some((*since, *key)),
+            _ => None,
+        };
+        let mut due: Vec<_> = self.talks.iter().filter_map(due).collect();
+        // Of two ends in one namespace the first to speak is shown: a read that the other was in
+        // when the probes came is not known.
+        due.sort_unstable();
+        for (_, key) in due {
+            self.decide(key);
+        }
+        let is_past = |talk: &Talk| talk.over.is_some_and(|(_, at)| at.elapsed() >= 3 * HOLD);
+        let past = self.talks.iter().filter(|(_, talk)| is_past(talk)).map(|(key, _)| *key);
+        let past: Vec<_> = past.collect();
+        for key in past {
+            self.forget(key);
+        }
+        self.sink.tick();
+    }
+
+    /// Whether words from before this moment wait still.
+    pub(super) fn holds_before(&self, to: Timestamp) -> bool {
+        self.talks.values().any(|talk| match &talk.stage {
+            Stage::Held { said, .. } => said.first().is_some_and(|said| said.time < to),
+            _ => false,
+        })
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.sink.flush();
+    }
+
+    /// Shows a conversation that waited, or leaves it out.
+    fn decide(&mut self, key: Key) {
+        let Some(talk) = self.talks.get_mut(&key) else { return };
+        let Stage::Held { said, .. } = &mut talk.stage else { return };
+        let said = std::mem::take(said);
+        self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
+        let (local, remote) = (talk.local, talk.remote);
+        if self.is_left_out(key, local, remote) {
+            self.counts.left_out += 1;
+            if let Some(talk) = self.talks.get_mut(&key) {
+                talk.stage = Stage::LeftOut;
+            }
+            return;
+        }
+        let [client, server] =
+            if is_client(&said, local, remote) { [local, remote] } else { [remote, local] };
+        self.numbered += 1;
+        self.counts.conversations += 1;
+        self.shown.insert(pair(key.0, local, remote), key);
+        let conversation = Conversation {
+            number: self.numbered,
+            place: Place(key.0.0),
+            client,
+            server,
+            resumed: true,
+        };
+        if let Some(talk) = self.talks.get_mut(&key) {
+            let twins = Box::new(Twins::new(PortsTaken::default()));
+            talk.stage = Stage::Shown { conversation, twins };
+        }
+        for said in &said {
+            self.show(key, said);
+        }
+        if let Some((time, _)) = self.talks.get(&key).and_then(|talk| talk.over) {
+            self.close(key, time);
+        }
+    }
+
+    fn is_left_out(&self, key: Key, local: SocketAddr, remote: SocketAddr) -> bool {
+        let pair = pair(key.0, local, remote);
+        // The process at the other end of a connection within one namespace.
+        let other = self.shown.get(&pair).and_then(|other| self.talks.get(other));
+        other.is_some_and(|other| other.local == remote)
+            || lock(&self.opened).pairs.contains(&pair)
+            || (!self.keeps_control_plane
+                && [local, remote].iter().any(|end| self.control_plane.is_at(end)))
+    }
+
+    fn show(&mut self, key: Key, said: &Said) {
+        let slot = self.slot(key.0);
+        let Self { talks, sink, counts, .. } = self;
+        let Some(talk) = talks.get_mut(&key) else { return };
+        let Stage::Shown { conversation, twins } = &mut talk.stage else { return };
+        let next = &mut talk.next[usize::from(said.sent)];
+        let lost = said.position.saturating_sub(*next);
+        counts.missing += lost;
+        *next = said.position + said.bytes.len() as u64;
+        let by_client = said.sent == (talk.local == conversation.client);
+        let from = if by_client { Sender::Client } else { Sender::Server };
+        let content = Content { lost, bytes: &said.bytes };
+        let data = Event::Data { conversation, from, time: said.time, content };
+        twins.hear(&data, &mut |time, frame| put(&mut **sink, slot, time, frame));
+    }
+
+    fn slot(&mut self, netns: NetnsId) -> Slot {
+        let Self { slots, sink, node, owners, .. } = self;
+        *slots.entry(netns).or_insert_with(|| {
+            let owner = owners.get(&netns).cloned().unwrap_or(Owner::Host);
+            let (node, name) = (node.clone(), PLAINTEXT.to_owned());
+            sink.open_interface(Interface { node, owner, netns, name })
+        })
+    }
+}
+
+fn put(sink: &mut dyn PacketSink, slot: Slot, time: Timestamp, frame: &[u8]) {
+    let mut frame = frame.to_vec();
+    let (destination, source, letter) = MARK;
+    frame[destination] = letter;
+    frame[source] = letter;
+    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    // One that finds no room is counted by the sink.
+    sink.reserve(frame.len());
+    sink.packet(slot, &Frame::whole(time, len, &frame));
+}
+
+/// Notes that these words are missing.
+fn leave_gap(earlier: &mut Vec<Said>, said: &Said) {
+    let Said { time, sent, position, bytes } = said;
+    let position = position + bytes.len() as u64;
+    let gap = Said { time: *time, sent: *sent, position, bytes: Vec::new() };
+    let last = earlier.iter_mut().rev().find(|earlier| earlier.sent == gap.sent);
+    match last.filter(|last| last.bytes.is_empty()) {
+        Some(last) => last.position = gap.position,
+        None => earlier.push(gap),
+    }
+}
+
+/// Whether the process is the client: by what either side says first; where that tells nothing, servers
+/// have the lower port.
+fn is_client(said: &[Said], local: SocketAddr, remote: SocketAddr) -> bool {
+    let told = said.iter().find_map(|said| {
+        let who = who_says(&said.bytes)?;
+        Some(said.sent == (who == Sender::Client))
+    });
+    told.unwrap_or(local.port() > remote.port())
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
