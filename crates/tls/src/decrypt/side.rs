@@ -51,18 +51,26 @@ pub(super) struct Work<'a> {
     pub(super) entered: &'a mut dyn FnMut(Sender, &Session, &Phase, Found, &Record<'_>),
 }
 
+/// Whether it is known where the next record begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bearings {
+    Known,
+    Lost,
+    /// It begins in the middle, and no record opened yet.
+    Outside,
+}
+
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) half: Half,
     /// Bytes to drop before the next record begins: the rest of one whose middle was lost.
     discard: u64,
-    /// Where the next record begins is not known.
-    scanning: bool,
+    bearings: Bearings,
     /// Nothing more will come.
     last: bool,
-    /// It begins in the middle, and no record opened yet.
-    outside: bool,
+    /// The record that is first was tried with few numbers, and did not open.
+    looked: bool,
     reader: Reader,
 }
 
@@ -165,16 +173,16 @@ impl Side {
         Self {
             half: Half::default(),
             discard: 0,
-            scanning: false,
+            bearings: Bearings::Known,
             last: false,
-            outside: false,
+            looked: false,
             reader,
         }
     }
 
     /// It begins in the middle, with records of one of these phases.
     pub(super) fn resume(&mut self, phases: Vec<Phase>, generation: u32) {
-        (self.scanning, self.outside) = (true, true);
+        self.bearings = Bearings::Outside;
         self.reader.next = phases.into();
         self.reader.generation = generation;
         self.reader.slack = MAX_SLACK;
@@ -254,7 +262,9 @@ impl Side {
         let ready = self.half.ready();
         let partial = header(ready).map(|header| (HEADER_LEN + body_len(header), ready.len()));
         let rest = match (self.discard, partial) {
-            (0, Some((whole, here))) if whole <= here && !self.scanning => return false,
+            (0, Some((whole, here))) if whole <= here && self.bearings == Bearings::Known => {
+                return false;
+            }
             (0, Some((whole, here))) => Some((whole.saturating_sub(here)) as u64),
             (0, None) => None,
             (discard, _) => Some(discard),
@@ -263,19 +273,26 @@ impl Side {
         self.reader.opened.losses += 1;
         self.reader.messages.reset();
         self.reader.garbled = true;
-        if let Some((whole, _)) = partial.filter(|_| !self.scanning) {
+        if let Some((whole, _)) = partial.filter(|_| self.bearings == Bearings::Known) {
             self.count_lost(1, (whole - least_overhead(Version::TLS13).min(whole)) as u64);
         }
-        let rest = rest.filter(|_| !self.scanning).unwrap_or(0);
+        let rest = rest.filter(|_| self.bearings == Bearings::Known).unwrap_or(0);
         self.discard = rest.saturating_sub(lost);
         if rest < lost {
             // Where the next record begins, and how many there were, is not known.
-            self.scanning = true;
+            self.lose_bearings();
             let unknown = lost - rest;
             self.reader.skipped = self.reader.skipped.saturating_add(unknown);
             self.count_lost(unknown / least_overhead(Version::TLS13) as u64 + 2, unknown);
         }
         true
+    }
+
+    fn lose_bearings(&mut self) {
+        self.looked = false;
+        if self.bearings == Bearings::Known {
+            self.bearings = Bearings::Lost;
+        }
     }
 
     fn count_lost(&mut self, records: u64, bytes: u64) {
@@ -297,7 +314,7 @@ impl Side {
             }
         }
         self.follow(work)?;
-        if self.scanning {
+        if self.bearings != Bearings::Known {
             return self.scan(work);
         }
         let ready = self.half.ready();
@@ -373,7 +390,16 @@ impl Side {
             let record = Record { header, body };
             match self.witness(&record) {
                 Witness::Itself => {}
-                Witness::Later => return Ok(false),
+                Witness::Later if self.looked => return Ok(false),
+                Witness::Later => {
+                    // Few numbers are tried with it meanwhile: most connections are young.
+                    self.looked = true;
+                    let slack = std::mem::replace(&mut self.reader.slack, FEW);
+                    let found = self.reader.try_keys(&record, work);
+                    self.reader.slack = slack;
+                    let Some((number, _)) = found else { return Ok(false) };
+                    (self.reader.number, self.reader.slack) = (number, 1);
+                }
                 Witness::None => {
                     self.half.consume(1);
                     continue;
@@ -388,7 +414,7 @@ impl Side {
                 }
             }
             if let Some(content) = self.reader.open(&record, work) {
-                if std::mem::take(&mut self.outside)
+                if self.bearings == Bearings::Outside
                     && let Some(phase) = &self.reader.current
                 {
                     let sequence = self.half.sequence();
@@ -397,7 +423,7 @@ impl Side {
                 }
                 self.reader.opened.sealed += 1;
                 self.reader.content(content, work)?;
-                self.scanning = false;
+                (self.bearings, self.looked) = (Bearings::Known, false);
                 self.half.consume(len);
                 return Ok(true);
             }
@@ -409,6 +435,7 @@ impl Side {
                     Reason::Number
                 });
             }
+            self.looked = false;
             self.half.consume(1);
         }
     }
