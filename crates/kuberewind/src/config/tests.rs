@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::values::Choice;
 use super::*;
 
 /// A directory to be in, with another to be at home in.
