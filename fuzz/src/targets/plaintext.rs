@@ -1,8 +1,7 @@
 //! What the plaintext probes write into their ring.
 
-/// Whether it is an event.
 pub(super) fn read(bytes: &[u8]) -> String {
-    kuberewind_capture::fuzz::read_plaintext(bytes).to_string()
+    kuberewind_capture::fuzz::read_plaintext(bytes)
 }
 
 /// Of each kind one, with IPv4 and with IPv6.

@@ -97,10 +97,16 @@ fn end(header: &[u8; HEADER], address: usize, port: usize, family: u32) -> Optio
     Some(SocketAddr::new(ip, port))
 }
 
-/// Reads any bytes as an event, and tells whether they were one.
+/// Reads any bytes as an event, and says in a few words what it tells.
 #[doc(hidden)]
-pub fn read_plaintext(bytes: &[u8]) -> bool {
-    decode(bytes, Clock::now()).is_some()
+pub fn read_plaintext(bytes: &[u8]) -> String {
+    match decode(bytes, Clock::now()).map(|event| event.happened) {
+        Some(Plaintext::Data { local, sent, bytes, .. }) => {
+            format!("{sent} {} {:?}", local.is_ipv4(), bytes.len().checked_ilog2())
+        }
+        Some(other) => format!("{other:?}"),
+        None => "none".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -299,7 +299,7 @@ impl Pins {
                     && sent.get(*key).is_none_or(|lines| *lines < entry.lines.len())
             })
             .collect();
-        older.sort_unstable_by_key(|(_, entry)| Reverse(entry.seen));
+        older.sort_unstable_by(|(one, a), (other, b)| b.seen.cmp(&a.seen).then(one.cmp(other)));
         let (mut text, mut left_out) = (String::new(), 0);
         for (key, entry) in older {
             let one = entry.key_log();
