@@ -35,7 +35,7 @@ const MOST_OF_A_CLUE: usize = 16;
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Secrets that wait with a whole object, 17 KiB each; beyond that the oldest are given up.
-const MOST_OBJECTS: usize = 640;
+const MOST_OBJECTS: usize = 960;
 
 /// A secret, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub struct TlsStatus {
     pub secrets: u64,
     /// Secrets that found no room in the kernel's ring.
     pub lost: u64,
-    /// Secrets beyond what one namespace may tell in a moment: 4,000, or 16 with objects, in a tenth of a
+    /// Secrets beyond what one namespace may tell in a moment: 4,000, or 32 with objects, in a tenth of a
     /// second.
     pub refused: u64,
     /// Calls whose arguments could not be read.
