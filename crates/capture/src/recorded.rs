@@ -8,7 +8,6 @@ use kuberewind_filter::Forbidden;
 use kuberewind_packet::{
     Frame, Loss, LossAt, LossCause, MAX_CAPTURED, Owner, PacketSink, Span, Timestamp,
 };
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::growth::{self, Load};
 use crate::hold::{Hold, Missed};
@@ -171,14 +170,15 @@ impl Recorded {
         if !self.give_held(sink) {
             return (0, Drained::Refused);
         }
+        let several = self.feeds.len() > 1;
         let Some(feed) = self.feeds.get_mut(place) else { return (0, Drained::Empty) };
         let layout = feed.ring.layout();
         self.interfaces.skip_ends();
         let forbidden = self.forbidden.as_deref();
         for taken in 1..=layout.blocks {
             let Some(block) = feed.ring.front() else {
-                if self.feeds.len() > 1 {
-                    self.relieve(place);
+                if several {
+                    feed.ring.relieve();
                 }
                 return (taken - 1, Drained::Empty);
             };
@@ -242,14 +242,6 @@ impl Recorded {
         }
         self.hold = None;
         true
-    }
-
-    /// A ring of a group that was nearly full gets packets again only once somebody has polled it.
-    fn relieve(&self, place: usize) {
-        let socket = self.feeds[place].ring.socket();
-        let mut polled = [PollFd::new(socket.as_ref(), PollFlags::IN)];
-        // An error here would be one of memory; the packets then stay with the other ring.
-        let _ = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     }
 
     /// Asks the kernel what its rings lost and tells the sink.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kuberewind_filter::Instruction;
 use kuberewind_packet::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::sys::{PacketSocket, Received, RingMap};
 
@@ -58,16 +59,21 @@ impl Ring {
     /// another loses or doubles what comes in between.
     ///
     /// Only a bound socket can join, and a bound socket gets packets: so it takes nothing until it
-    /// has joined.
+    /// has joined. What it is given between its joining and its program would be lost without a
+    /// count: so it has no room until then, and a packet for which there is no other room is the
+    /// first ring's to count.
     pub(crate) fn join(
         socket: PacketSocket,
         layout: Layout,
         program: &[Instruction],
         group: u16,
     ) -> io::Result<Self> {
-        let ring = Self::new(socket, layout, &NOTHING)?;
+        let mut ring = Self::new(socket, layout, &NOTHING)?;
+        ring.map.withhold();
         ring.socket.join_group(group)?;
         ring.socket.attach(program)?;
+        (0..layout.blocks).for_each(|block| ring.map.release(block));
+        ring.relieve();
         Ok(ring)
     }
 
@@ -94,6 +100,13 @@ impl Ring {
     /// The oldest block that the kernel has handed over.
     pub(crate) fn front(&self) -> Option<Block<'_>> {
         self.map.block(self.next).map(|bytes| Block { bytes })
+    }
+
+    /// A ring of a group that was nearly full gets packets again only once somebody has polled it.
+    pub(crate) fn relieve(&self) {
+        let mut polled = [PollFd::new(self.socket.as_ref(), PollFlags::IN)];
+        // An error here would be one of memory; the packets then stay with the other ring.
+        let _ = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     }
 
     /// Hands the block that is in front back to the kernel.

@@ -313,6 +313,15 @@ impl RingMap {
         Some(unsafe { slice::from_raw_parts(self.at(index).as_ptr(), self.layout.block as usize) })
     }
 
+    /// Takes every block from the kernel, which then finds no room for a packet that it might give
+    /// this ring or another of its group (`packet_rcv_has_room` in `net/packet/af_packet.c`). For a
+    /// ring that has taken nothing yet.
+    pub(crate) fn withhold(&mut self) {
+        for index in 0..self.layout.blocks {
+            self.status(index).store(libc::TP_STATUS_USER, Ordering::Release);
+        }
+    }
+
     /// Hands a block back to the kernel.
     pub(crate) fn release(&mut self, index: u32) {
         self.status(index).store(libc::TP_STATUS_KERNEL, Ordering::Release);

@@ -6,6 +6,7 @@ mod undecided;
 use std::fs;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kuberewind_capture::{
@@ -422,13 +423,44 @@ fn what_a_full_ring_loses_is_counted_exactly_and_with_its_cause() {
             everything.lost() + came as u64 == u64::from(2 * COUNT)
         });
         let everything = keeper.lock();
-        let (of, loss) = everything.losses.last().unwrap();
+        // Where the processors are busy the thread may be late of itself and lose for that, too.
+        let told = everything.losses.iter().rfind(|(_, loss)| loss.cause == cause);
+        let Some((of, loss)) = told else { panic!("{:?}", everything.losses) };
         assert_eq!(of.name, "any");
-        assert_eq!(loss.cause, cause);
         assert!(loss.to > from && loss.from < to && loss.from < loss.to);
         drop(everything);
         let by_cause = of_netns(&capture.status(), &b).lost;
         assert!(by_cause[&cause] > 0, "{by_cause:?}");
+        capture.stop();
+    }
+}
+
+#[test]
+fn nothing_is_lost_uncounted_while_a_full_ring_grows() {
+    const COUNT: u32 = 20_000;
+    for _ in 0..5 {
+        let (a, b) = Netns::pair();
+        let (c, d) = (Netns::new(), Netns::new());
+        let (capture, keeper) = record(config(), &[&b, &c, &d]);
+        let small = of_netns(&capture.status(), &b).ring_bytes;
+        // Read seldom, so that the first ring is full while the next one joins it.
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| a.python(&datagrams("10.77.0.3", "growing", COUNT, 1000)));
+            while !sending.is_finished() {
+                let busy = keeper.lock();
+                thread::park_timeout(Duration::from_millis(20));
+                drop(busy);
+                thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        until("it has grown", SOON, || of_netns(&capture.status(), &b).ring_bytes > small);
+        capture.settle(Timestamp::now()).unwrap();
+        until("every packet is there or told as lost", SOON, || {
+            let everything = keeper.lock();
+            let came = everything.numbered(b"growing").len() as u64;
+            assert!(everything.lost() + came <= u64::from(COUNT), "some are told twice");
+            everything.lost() + came == u64::from(COUNT)
+        });
         capture.stop();
     }
 }
@@ -440,7 +472,7 @@ fn settling_waits_for_room_in_the_sink() {
     keeper.lock().full = true;
     a.python(&datagrams("10.77.0.2", "patience", 1, 0));
     let to = Timestamp::now();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let settled = scope.spawn(|| capture.settle(to));
         until("the time of handing over has passed", SOON, || {
             Timestamp::now().since(to) > Duration::from_millis(400)

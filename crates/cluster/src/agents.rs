@@ -132,6 +132,27 @@ pub async fn list(access: &Access, namespace: &str) -> Result<Agents, ClusterErr
     })
 }
 
+/// The agent of one node as it is now: an update replaces its pod. Takes `list` on pods in the
+/// namespace.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn on_node(
+    access: &Access,
+    namespace: &str,
+    node: &str,
+) -> Result<Option<Agent>, ClusterError> {
+    let doing = format!("find the agent of node {node} in namespace {namespace}");
+    let pods: Api<Pod> = Api::namespaced(access.client().clone(), namespace);
+    let bound = ListParams::default().labels(&names::agents());
+    let found = pods.list(&bound.fields(&format!("spec.nodeName={node}"))).await;
+    let found = found.map_err(|error| {
+        access.explain(&doing, right("list", "", "pods", Some(namespace)), error)
+    })?;
+    let agents = found.items.iter().filter_map(|pod| agent(namespace, pod)).collect();
+    Ok(one_per_node(agents).pop())
+}
+
 fn agent(namespace: &str, pod: &Pod) -> Option<Agent> {
     let labels = pod.metadata.labels.as_ref();
     Some(Agent {

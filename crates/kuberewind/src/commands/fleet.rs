@@ -74,8 +74,9 @@ impl Fleet {
     }
 
     /// Asks every agent over a session of its own, at most `limit` at a time; the answers by node. A
-    /// session that breaks is tried again from its beginning, so `question` may run more than once for
-    /// an agent. One that cannot be asked answers with what is wrong with it.
+    /// session that breaks is tried again from its beginning, with whatever pod is the node's agent
+    /// then, so `question` may run more than once for a node. One that cannot be asked answers with
+    /// what is wrong with it.
     pub(super) async fn ask<T>(
         &self,
         limit: usize,
@@ -83,7 +84,7 @@ impl Fleet {
     ) -> Vec<(Agent, anyhow::Result<T>)> {
         let question = &question;
         let asked = stream::iter(&self.agents)
-            .map(|agent| async move { (agent.clone(), self.ask_one(agent, question).await) })
+            .map(|agent| self.ask_one(agent.clone(), question))
             .buffer_unordered(limit.max(1));
         let mut answers: Vec<_> = asked.collect().await;
         answers.sort_by(|(a, _), (b, _)| a.node.cmp(&b.node));
@@ -92,31 +93,36 @@ impl Fleet {
 
     async fn ask_one<T>(
         &self,
-        agent: &Agent,
+        mut agent: Agent,
         question: &impl AsyncFn(Session, &Agent) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let tries = match agent.health {
-            Health::Ready => self.tries,
-            // It runs, and may hold what is asked for although it cannot record now.
-            Health::NotReady => 1,
-            _ => return Err(anyhow!("{}", agent.health)),
-        };
+    ) -> (Agent, anyhow::Result<T>) {
         let mut pause = PAUSE;
-        for _ in 1..tries {
-            match self.try_one(agent, question).await {
-                Err(error) if is_broken(&error) => {
+        let mut tried = 0;
+        loop {
+            let tries = match agent.health {
+                Health::Ready => self.tries,
+                // It runs, and may hold what is asked for although it cannot record now.
+                Health::NotReady => 1,
+                _ => {
+                    let health = anyhow!("{}", agent.health);
+                    return (agent, Err(health));
+                }
+            };
+            tried += 1;
+            match self.try_one(&agent, question).await {
+                Err(error) if tried < tries && is_broken(&error) => {
                     tracing::debug!("{}: {error:#}; trying again", agent.node);
                     sleep(pause).await;
                     pause *= 2;
+                    let found = agents::on_node(&self.access, &agent.namespace, &agent.node).await;
+                    agent = found.ok().flatten().unwrap_or(agent);
                 }
-                answer => return answer,
+                answer if agent.health == Health::Ready => return (agent, answer),
+                answer => {
+                    let health = agent.health.to_string();
+                    return (agent, answer.context(health));
+                }
             }
-        }
-        let answer = self.try_one(agent, question).await;
-        if agent.health == Health::Ready {
-            answer
-        } else {
-            answer.with_context(|| agent.health.to_string())
         }
     }
 
@@ -134,7 +140,7 @@ impl Fleet {
 }
 
 /// Whether another session may do better: the way to the agent failed, it did not answer no.
-pub(super) fn is_broken(error: &anyhow::Error) -> bool {
+fn is_broken(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<std::io::Error>()
             || cause.is::<hyper::Error>()
@@ -150,6 +156,8 @@ fn is_passing(error: &ClusterError) -> bool {
             | ClusterError::Slow { .. }
             | ClusterError::Stream { .. }
             | ClusterError::Answer { .. }
+            // The pod: an update has replaced it since it was listed.
+            | ClusterError::NotFound { .. }
             | ClusterError::Status { code: 429 | 500.., .. }
     )
 }
@@ -166,7 +174,7 @@ mod tests {
         let slow = ClusterError::Slow { doing: doing.clone(), seconds: 1 };
         assert!(is_broken(&slow.into()));
         let gone = ClusterError::NotFound { doing, message: "pods \"b\" not found".into() };
-        assert!(!is_broken(&gone.into()));
+        assert!(is_broken(&gone.into()));
         assert!(!is_broken(&anyhow!("nothing is recorded yet")));
     }
 }

@@ -163,9 +163,8 @@ impl Fetcher {
             tracing::debug!("{node}: {error:#}; asking again");
             self.pause(pause).await?;
             retries += 1;
-            if let Some(found) = self.find(&node).await {
-                agent = Some(found);
-            }
+            let found = agents::on_node(&self.access, &self.namespace, &node).await;
+            agent = found.ok().flatten().or(agent);
         }
     }
 
@@ -175,12 +174,6 @@ impl Fetcher {
             () = tokio::time::sleep(pause) => Ok(()),
             _ = stop.wait_for(|stopped| *stopped) => Err(FetchError::Stopped),
         }
-    }
-
-    /// The node's agent as it is now: an update replaces its pod.
-    async fn find(&self, node: &str) -> Option<Agent> {
-        let listed = agents::list(&self.access, &self.namespace).await.ok()?;
-        listed.agents.into_iter().find(|agent| agent.node == node)
     }
 
     /// Asks once, for what is not in `best` yet where that is right as far as it goes.
