@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use kuberewind_packet::Timestamp;
 use kuberewind_tests::Program;
@@ -15,11 +16,11 @@ use crate::lab::{End, Lab, NGINX, WITHIN, other_end, text};
 /// What each connection is asked for, before and in the window.
 const LENGTHS: [usize; 5] = [10, 100_000, 1, 10, 100_000];
 
-/// Keeps a connection: `ADDRESS PORT VERSION CIPHERS TAG GO`. It asks for everything, waits until the file GO
-/// is there, and asks again.
+/// Keeps a connection: `ADDRESS PORT VERSION CIPHERS TAG RECORDS GO`. It asks for everything, sends so many
+/// records of a byte, waits until the file GO is there, and asks again.
 const CLIENT: &str = "\
-import http.client, os, ssl, sys, time
-address, port, version, ciphers, tag, go = sys.argv[1:]
+import http.client, os, socket, ssl, sys, time
+address, port, version, ciphers, tag, records, go = sys.argv[1:]
 context = ssl._create_unverified_context()
 one = ssl.TLSVersion.TLSv1_3 if version == '1.3' else ssl.TLSVersion.TLSv1_2
 context.minimum_version = context.maximum_version = one
@@ -29,8 +30,18 @@ def ask(when):
     for length in (10, 100000, 1, 10, 100000):
         connection.request('GET', '/text/%d?%s-%s' % (length, tag, when))
         assert len(connection.getresponse().read()) == length
-    print(when + '\\n', end='', flush=True)
+def bury(records):
+    connection.putrequest('GET', '/text/10?%s-many' % tag)
+    connection.putheader('Content-Length', str(records))
+    connection.endheaders()
+    # Many in a packet.
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    for _ in range(records): connection.sock.send(b'.')
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    assert len(connection.getresponse().read()) == 10
 ask('early')
+if int(records): bury(int(records))
+print('ready\\n', end='', flush=True)
 while not os.path.exists(go): time.sleep(0.02)
 ask('late')
 ";
@@ -52,33 +63,46 @@ fn late(tag: &str) -> Vec<Exchange> {
     LENGTHS.map(exchange).into()
 }
 
-#[test]
-fn what_was_said_in_the_window_is_readable_though_its_connection_is_older() {
+/// Each connection asks, sends so many records, and asks again; what it asked late is readable in a window that
+/// begins after the records.
+fn only_the_end_is_in_the_window(connections: &[(&str, &str, &str)], records: u32, within: Duration) {
     let lab = Lab::new();
     let go = lab.files.path("go");
-    let start = |(tag, version, ciphers): (&str, &str, &str)| {
+    let start = |&(tag, version, ciphers): &(&str, &str, &str)| {
         let mut client = lab.exec(End::Recorded, "python3");
         client.args(["-c", CLIENT, other_end(End::Recorded), &NGINX.to_string()]);
-        Program::start(client.args([version, ciphers, tag]).arg(&go))
+        Program::start(client.args([version, ciphers, tag, &records.to_string()]).arg(&go))
     };
     // Keeps OpenSSL mapped, so that it is known before the first handshake.
     let _nginx = lab.nginx();
-    let mut clients = CONNECTIONS.map(start);
+    let mut clients: Vec<_> = connections.iter().map(start).collect();
     for client in &mut clients {
-        client.wait_to_say("early", WITHIN);
+        client.wait_to_say("ready", within);
     }
     let since = Timestamp::now().to_string();
     fs::write(&go, "").expect("a file");
     for client in &mut clients {
         assert!(client.ended(WITHIN).success(), "{}", client.said());
     }
-    let named = CONNECTIONS.map(|(tag, ..)| (format!("{tag}-late"), late(tag)));
-    let expected = BTreeMap::from(named);
+    let named = connections.iter().map(|(tag, ..)| (format!("{tag}-late"), late(tag)));
+    let expected = BTreeMap::from_iter(named);
     for name in ["older.pcap", "older.pcapng"] {
+        let began = Instant::now();
         let (path, said) =
             judge::export(lab.recorder(), lab.files.path("").as_path(), name, &["--since", &since]);
+        eprintln!("{name}: exported in {:?}", began.elapsed());
         judge::holds(&path, &expected, &said);
     }
+}
+
+#[test]
+fn what_was_said_in_the_window_is_readable_though_its_connection_is_older() {
+    only_the_end_is_in_the_window(&CONNECTIONS, 0, WITHIN);
+}
+
+#[test]
+fn what_was_said_after_a_million_records_is_readable() {
+    only_the_end_is_in_the_window(&CONNECTIONS, 1_000_000, Duration::from_mins(3));
 }
 
 /// Header fields, and all data, in the order of the file.
