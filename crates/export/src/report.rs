@@ -166,10 +166,13 @@ impl VantageReport {
 pub struct TlsReport {
     /// Connections of which secrets are known.
     pub connections_with_secrets: u64,
+    /// Whether the secrets are in the file.
+    #[serde(default)]
+    pub secrets_in_file: bool,
     /// Connections that began before the window, in a file with secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older: Option<OlderReport>,
-    /// What was decrypted; none where the file has the secrets alone.
+    /// What could be decrypted; none where there was nothing of TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plaintext: Option<PlaintextReport>,
 }
@@ -214,7 +217,11 @@ pub struct PlaintextReport {
     pub partly: BTreeMap<String, u64>,
     /// Not at all, by reason.
     pub not: BTreeMap<String, u64>,
-    /// Packets made of what was decrypted; [`Report::packets`] does not count them.
+    /// Conversations that have a second one, in which they are readable: all that were decrypted, or, in a
+    /// file with the secrets alone, those of which readers could not decrypt all.
+    #[serde(default)]
+    pub shown: u64,
+    /// The packets of these; [`Report::packets`] does not count them.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -234,17 +241,26 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// `12 TLS conversations decrypted (port 80, eth.src 02:54:4c:53…; …); 3 not: no secret 2, …`
+/// `12 TLS conversations decrypted; 3 not: no secret 2, …; 12 shown as second conversations (…)`
 impl fmt::Display for PlaintextReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.decrypted + self.partly.values().sum::<u64>();
-        let plural = if shown == 1 { "" } else { "s" };
-        write!(f, "{} TLS conversation{plural} decrypted", figures::count(shown))?;
-        if shown > 0 {
-            f.write_str(" (port 80, eth.src 02:54:4c:53…; --tls none leaves them out)")?;
-        }
+        let decrypted = self.decrypted + self.partly.values().sum::<u64>();
+        let plural = if decrypted == 1 { "" } else { "s" };
+        write!(f, "{} TLS conversation{plural} decrypted", figures::count(decrypted))?;
         write_reasons(f, "in part", &self.partly)?;
         write_reasons(f, "not", &self.not)?;
+        if self.shown > 0 {
+            let shown = figures::count(self.shown);
+            let (second, them) = if self.shown == 1 {
+                ("a second conversation", "it")
+            } else {
+                ("second conversations", "them")
+            };
+            write!(
+                f,
+                "; {shown} shown as {second} (port 80, eth.src 02:54:4c:53…; --tls none leaves {them} out)"
+            )?;
+        }
         if self.http2_cut > 0 {
             let [cut, fields] = [self.http2_cut, self.unknown_fields].map(figures::count);
             write!(f, "; HTTP/2 not from its start: {cut}, header fields unknown in it: {fields}")?;
@@ -279,7 +295,10 @@ impl TlsReport {
 /// One line.
 impl fmt::Display for TlsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(plaintext), None) = (&self.plaintext, &self.older) {
+        if let Some(plaintext) = &self.plaintext
+            && (!self.secrets_in_file || self.connections_with_secrets == 0)
+            && self.older.is_none()
+        {
             return plaintext.fmt(f);
         }
         let plural = if self.connections_with_secrets == 1 { "" } else { "s" };

@@ -65,7 +65,11 @@ fn late(tag: &str) -> Vec<Exchange> {
 
 /// Each connection asks, sends so many records, and asks again; what it asked late is readable in a window that
 /// begins after the records.
-fn only_the_end_is_in_the_window(connections: &[(&str, &str, &str)], records: u32, within: Duration) {
+fn only_the_end_is_in_the_window(
+    connections: &[(&str, &str, &str)],
+    records: u32,
+    within: Duration,
+) {
     let lab = Lab::new();
     let go = lab.files.path("go");
     let start = |&(tag, version, ciphers): &(&str, &str, &str)| {

@@ -1,7 +1,7 @@
 //! An event that is kept until it is known what comes of it.
 
 use kuberewind_packet::Timestamp;
-use kuberewind_tls::{Content, Conversation, Entrances, Event, Report, Sender, Way};
+use kuberewind_tls::{Content, Conversation, Event, Report, Sender};
 
 /// An event with what it borrowed.
 pub(super) struct Heard {
@@ -33,9 +33,8 @@ impl Heard {
         Self { conversation: **conversation, time: *time, what }
     }
 
-    /// How its conversation is shown.
-    pub(super) fn way(&self, entrances: &Entrances) -> Way {
-        entrances.way(&self.conversation)
+    pub(super) fn conversation(&self) -> &Conversation {
+        &self.conversation
     }
 
     pub(super) fn tell(&self, listener: &mut dyn FnMut(&Event<'_>)) {

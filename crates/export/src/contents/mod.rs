@@ -195,6 +195,7 @@ impl<S: PacketStream> Contents<S> {
     pub(crate) fn finish(self) -> (Vec<NodeReport>, Option<TlsReport>, Option<VantageReport>) {
         let tls = (self.tls != TlsParts::default()).then(|| TlsReport {
             connections_with_secrets: self.secrets.connections(),
+            secrets_in_file: self.tls.secrets,
             older: (self.tls.secrets && self.older.connections > 0).then_some(self.older),
             plaintext: self.plaintext.and_then(Plaintext::report),
         });

@@ -1,10 +1,12 @@
 //! Decryption as far as it is: which conversations get twins, and which are led into.
 
+use std::collections::HashSet;
+
 use kuberewind_packet::Timestamp;
 use kuberewind_packet::pcapng::PacketBlock;
 use kuberewind_tls::{
-    Conversation, Decision, Decryptor, Entrances, Event, KeyLog, KeyLogLine, Limits, Moves,
-    Outcome, Pin, Place, PortsTaken, Twins, Way,
+    Content, Conversation, Decision, Decryptor, Entrances, Event, KeyLog, KeyLogLine, Limits,
+    Moves, Outcome, Pin, Place, PortsTaken, Twins, Way,
 };
 
 use crate::TlsParts;
@@ -17,8 +19,6 @@ pub(super) struct Plaintext {
     /// None after the end.
     decryptor: Option<Decryptor>,
     entrances: Entrances,
-    /// Some connection is older than the packets.
-    pinned: bool,
     told: Told,
 }
 
@@ -31,6 +31,8 @@ struct Told {
     made: Vec<(Timestamp, Vec<u8>)>,
     /// What was said in conversations that are undecided.
     undecided: Vec<Heard>,
+    /// Conversations with a gap: readers that decrypt by themselves stop there, so what follows is shown.
+    torn: HashSet<u64>,
     report: PlaintextReport,
 }
 
@@ -51,17 +53,17 @@ impl Plaintext {
             twins: Twins::new(PortsTaken::default()),
             made: Vec::new(),
             undecided: Vec::new(),
+            torn: HashSet::new(),
             report: PlaintextReport::default(),
         };
         let decryptor = Some(Decryptor::new(KeyLog::default(), Limits::default()));
-        Self { parts, decryptor, entrances: Entrances::default(), pinned: false, told }
+        Self { parts, decryptor, entrances: Entrances::default(), told }
     }
 
     pub(super) fn learn(&mut self, lines: Vec<KeyLogLine>, pins: Vec<(Place, Pin)>) {
         let Some(decryptor) = &mut self.decryptor else { return };
         decryptor.learn(lines);
         for (place, pin) in pins {
-            self.pinned = true;
             decryptor.pin(place, &pin);
             self.entrances.pin(place, pin);
         }
@@ -74,18 +76,14 @@ impl Plaintext {
 
     /// Takes a packet. `at_once`: nothing may wait.
     pub(super) fn see(&mut self, place: Place, packet: &PacketBlock<'_>, at_once: bool) -> Gave {
-        let Self { parts, decryptor, entrances, pinned, told } = self;
+        let Self { parts, decryptor, entrances, told } = self;
         let PacketBlock { timestamp, original_len, data, .. } = *packet;
-        let Some(decryptor) = decryptor.as_mut().filter(|_| parts.plaintext || *pinned) else {
-            return Gave::default();
-        };
+        let Some(decryptor) = decryptor else { return Gave::default() };
         told.twins.avoid(original_len, data);
         let begun = entrances.see(place, timestamp, original_len, data);
-        if parts.plaintext || begun.is_some() {
-            decryptor.see(place, timestamp, original_len, data, &mut |event| {
-                told.hear(&event, entrances);
-            });
-        }
+        decryptor.see(place, timestamp, original_len, data, &mut |event| {
+            told.hear(&event, entrances);
+        });
         let begun = begun.unwrap_or_default();
         let decisions = entrances.decide(decryptor, timestamp, at_once || !parts.secrets);
         told.settle(entrances, !decisions.is_empty());
@@ -112,6 +110,7 @@ impl Plaintext {
         let counts = self.told.twins.counts();
         let report = self.told.report;
         let report = PlaintextReport {
+            shown: counts.conversations,
             packets: counts.frames,
             bytes: counts.bytes,
             http2_cut: counts.http2_cut,
@@ -127,19 +126,22 @@ impl Plaintext {
 impl Told {
     fn hear(&mut self, event: &Event<'_>, entrances: &mut Entrances) {
         let conversation = conversation(event);
-        if !self.all && !conversation.resumed {
-            return;
-        }
         if conversation.resumed
             && let Event::Data { from, content, .. } = event
         {
             entrances.hear(conversation, *from, content.bytes);
         }
-        let way = if self.all { Way::Twin } else { entrances.way(conversation) };
-        match way {
+        match self.way(conversation, entrances) {
             Way::Undecided => self.undecided.push(Heard::of(event)),
-            Way::Twin => self.show(event),
-            Way::Led => {}
+            way => self.tell(way, event),
+        }
+    }
+
+    fn way(&self, conversation: &Conversation, entrances: &Entrances) -> Way {
+        match conversation.resumed {
+            _ if self.all => Way::Twin,
+            true => entrances.way(conversation),
+            false => Way::Led,
         }
     }
 
@@ -149,18 +151,27 @@ impl Told {
             return;
         }
         for heard in std::mem::take(&mut self.undecided) {
-            match heard.way(entrances) {
+            match self.way(heard.conversation(), entrances) {
                 Way::Undecided => self.undecided.push(heard),
-                Way::Twin => heard.tell(&mut |event| self.show(event)),
-                Way::Led => {}
+                way => heard.tell(&mut |event| self.tell(way, event)),
             }
         }
     }
 
-    fn show(&mut self, event: &Event<'_>) {
-        let Self { twins, made, report, .. } = self;
-        twins.hear(event, &mut |time, frame| made.push((time, frame.to_vec())));
+    /// Tells of what is shown in this way.
+    fn tell(&mut self, way: Way, event: &Event<'_>) {
+        let Self { twins, made, report, torn, .. } = self;
+        let number = conversation(event).number;
+        if let Event::Data { content: Content { lost: 1.., .. }, .. } = event
+            && way == Way::Led
+        {
+            torn.insert(number);
+        }
+        if way == Way::Twin || torn.contains(&number) {
+            twins.hear(event, &mut |time, frame| made.push((time, frame.to_vec())));
+        }
         if let Event::Report { report: of, .. } = event {
+            torn.remove(&number);
             match of.outcome {
                 Outcome::Opened => report.decrypted += 1,
                 Outcome::Partly(reason) => {

@@ -1,5 +1,6 @@
 //! Connections that began before the window are readable from its start, in both formats.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use kuberewind_export::{Format, Report, TlsParts};
@@ -109,6 +110,41 @@ fn a_pcapng_is_decrypted_by_wireshark_from_any_packet_on() {
                 assert!(!shown.is_empty(), "{name} {cut}");
             }
             assert_eq!(alarms(file), "", "{name} {cut}");
+        }
+    }
+}
+
+/// All that was said, but for one message in which the lost packet lay, stands in the file once with a
+/// gap, from the gap on as a second conversation.
+#[test]
+fn what_follows_a_lost_packet_is_readable_in_both_formats() {
+    for name in CASES {
+        let whole = recorded_as(name, true);
+        let (_dir, report) = export(Format::Pcapng, SECRETS, whole.clone());
+        assert_eq!(report.tls.unwrap().plaintext.unwrap().shown, 0, "nothing is lost");
+        let said = |file: &Path| -> BTreeSet<String> {
+            http(file, "tcp").into_iter().map(|(_, what)| what).collect()
+        };
+        let all = said(report.file.as_ref().unwrap());
+        let first = after_hellos(&whole.packets) + 6;
+        let carries = |packet: &Packet| {
+            let segment = Segment::read(&packet.data, packet.original_len).unwrap();
+            !segment.payload.is_empty()
+        };
+        let lost = (first..whole.packets.len() - 4).filter(|at| carries(&whole.packets[*at]));
+        for at in lost.step_by(4) {
+            let mut torn = whole.clone();
+            torn.packets.remove(at);
+            for (format, parts) in [(Format::Pcapng, SECRETS), (Format::Pcap, PLAINTEXT)] {
+                let (_dir, report) = export(format, parts, torn.clone());
+                let file = report.file.as_ref().unwrap();
+                let shown = said(file);
+                let missing: Vec<_> = all.difference(&shown).collect();
+                assert!(missing.len() <= 1, "{name} {at} {format:?}: {missing:?}, {report}");
+                assert_eq!(run("tshark", &["-Y", "_ws.malformed", "-r"], file), "", "{name} {at}");
+                let plaintext = report.tls.unwrap().plaintext.unwrap();
+                assert_eq!(plaintext.partly["packets missing"], 1, "{plaintext}");
+            }
         }
     }
 }

@@ -88,8 +88,8 @@ fn a_pcap_shows_http_without_settings_beside_the_packets_as_they_were() {
     assert_eq!((tls.connections_with_secrets, plaintext.decrypted), (1, 1));
     let all = run("tshark", &["-r"], &with).lines().count() as u64;
     assert_eq!(all, report.packets + plaintext.packets);
-    let line = "tls      1 TLS conversation decrypted (port 80, eth.src 02:54:4c:53…; \
-                --tls none leaves them out)\n";
+    let line = "tls      1 TLS conversation decrypted; 1 shown as a second conversation (port 80, \
+                eth.src 02:54:4c:53…; --tls none leaves it out)\n";
     assert!(report.to_string().contains(line), "{report}");
 }
 
@@ -99,7 +99,8 @@ fn a_pcapng_with_secrets_is_decrypted_by_its_readers() {
     let (file, report) = write_to(dir.path(), Format::Pcapng, SECRETS, recorded(true));
     let port = ["-d", "tcp.port==8443,tls"];
     assert_eq!(requests(&file, &port), ["/cart/0", "/cart/1", "/cart/2"]);
-    assert!(report.to_string().contains("tls      secrets of 1 connection\n"), "{report}");
+    let line = "tls      secrets of 1 connection; 1 TLS conversation decrypted\n";
+    assert!(report.to_string().contains(line), "{report}");
     assert!(run("capinfos", &["-M"], &file).contains("Number of decryption secrets in file: 1"));
     let merged = dir.path().join("merged.pcapng");
     run("mergecap", &["-w", merged.to_str().unwrap()], &file);
@@ -119,10 +120,12 @@ fn twins_in_pcapng_are_on_an_interface_of_their_own() {
 #[test]
 fn what_could_not_be_decrypted_is_said_and_is_not_missing() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, report) = write_to(dir.path(), Format::Pcap, PLAINTEXT, recorded(false));
-    let line = "tls      0 TLS conversations decrypted; 1 not: no secret 1\n";
-    assert!(report.to_string().contains(line), "{report}");
-    assert!(report.is_complete());
+    for (format, parts) in [(Format::Pcap, PLAINTEXT), (Format::Pcapng, SECRETS)] {
+        let (_, report) = write_to(dir.path(), format, parts, recorded(false));
+        let line = "tls      0 TLS conversations decrypted; 1 not: no secret 1\n";
+        assert!(report.to_string().contains(line), "{report}");
+        assert!(report.is_complete());
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod phase;
 mod session;
 mod side;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -280,23 +280,23 @@ impl Decryptor {
             sink,
             now: self.now,
         };
-        if let Some(connection) = self.connections.get_mut(&key)
-            && connection.is_succeeded_by(&segment)
-        {
-            self.held -= connection.held();
-            connection.finish(false, &mut context);
-            self.connections.remove(&key);
-        }
-        if !self.connections.contains_key(&key) {
-            if !segment.syn && segment.payload.is_empty() {
-                return;
-            }
+        let mut begin = || {
             self.count += 1;
             let pinned = self.pinned.get(&key).cloned().unwrap_or_default();
-            let connection = Connection::new(self.count - 1, place, &segment, pinned, self.now);
-            self.connections.insert(key, Box::new(connection));
-        }
-        let Some(connection) = self.connections.get_mut(&key) else { return };
+            Box::new(Connection::new(self.count - 1, place, &segment, pinned, self.now))
+        };
+        let connection = match self.connections.entry(key) {
+            hash_map::Entry::Occupied(mut known) => {
+                if known.get().is_succeeded_by(&segment) {
+                    self.held -= known.get().held();
+                    known.get_mut().finish(false, &mut context);
+                    known.insert(begin());
+                }
+                known.into_mut()
+            }
+            hash_map::Entry::Vacant(_) if !segment.syn && segment.payload.is_empty() => return,
+            hash_map::Entry::Vacant(unknown) => unknown.insert(begin()),
+        };
         let (held, had_hole) = (connection.held(), connection.has_hole());
         connection.push(&segment, &mut context);
         if self.held - held + connection.held() > self.limits.total {

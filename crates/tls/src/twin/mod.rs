@@ -14,13 +14,13 @@ pub(crate) use protocol::begins_http1;
 pub use protocol::who_says;
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 
 use kuberewind_packet::Timestamp;
 
 use crate::decrypt::{Conversation, Event};
-use crate::flow::Sender;
+use crate::flow::{FlowKey, Place, Sender};
 use crate::frame::{self, ACK, FIN, Header, PSH, RST, SYN};
 use crate::segment::Segment;
 
@@ -47,6 +47,8 @@ pub struct PortsTaken {
     made: HashMap<u64, [SocketAddr; 2]>,
     /// Those.
     in_the_way: Vec<[SocketAddr; 2]>,
+    /// The ends of the newest packet, which mostly are those of the next one, too.
+    newest: Option<[SocketAddr; 2]>,
     /// A real packet bears the twins' mark.
     mark_is_real: bool,
 }
@@ -56,6 +58,11 @@ impl PortsTaken {
     pub fn see(&mut self, original_len: u32, bytes: &[u8]) {
         self.mark_is_real |= frame::is_marked(bytes);
         if let Ok(segment) = Segment::read(bytes, original_len) {
+            let ends = [segment.source, segment.destination];
+            if self.newest == Some(ends) || self.newest == Some([ends[1], ends[0]]) {
+                return;
+            }
+            self.newest = Some(ends);
             let pair = pair(segment.source, segment.destination);
             if !self.pairs.insert(pair)
                 && let Some(ends) = self.made.remove(&pair)
@@ -78,7 +85,7 @@ impl PortsTaken {
 
 fn pair(one: SocketAddr, other: SocketAddr) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (one.min(other), one.max(other)).hash(&mut hasher);
+    FlowKey::between(Place::default(), one, other).hash(&mut hasher);
     hasher.finish()
 }
 
