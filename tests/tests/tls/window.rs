@@ -89,7 +89,7 @@ fn only_the_end_is_in_the_window(
         assert!(client.ended(WITHIN).success(), "{}", client.said());
     }
     let named = connections.iter().map(|(tag, ..)| (format!("{tag}-late"), late(tag)));
-    let expected = BTreeMap::from_iter(named);
+    let expected: BTreeMap<_, _> = named.collect();
     for name in ["older.pcap", "older.pcapng"] {
         let began = Instant::now();
         let (path, said) =

@@ -97,7 +97,7 @@ impl Fleet {
         question: &impl AsyncFn(Session, &Agent) -> anyhow::Result<T>,
     ) -> (Agent, anyhow::Result<T>) {
         let mut pause = PAUSE;
-        let mut tried = 0;
+        let mut asked = 0;
         loop {
             let tries = match agent.health {
                 Health::Ready => self.tries,
@@ -108,9 +108,9 @@ impl Fleet {
                     return (agent, Err(health));
                 }
             };
-            tried += 1;
+            asked += 1;
             match self.try_one(&agent, question).await {
-                Err(error) if tried < tries && is_broken(&error) => {
+                Err(error) if asked < tries && is_broken(&error) => {
                     tracing::debug!("{}: {error:#}; trying again", agent.node);
                     sleep(pause).await;
                     pause *= 2;
