@@ -27,7 +27,7 @@ enum Sign {
     PythonModule(&'static str),
 }
 
-const PACKAGES: [(&str, Sign); 33] = [
+const PACKAGES: [(&str, Sign); 34] = [
     ("gcc", Sign::Program("cc")),
     ("libc6-dev", Sign::File("/usr/include/stdio.h")),
     ("libpcap-dev", Sign::File("/usr/include/pcap/pcap.h")),
@@ -57,6 +57,7 @@ const PACKAGES: [(&str, Sign); 33] = [
     ("npm", Sign::Program("npm")),
     ("binutils", Sign::Program("strip")),
     (NGINX, Sign::Program("nginx")),
+    ("postgresql", Sign::Program("pg_ctlcluster")),
     ("dnsmasq-base", Sign::Program("dnsmasq")),
     ("bind9-dnsutils", Sign::Program("dig")),
     ("python3", Sign::Program("python3")),

@@ -258,7 +258,7 @@ impl fmt::Display for PlaintextReport {
             };
             write!(
                 f,
-                "; {shown} shown as {second} (port 80, eth.src 02:54:4c:53…; --tls none leaves {them} out)"
+                "; {shown} shown as {second} (eth.src 02:54:4c:53…; --tls none leaves {them} out)"
             )?;
         }
         if self.http2_cut > 0 {

@@ -126,6 +126,18 @@ impl Half {
         missing
     }
 
+    /// Forgets everything before `sequence`, whether it is here or missing.
+    pub(crate) fn begin_at(&mut self, sequence: u32, now: Timestamp) {
+        let Some(offset) = self.offset(sequence) else { return };
+        let later = usize::try_from(self.end - offset).unwrap_or(0);
+        self.consume(self.ready().len().saturating_sub(later));
+        if offset > self.end {
+            self.end = offset;
+            self.take_later();
+            self.hole_since = self.has_hole().then_some(now);
+        }
+    }
+
     /// Whether the stream's end was reached.
     pub(crate) fn is_at_end(&self) -> bool {
         self.fin.is_some_and(|fin| fin <= self.end) && self.later.is_empty()

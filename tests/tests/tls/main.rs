@@ -15,6 +15,7 @@ mod older;
 mod openssl;
 mod plaintext;
 mod ports;
+mod postgres;
 mod programs;
 mod switched_off;
 mod window;

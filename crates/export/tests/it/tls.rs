@@ -88,8 +88,8 @@ fn a_pcap_shows_http_without_settings_beside_the_packets_as_they_were() {
     assert_eq!((tls.connections_with_secrets, plaintext.decrypted), (1, 1));
     let all = run("tshark", &["-r"], &with).lines().count() as u64;
     assert_eq!(all, report.packets + plaintext.packets);
-    let line = "tls      1 TLS conversation decrypted; 1 shown as a second conversation (port 80, \
-                eth.src 02:54:4c:53…; --tls none leaves it out)\n";
+    let line = "tls      1 TLS conversation decrypted; 1 shown as a second conversation (eth.src \
+                02:54:4c:53…; --tls none leaves it out)\n";
     assert!(report.to_string().contains(line), "{report}");
 }
 

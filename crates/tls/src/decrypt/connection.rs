@@ -15,7 +15,7 @@ use crate::hello::{CLIENT_HELLO, SERVER_HELLO};
 use crate::open::{HEADER_LEN, Record, is_header};
 use crate::segment::Segment;
 
-/// In a connection whose beginning is not recorded, so many segments are looked at for records.
+/// In a connection that does not begin with TLS, so many segments are looked at for its beginning.
 const MAX_LOOKS: u32 = 64;
 /// A record's header and the type of its first message.
 const OPENING_LEN: usize = HEADER_LEN + 1;
@@ -163,7 +163,7 @@ impl Connection {
                 return self.resume(pinned, log);
             }
         }
-        if !self.from_syn && !segment.payload.is_empty() {
+        if !segment.payload.is_empty() {
             *looks += 1;
         }
         let looks = *looks;
@@ -176,7 +176,16 @@ impl Connection {
                 continue;
             };
             match (is_header(header), header[0], opening) {
-                (true, 22, CLIENT_HELLO) => return self.begin(sender),
+                (true, 22, CLIENT_HELLO) => {
+                    if let Some(acknowledged) = segment.acknowledged
+                        && self.sender(segment.source) == sender
+                    {
+                        // What the client has heard before it says hello is of no handshake.
+                        let peer = &mut self.sides[sender.peer().index()].half;
+                        peer.begin_at(acknowledged, self.last);
+                    }
+                    return self.begin(sender);
+                }
                 (true, 22, SERVER_HELLO) => return self.begin(sender.peer()),
                 _ => return self.not_from_the_start(segment, looks),
             }
@@ -223,17 +232,19 @@ impl Connection {
         }
     }
 
-    /// No hello where one should be.
+    /// No hello where one should be. One may come later: protocols agree on TLS (PostgreSQL, SMTP), and
+    /// proxies are asked for a way (`CONNECT`).
     fn not_from_the_start(&mut self, segment: &Segment<'_>, looks: u32) {
         let is_record = opening(segment.payload).is_some_and(|(header, _)| is_header(header));
         for side in &mut self.sides {
             let ready = side.half.ready().len();
             side.half.consume(ready);
         }
-        if is_record {
+        // Behind another protocol's words only a hello means TLS; anything else may look like a record.
+        if is_record && (looks == 1 || !self.from_syn) {
             let reason = if self.from_syn { Reason::PacketsMissing } else { Reason::NoHandshake };
             self.close(Kind::Closed(reason));
-        } else if self.from_syn || looks > MAX_LOOKS {
+        } else if looks > MAX_LOOKS {
             self.close(Kind::Ignored);
         }
     }

@@ -1,6 +1,6 @@
 //! What real peers said to each other is read from what tcpdump recorded.
 
-use crate::recorded::{case, decrypt, in_pieces};
+use crate::recorded::{behind, case, decrypt, in_pieces};
 use kuberewind_tls::{
     Decryptor, Event, KeyLog, KeyLogLabel, Limits, Outcome, Place, Reason, Version,
 };
@@ -107,6 +107,29 @@ fn it_does_not_matter_how_segments_cut_the_stream() {
         for size in [1, 3, 700] {
             let said = decrypt(&in_pieces(&case.packets, size), &case.log);
             assert!(said.client == case.client && said.server == case.server, "{name} {size}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_another_protocol_opens() {
+    let (ssl_request, connect) =
+        ([0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f], "CONNECT a:443 HTTP/1.1\r\n\r\n");
+    for name in ["tls13", "tls13-retry", "tls12-aes128"] {
+        let case = case(name);
+        for (asked, answered) in [
+            (&ssl_request[..], &b"S"[..]),
+            (connect.as_bytes(), b"HTTP/1.1 200 OK\r\n\r\n"),
+            (b"LHLO", &[23, 3, 3, 0, 30, 1, 2]),
+        ] {
+            let packets = behind(&case.packets, asked, answered);
+            let said = decrypt(&packets, &case.log);
+            assert_eq!(said.outcomes(), [Outcome::Opened], "{name} {asked:?}");
+            assert!(said.client == case.client && said.server == case.server, "{name} {asked:?}");
+            let mut torn = packets.clone();
+            torn.remove(4);
+            let said = decrypt(&torn, &case.log);
+            assert!(said.client == case.client && said.server == case.server, "{name} {asked:?}");
         }
     }
 }

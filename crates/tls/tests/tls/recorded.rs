@@ -156,6 +156,44 @@ fn split(packet: &Packet, size: usize) -> Vec<Packet> {
     payload.chunks(size).enumerate().map(piece).collect()
 }
 
+/// The same connection, in which both ends first say something else: `asked`, then `answered`.
+pub(crate) fn behind(packets: &[Packet], asked: &[u8], answered: &[u8]) -> Vec<Packet> {
+    let [syn, syn_ack, ack, rest @ ..] = packets else { panic!("no connection") };
+    let client = Segment::read(&ack.bytes, ack.original_len).unwrap().source;
+    let says = |headers: &Packet, payload: &[u8], before: [usize; 2]| {
+        let mut bytes = [&headers.bytes[..], payload].concat();
+        let total = u16::try_from(bytes.len() - 14).unwrap();
+        bytes[16..18].copy_from_slice(&total.to_be_bytes());
+        for (at, before) in [(38, before[0]), (42, before[1])] {
+            let number = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            let moved = number.wrapping_add(u32::try_from(before).unwrap());
+            bytes[at..at + 4].copy_from_slice(&moved.to_be_bytes());
+        }
+        Packet { original_len: bytes.len().try_into().unwrap(), bytes, ..headers.clone() }
+    };
+    let both = [asked.len(), answered.len()];
+    let server_acks = rest.iter().find(|packet| {
+        let segment = Segment::read(&packet.bytes, packet.original_len).unwrap();
+        segment.source != client && segment.payload.is_empty()
+    });
+    let mut answer = says(server_acks.unwrap(), &[], [0, 0]);
+    // As if it had acknowledged nothing but the SYN.
+    let first = Segment::read(&ack.bytes, ack.original_len).unwrap().sequence;
+    answer.bytes[42..46].copy_from_slice(&first.to_be_bytes());
+    let start = Segment::read(&syn_ack.bytes, syn_ack.original_len).unwrap().sequence;
+    answer.bytes[38..42].copy_from_slice(&start.wrapping_add(1).to_be_bytes());
+    let mut all = vec![syn.clone(), syn_ack.clone(), ack.clone()];
+    all.push(says(ack, asked, [0, 0]));
+    all.push(Packet { time: ack.time, ..says(&answer, answered, [0, asked.len()]) });
+    all.extend(rest.iter().map(|packet| {
+        let segment = Segment::read(&packet.bytes, packet.original_len).unwrap();
+        let [asked, answered] = both;
+        let before = if segment.source == client { [asked, answered] } else { [answered, asked] };
+        says(packet, &[], before)
+    }));
+    all
+}
+
 /// The pins of all connections in a recording whose hellos have a segment each.
 pub(crate) fn pins(packets: &[Packet]) -> Vec<Pin> {
     const RETRY: [u8; 2] = [0xcf, 0x21];
