@@ -232,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// No hello where one should be. One may come later: protocols agree on TLS (PostgreSQL, SMTP), and
+    /// No hello where one should be. One may come later: protocols agree on TLS (`PostgreSQL`, SMTP), and
     /// proxies are asked for a way (`CONNECT`).
     fn not_from_the_start(&mut self, segment: &Segment<'_>, looks: u32) {
         let is_record = opening(segment.payload).is_some_and(|(header, _)| is_header(header));
