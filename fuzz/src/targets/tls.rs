@@ -454,10 +454,12 @@ pub(super) fn key_log(input: &[u8]) -> String {
 
 /// Records of both directions: the decryptor reads the same handshake of them whether they come in
 /// large segments or in small ones. Why it reads no more depends on what came first, and the joiner
-/// takes every segment that begins like a `ClientHello` for one.
+/// takes every segment that begins like a `ClientHello` for one. So does the decryptor where a connection
+/// begins with something else.
 pub(super) fn records(input: &[u8]) -> String {
     let (large, small) = (read_records(input, 1_400), read_records(input, 97));
-    assert_eq!(large.0, small.0, "segments make a difference");
+    let is_tls = matches!(input, [low, high, 22, 3, _, _, _, 1, ..] if *high > 0 || *low > 5);
+    assert!(!is_tls || large.0 == small.0, "segments make a difference: {} {}", large.0, small.0);
     format!("{} {}", large.0, large.1)
 }
 
