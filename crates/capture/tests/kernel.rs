@@ -373,22 +373,26 @@ fn a_ring_that_grows_under_load_loses_nothing_and_doubles_nothing() {
     // 13 MB/s: more than a small ring is meant for, and little enough for a busy machine.
     const COUNT: u32 = 20_000;
     let paced = datagrams("10.77.0.3", "grow", COUNT, 1000)
-        .replace("import socket", "import socket, time\nbegan = time.monotonic()")
-        + "    while time.monotonic() < began + i * 75e-6: pass\n";
+        .replace("import socket", "import socket, time\nlate = 0\nbegan = time.monotonic()")
+        + "    late = max(late, time.monotonic() - began - i * 75e-6)\n    \
+           while time.monotonic() < began + i * 75e-6: pass\n\
+           print(late)\n";
     let (a, b) = Netns::pair();
     // With so few namespaces only, rings begin large.
     let (c, d) = (Netns::new(), Netns::new());
     let (capture, keeper) = record(config(), &[&b, &c, &d]);
     assert_eq!(capture.status().ring_bytes, 3 << 20);
-    a.python(&paced);
+    let late: f64 = a.python(&paced).trim().parse().unwrap();
     capture.settle(Timestamp::now()).unwrap();
     let grown = of_netns(&capture.status(), &b);
     assert_eq!(grown.ring_bytes, 17 << 20, "it grew");
-    let numbered = keeper.lock().numbered(b"grow");
-    assert_eq!(keeper.lock().lost(), 0);
-    assert_eq!(numbered.len(), COUNT as usize);
+    let (numbered, lost) = (keeper.lock().numbered(b"grow"), keeper.lock().lost());
+    // A machine that held up the sender for a quarter of what the first ring takes may have held up the
+    // thread for all of it.
+    assert!(lost == 0 || late > 0.02, "{lost} lost, though the machine had time ({late} s)");
+    assert_eq!(numbered.len() as u64 + lost, u64::from(COUNT));
     assert!(numbered.values().all(|count| *count == 1), "none is double");
-    assert_eq!(grown.interfaces[0].packets, u64::from(COUNT));
+    assert_eq!(grown.interfaces[0].packets, numbered.len() as u64);
     capture.stop();
 }
 

@@ -171,23 +171,23 @@ fn retries_and_sessions_taken_up_again_are_readable() {
 }
 
 /// A program that is talked to.
-struct Talk {
+pub(crate) struct Talk {
     child: Child,
 }
 
 impl Talk {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         Self { child: child.expect("a program") }
     }
 
-    fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
         stdin.write_all(text.as_bytes()).expect("a program that listens");
     }
 
     /// Reads until it has said this.
-    fn hear(&mut self, text: &str) {
+    pub(crate) fn hear(&mut self, text: &str) {
         let stdout = self.child.stdout.as_mut().expect("a pipe");
         let (mut heard, mut part) = (Vec::new(), [0; 4096]);
         while !String::from_utf8_lossy(&heard).contains(text) {

@@ -9,6 +9,8 @@ use kuberewind_tests::judges::tshark;
 use kuberewind_tests::{Netns, Program, Recorder, data_dir, python, self_signed, wait_until};
 use tempfile::TempDir;
 
+use crate::openssl::Talk;
+
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// A server and a client with a connection from before the recorder.
@@ -36,14 +38,6 @@ impl Older {
         Self { program, told, recorder, dir, _netns: netns, _data: data }
     }
 
-    /// Probes are attached soon after the recorder began.
-    fn wait_for_probes(&self) {
-        self.recorder.wait_status("probes of plaintext", WITHIN, |status| {
-            let plaintext = status.tls.as_ref().and_then(|tls| tls.plaintext.as_ref());
-            plaintext.is_some_and(|plaintext| !plaintext.files.is_empty())
-        });
-    }
-
     fn get(&mut self, connection: &str, path: &str) {
         writeln!(self.told, "{connection} {path}").expect("tell the client");
         self.program.wait_to_say(&format!("got {path}\n"), WITHIN);
@@ -60,6 +54,14 @@ impl Older {
     }
 }
 
+/// Probes are attached soon after the recorder began.
+fn wait_for_probes(recorder: &Recorder) {
+    recorder.wait_status("probes of plaintext", WITHIN, |status| {
+        let plaintext = status.tls.as_ref().and_then(|tls| tls.plaintext.as_ref());
+        plaintext.is_some_and(|plaintext| !plaintext.files.is_empty())
+    });
+}
+
 /// What was asked for, and how long the answers were.
 fn http(file: &Path) -> Vec<String> {
     let fields = ["-e", "http.request.uri", "-e", "http.content_length"];
@@ -69,7 +71,7 @@ fn http(file: &Path) -> Vec<String> {
 #[test]
 fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_other_twice() {
     let mut older = Older::recorded_with(",tap.tlsPlaintext[0].regex=older");
-    older.wait_for_probes();
+    wait_for_probes(&older.recorder);
     // The server waits within a call that began before the probes came; what it returns nobody can tell.
     older.get("old", "/not-yet");
     older.get("old", "/one");
@@ -102,7 +104,36 @@ fn nobody_who_is_not_chosen_is_read() {
 fn plaintext_stays_on_the_machine_when_told_so() {
     let settings = ",tap.tlsPlaintext[0].regex=older,tap.tlsExport=false";
     let mut older = Older::recorded_with(settings);
-    older.wait_for_probes();
+    wait_for_probes(&older.recorder);
     older.get("old", "/one");
     assert_eq!(http(&older.export(&[])), [""; 0]);
+}
+
+#[test]
+fn gnutls_is_read_like_openssl() {
+    let (dir, data, netns) = (data_dir(), data_dir(), Netns::new("older"));
+    let [key, certificate, file] = ["key", "certificate", "out.pcap"].map(|n| dir.path().join(n));
+    self_signed("older", &key, &certificate);
+    let mut command = netns.exec("gnutls-serv");
+    command.args(["--echo", "--port", "10443", "--x509keyfile"]).arg(&key);
+    let mut server = Program::start(command.arg("--x509certfile").arg(&certificate));
+    server.wait_to_say("done", WITHIN);
+    let mut command = netns.exec("gnutls-cli");
+    let mut client = Talk::start(command.args(["--insecure", "--port", "10443", "127.0.0.1"]));
+    client.hear("Simple Client Mode");
+    let settings = "tap.tls=true,pcapdump.minFree=0B,tap.tlsPlaintext[0].regex=older";
+    let recorder = Recorder::start(data.path(), &[&netns], &["--set", settings]);
+    wait_for_probes(&recorder);
+    for text in ["the first words", "the second words"] {
+        client.say(&format!("{text}\n"));
+        client.hear(text);
+    }
+    let done = recorder.pcapdump(&["--dest", &file.display().to_string()]);
+    assert!(done.status.success(), "{done:?}");
+    for text in ["the first words", "the second words"] {
+        let filter = format!("frame contains \"{text}\"");
+        let shown = tshark(&file, &["-Y", &filter, "-T", "fields", "-e", "eth.src"]);
+        assert_eq!(shown.len(), 2, "asked and answered: {shown:?}");
+        assert!(shown.iter().all(|source| source.starts_with("02:54:4c:50")), "{shown:?}");
+    }
 }

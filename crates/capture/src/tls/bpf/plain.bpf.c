@@ -16,11 +16,13 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define NR_WRITE 1
 #define NR_SENDTO 44
 #define NR_RECVFROM 45
+#define NR_SENDMSG 46
 #elif defined(__TARGET_ARCH_arm64)
 #define NR_READ 63
 #define NR_WRITE 64
 #define NR_SENDTO 206
 #define NR_RECVFROM 207
+#define NR_SENDMSG 211
 #endif
 
 #define AF_INET 2
@@ -208,6 +210,7 @@ static __always_inline int entered(u64 object, u64 buffer, u64 len_at, u32 kind)
 }
 
 /* int SSL_read(SSL *, void *, int), SSL_write(SSL *, const void *, int)
+ * ssize_t gnutls_record_recv(gnutls_session_t, void *, size_t), gnutls_record_send likewise
  * int SSL_read_ex(SSL *, void *, size_t, size_t *), SSL_write_ex likewise */
 SEC("uprobe.multi") int ssl_read(struct pt_regs *ctx)
 {
@@ -283,6 +286,17 @@ static __always_inline void look_back(struct call *call)
 	call->tried = 0;
 }
 
+/* Where the first bytes of a message stand (struct user_msghdr, whose parts are struct iovec). */
+static __always_inline u64 first_part(u64 message)
+{
+	u64 parts = 0, base = 0;
+	if (bpf_probe_read_user(&parts, sizeof(parts), (void *)(message + 16)))
+		return 0;
+	if (bpf_probe_read_user(&base, sizeof(base), (void *)parts))
+		return 0;
+	return base;
+}
+
 static __always_inline struct sock *sock_of(u32 number)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -304,7 +318,8 @@ static __always_inline struct sock *sock_of(u32 number)
 SEC("raw_tracepoint/sys_enter") int system_call(u64 *ctx)
 {
 	u64 number = ctx[1];
-	if (number != NR_READ && number != NR_WRITE && number != NR_SENDTO && number != NR_RECVFROM)
+	if (number != NR_READ && number != NR_WRITE && number != NR_SENDTO &&
+	    number != NR_RECVFROM && number != NR_SENDMSG)
 		return 0;
 	u64 thread = bpf_get_current_pid_tgid();
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
@@ -327,6 +342,9 @@ SEC("raw_tracepoint/sys_enter") int system_call(u64 *ctx)
 		return 0;
 	if (number == NR_WRITE || number == NR_SENDTO) {
 		if (is_record(arguments[1]))
+			prove(call, (u64)sock);
+	} else if (number == NR_SENDMSG) {
+		if (is_record(first_part(arguments[1])))
 			prove(call, (u64)sock);
 	} else {
 		call->tried = (u64)sock;

@@ -13,15 +13,28 @@ use super::super::processes::own;
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plain.bpf.o"));
 
-/// OpenSSL's functions that carry data, and the programs at their beginnings.
-const CARRIERS: [(&str, &str); 4] = [
+/// OpenSSL's and GnuTLS's functions that carry data, and the programs at their beginnings. GnuTLS's take and
+/// give what OpenSSL's do.
+const CARRIERS: [(&str, &str); 6] = [
     ("SSL_read", "ssl_read"),
     ("SSL_write", "ssl_write"),
     ("SSL_read_ex", "ssl_read_ex"),
     ("SSL_write_ex", "ssl_write_ex"),
+    ("gnutls_record_recv", "ssl_read"),
+    ("gnutls_record_send", "ssl_write"),
 ];
 /// Those after which an object may be another connection's.
-const ENDS: [&str; 5] = ["SSL_free", "SSL_clear", "SSL_set_bio", "SSL_set0_rbio", "SSL_set0_wbio"];
+const ENDS: [&str; 9] = [
+    "SSL_free",
+    "SSL_clear",
+    "SSL_set_bio",
+    "SSL_set0_rbio",
+    "SSL_set0_wbio",
+    "gnutls_deinit",
+    "gnutls_transport_set_ptr",
+    "gnutls_transport_set_ptr2",
+    "gnutls_transport_set_int2",
+];
 
 /// The programs, loaded.
 #[derive(Debug)]
