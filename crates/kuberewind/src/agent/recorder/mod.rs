@@ -171,11 +171,7 @@ impl Recorder {
         // Rings are closed one after the other: all of them are read up to one moment.
         let at = Timestamp::now();
         let _ = self.keep_from(at);
-        let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
-        capture.stop();
-        let rest = self.stop_tls();
-        let Some(store) = sides.into_inner().unwrap_or_else(PoisonError::into_inner).store else {
+        let Some((Sides { store: Some(store), .. }, rest)) = self.take_down() else {
             return Ok(());
         };
         for rest in rest {
@@ -195,14 +191,20 @@ impl Recorder {
             return Err(RecorderError::Recording);
         }
         self.stop_watches();
-        let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Stages { capture, sides, .. }) = stages else { return Ok(()) };
-        capture.stop();
-        self.stop_tls();
-        let sides = sides.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Some((sides, _)) = self.take_down() else { return Ok(()) };
         let store = sides.store.ok_or(RecorderError::HandedOver)?;
         let _ = tls::leave::allow(&self.data_dir(), true); // nothing is left that could
         Ok(store.erase()?)
+    }
+
+    /// Ends capture and TLS: where packets went, and the secrets that are not written yet. None if that
+    /// was done before.
+    fn take_down(&self) -> Option<(Sides, Vec<Vec<u8>>)> {
+        let stages = self.stages.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Stages { capture, sides, .. } = stages?;
+        capture.stop();
+        let rest = self.stop_tls();
+        Some((sides.into_inner().unwrap_or_else(PoisonError::into_inner), rest))
     }
 
     /// Where the recording lies.
