@@ -214,15 +214,19 @@ fn as_ipv6(frame: &[u8]) -> Vec<u8> {
         .concat()
 }
 
-#[test]
-fn a_server_of_http2_that_speaks_first_is_understood() {
-    let conversation = Conversation {
+fn conversation() -> Conversation {
+    Conversation {
         number: 0,
         place: Place(0),
         client: "10.0.0.1:4000".parse().unwrap(),
         server: "10.0.0.2:8443".parse().unwrap(),
         resumed: false,
-    };
+    }
+}
+
+#[test]
+fn a_server_of_http2_that_speaks_first_is_understood() {
+    let conversation = conversation();
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
     // HEADERS of GET / by the static table (RFC 7541 appendix A).
@@ -340,13 +344,7 @@ fn wherever_http2_is_cut_tshark_shows_nothing_that_was_not_sent() {
 
 #[test]
 fn a_server_whose_first_words_are_lost_is_not_shown_with_fields_of_others() {
-    let conversation = Conversation {
-        number: 0,
-        place: Place(0),
-        client: "10.0.0.1:4000".parse().unwrap(),
-        server: "10.0.0.2:8443".parse().unwrap(),
-        resumed: false,
-    };
+    let conversation = conversation();
     // An answer of which the only field is entry 62, whatever that was.
     let ping = b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let answer = b"\0\0\x01\x01\x05\0\0\0\x01\xbe";
