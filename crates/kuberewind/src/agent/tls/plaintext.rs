@@ -51,6 +51,11 @@ impl Opened {
         self.recalled = true;
     }
 
+    /// Whether it is known of which connections secrets came.
+    fn is_complete(&self) -> bool {
+        self.recalled
+    }
+
     pub(super) fn insert(&mut self, pair: Pair) {
         if self.pairs.insert(pair) {
             self.order.push_back(pair);
@@ -73,6 +78,8 @@ pub(super) struct Counts {
     pub(super) left_out: u64,
     /// Bytes missing in those that are shown.
     pub(super) missing: u64,
+    /// Bytes that were to wait when there was no time left, or that came too late to be written.
+    pub(super) unwritten: u64,
     /// Programs that use no sockets within calls of the library.
     pub(super) nowhere: HashSet<String>,
     /// How often the ring was found empty.
@@ -90,6 +97,10 @@ pub(super) struct Stream {
     control_plane: ControlPlane,
     pub(super) keeps_control_plane: bool,
     owners: BTreeMap<NetnsId, Owner>,
+    /// Those that are chosen no more, and after how many pauses nothing of theirs stands in the ring.
+    leaving: BTreeMap<NetnsId, u64>,
+    /// What was said before is somebody else's to write.
+    handed_over: Timestamp,
     slots: BTreeMap<NetnsId, Slot>,
     talks: HashMap<Key, Talk>,
     /// Who shows a connection.
@@ -138,6 +149,8 @@ impl Stream {
             control_plane,
             keeps_control_plane: false,
             owners: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            handed_over: Timestamp::MIN,
             slots: BTreeMap::new(),
             talks: HashMap::new(),
             shown: HashMap::new(),
@@ -147,20 +160,101 @@ impl Stream {
         }
     }
 
-    /// Only what comes from these is shown.
-    pub(super) fn set_owners(&mut self, owners: BTreeMap<NetnsId, Owner>) {
-        let changed = |netns: &NetnsId| owners.get(netns) != self.owners.get(netns);
-        let gone: Vec<_> = self.slots.keys().copied().filter(changed).collect();
-        for netns in gone {
-            let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
-            for key in keys {
-                self.forget(key);
+    /// What comes from these is shown, too.
+    pub(super) fn welcome(&mut self, owners: &BTreeMap<NetnsId, Owner>) {
+        for (netns, owner) in owners {
+            self.leaving.remove(netns);
+            if self.owners.get(netns).is_some_and(|other| other != owner) {
+                self.dismiss(*netns);
             }
-            if let Some(slot) = self.slots.remove(&netns) {
-                self.sink.close_interface(slot);
+            self.owners.insert(*netns, owner.clone());
+        }
+    }
+
+    /// Only what comes from these is shown, once what the others said before was read.
+    pub(super) fn keep_only(&mut self, owners: &BTreeMap<NetnsId, Owner>) {
+        // The ring may have been found empty just before they were left out.
+        let empty = self.counts.pauses + 2;
+        let gone = self.owners.keys().filter(|netns| !owners.contains_key(netns));
+        for netns in gone {
+            self.leaving.entry(*netns).or_insert(empty);
+        }
+    }
+
+    /// Nothing more of this one comes.
+    fn dismiss(&mut self, netns: NetnsId) {
+        let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
+        self.decide_now(|key, _| key.0 == netns);
+        for key in keys {
+            self.forget(key);
+        }
+        if let Some(slot) = self.slots.remove(&netns) {
+            self.sink.close_interface(slot);
+        }
+        self.owners.remove(&netns);
+    }
+
+    fn dismiss_leaving(&mut self, pauses: u64) {
+        let gone = self.leaving.extract_if(.., |_, empty| *empty <= pauses);
+        for (netns, _) in gone.collect::<Vec<_>>() {
+            self.dismiss(netns);
+        }
+    }
+
+    /// The probes are gone, and what they sent was read.
+    pub(super) fn end_of_probes(&mut self) {
+        self.dismiss_leaving(u64::MAX);
+    }
+
+    /// Writes what waits, as far as it may be shown: there is no time left to wait.
+    pub(super) fn end_waiting(&mut self) {
+        self.decide_now(|_, _| true);
+        self.sink.flush();
+    }
+
+    /// Writes what waits and was said before this moment; what of it comes later is counted.
+    pub(super) fn hand_over(&mut self, at: Timestamp) {
+        self.decide_now(|_, said| said.first().is_some_and(|said| said.time < at));
+        self.handed_over = at;
+        self.sink.flush();
+    }
+
+    /// How long those that waited last would have to wait for their secrets, if not for whatever else.
+    pub(super) fn youngest(&self) -> Option<Instant> {
+        let since = self.talks.values().filter_map(|talk| match &talk.stage {
+            Stage::Held { since, .. } => Some(*since),
+            _ => None,
+        });
+        since.max()
+    }
+
+    /// Decides about some of those that wait. Where it is not known which connections an earlier
+    /// recorder's notes open, they are left out, and counted.
+    fn decide_now(&mut self, which: impl Fn(&Key, &[Said]) -> bool) {
+        let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
+            Stage::Held { since, said } if which(key, said) => Some((*since, *key)),
+            _ => None,
+        };
+        let mut due: Vec<_> = self.talks.iter().filter_map(due).collect();
+        due.sort_unstable();
+        let is_known = lock(&self.opened).is_complete();
+        for (_, key) in due {
+            if is_known {
+                self.decide(key);
+            } else {
+                self.give_up(key);
             }
         }
-        self.owners = owners;
+    }
+
+    /// Leaves out what waits, and counts it.
+    fn give_up(&mut self, key: Key) {
+        let Some(talk) = self.talks.get_mut(&key) else { return };
+        let Stage::Held { said, .. } = &talk.stage else { return };
+        let held = said.iter().map(|said| said.bytes.len()).sum::<usize>();
+        self.held -= held;
+        self.counts.unwritten += held as u64;
+        talk.stage = Stage::LeftOut;
     }
 
     pub(super) fn hear(&mut self, told: PlaintextTold, name: impl FnOnce(u32) -> String) {
@@ -169,6 +263,9 @@ impl Stream {
             PlaintextTold::Pause => return self.pause(),
         };
         if !self.owners.contains_key(&netns) {
+            if let Plaintext::Data { bytes, .. } = happened {
+                self.counts.unwritten += bytes.len() as u64;
+            }
             return;
         }
         let key = (netns, pid, connection);
@@ -258,7 +355,8 @@ impl Stream {
     /// Nothing more stands in the ring: time to look at what waits.
     fn pause(&mut self) {
         self.counts.pauses += 1;
-        let hold = if lock(&self.opened).recalled { HOLD } else { RECALLED_BY };
+        self.dismiss_leaving(self.counts.pauses);
+        let hold = if lock(&self.opened).is_complete() { HOLD } else { RECALLED_BY };
         let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
             Stage::Held { since, .. } if since.elapsed() >= hold => Some((*since, *key)),
             _ => None,
@@ -287,6 +385,7 @@ impl Stream {
         })
     }
 
+    /// Hands on what was written.
     pub(super) fn flush(&mut self) {
         self.sink.flush();
     }
@@ -340,6 +439,9 @@ impl Stream {
     }
 
     fn show(&mut self, key: Key, said: &Said) {
+        if said.time < self.handed_over {
+            self.counts.unwritten += said.bytes.len() as u64;
+        }
         let slot = self.slot(key.0);
         let Self { talks, sink, counts, .. } = self;
         let Some(talk) = talks.get_mut(&key) else { return };
