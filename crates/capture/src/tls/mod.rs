@@ -23,9 +23,9 @@ mod threads;
 mod watch;
 
 pub use error::TlsError;
-#[doc(hidden)]
-pub use plain::read_plaintext;
 pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
+#[doc(hidden)]
+pub use plain::{plaintext_event, read_plaintext};
 pub use status::LibraryStatus;
 pub use status::TlsNamespaceStatus;
 pub use status::TlsStatus;

@@ -10,7 +10,7 @@ mod watch;
 pub use event::Plaintext;
 pub use event::PlaintextEvent;
 #[doc(hidden)]
-pub use event::read_plaintext;
+pub use event::{plaintext_event, read_plaintext};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,9 +23,9 @@ use libbpf_rs::{RingBuffer, RingBufferBuilder};
 
 use super::error::TlsError;
 use super::event::Clock;
+use super::lock;
 use super::processes::Processes;
 use super::threads::{Names, Threads};
-use super::lock;
 use crate::namespaces::Target;
 use crate::opener::Opener;
 use event::decode;
