@@ -1,7 +1,7 @@
 //! What the plaintext probes cost a call of OpenSSL: Python's, which writes to itself over loopback.
 //!
 //! `cargo run --release -p kuberewind-capture --example plain_cost` (root; `openssl`, `python3`). By turns
-//! without the probes and with them, in one process; medians of the turns.
+//! without the probes, with them, and with them where the process is not chosen; medians of the turns.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -55,8 +55,13 @@ struct Program {
 }
 
 impl Program {
-    fn start(certificate: &str) -> Result<Self, Box<dyn Error>> {
-        let mut command = Command::new("python3");
+    /// In a network namespace of its own, if `elsewhere`.
+    fn start(certificate: &str, elsewhere: bool) -> Result<Self, Box<dyn Error>> {
+        let mut command = Command::new(if elsewhere { "unshare" } else { "python3" });
+        if elsewhere {
+            let with_loopback = "ip link set lo up && exec python3 \"$@\"";
+            command.args(["--net", "sh", "-c", with_loopback, "python3"]);
+        }
         command.args(["-c", PYTHON, certificate]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let said = Box::new(BufReader::new(child.stdout.take().ok_or("no output")?));
@@ -110,8 +115,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pem =
         env::temp_dir().join(format!("plain-cost-{}.pem", process::id())).display().to_string();
     certificate(&pem)?;
-    let mut program = Program::start(&pem)?;
-    program.ask(SIZES[0])?;
+    let mut programs = [Program::start(&pem, false)?, Program::start(&pem, true)?];
+    for program in &mut programs {
+        program.ask(SIZES[0])?;
+    }
     fs::remove_file(&pem)?;
 
     let told = Arc::new(AtomicU64::new(0));
@@ -124,27 +131,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     })?;
     let target = own_namespace()?;
-    // By size: without, with, and the ratios.
-    let mut measured = SIZES.map(|_| [const { Vec::new() }; 3]);
+    // By size: without, with, elsewhere, and the ratios of these two to the first.
+    let mut measured = SIZES.map(|_| [const { Vec::new() }; 5]);
     for _ in 0..TURNS {
-        let mut turn = [[0.0; 2]; SIZES.len()];
+        let mut turn = [[0.0; 3]; SIZES.len()];
         for (which, targets) in [&[][..], std::slice::from_ref(&target)].into_iter().enumerate() {
             probes.set_targets(targets);
             await_files(&probes, !targets.is_empty())?;
             for (size, turn) in SIZES.iter().zip(&mut turn) {
-                turn[which] = program.ask(*size)?;
+                turn[which] = programs[0].ask(*size)?;
+                turn[2] = programs[1].ask(*size)?;
             }
         }
-        for (measured, [without, with]) in measured.iter_mut().zip(turn) {
-            let values = [without, with, with / without];
+        for (measured, [without, with, elsewhere]) in measured.iter_mut().zip(turn) {
+            let values = [without, with, elsewhere, with / without, elsewhere / without];
             measured.iter_mut().zip(values).for_each(|(all, value)| all.push(value));
         }
     }
     for (size, measured) in SIZES.iter().zip(&mut measured) {
-        let [without, with, ratio] = measured.each_mut().map(|values| median(values));
+        let [without, with, elsewhere, its, other] =
+            measured.each_mut().map(|values| median(values));
         println!(
-            "{size} bytes written and read: {without:.0} ns without probes, {with:.0} ns with; median \
-             of the turns' ratios {ratio:.2}"
+            "{size} bytes written and read: {without:.0} ns without probes, {with:.0} ns with, \
+             {elsewhere:.0} ns by who is not chosen; medians of the turns' ratios {its:.2}, {other:.2}"
         );
     }
     let status = probes.stop();
@@ -155,7 +164,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         status.unplaced,
         fs::read_to_string("/proc/loadavg")?.trim()
     );
-    program.child.kill()?;
-    program.child.wait()?;
+    for program in &mut programs {
+        program.child.kill()?;
+        program.child.wait()?;
+    }
     Ok(())
 }
