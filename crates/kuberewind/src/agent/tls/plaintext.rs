@@ -219,7 +219,7 @@ impl Stream {
         self.sink.flush();
     }
 
-    /// How long those that waited last would have to wait for their secrets, if not for whatever else.
+    /// When the last of those that wait began to.
     pub(super) fn youngest(&self) -> Option<Instant> {
         let since = self.talks.values().filter_map(|talk| match &talk.stage {
             Stage::Held { since, .. } => Some(*since),
