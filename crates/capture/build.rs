@@ -9,10 +9,10 @@ use std::process::Command;
 
 const SECRETS: &str = "src/tls/bpf/tls.bpf.c";
 const PLAIN: &str = "src/tls/bpf/plain.bpf.c";
-const HEADER: &str = "src/tls/bpf/kernel.h";
+const HEADERS: [&str; 2] = ["src/tls/bpf/kernel.h", "src/tls/bpf/probe.h"];
 
 fn main() {
-    for source in [SECRETS, PLAIN, HEADER] {
+    for source in [SECRETS, PLAIN].into_iter().chain(HEADERS) {
         println!("cargo:rerun-if-changed={source}");
     }
     println!("cargo:rerun-if-env-changed=CLANG");

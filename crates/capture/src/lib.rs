@@ -71,5 +71,6 @@ pub mod fuzz {
     pub use crate::opener::look_at_message;
     pub use crate::opener::messages as opener_messages;
     pub use crate::tls::look_into;
+    pub use crate::tls::plaintext_event;
     pub use crate::tls::read_plaintext;
 }

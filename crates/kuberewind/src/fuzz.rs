@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use kuberewind_fuzz::{Effort, Target, feed, run};
 
-use crate::agent::WindowQuery;
+use crate::agent::{WindowQuery, feed_plaintext};
 use crate::config::{Effective, Sources, format_duration, parse_duration};
 
 /// Each that there is.
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 6] = [
     Target { name: "values", seeds: some_values, words: WORDS, read: values },
     Target { name: "set", seeds: some_sets, words: WORDS, read: set },
     Target { name: "settings", seeds: some_settings, words: WORDS, read: settings },
     Target { name: "query", seeds: some_queries, words: WORDS, read: query },
     Target { name: "duration", seeds: some_durations, words: WORDS, read: duration },
+    Target { name: "plaintext-stream", seeds: some_plaintext, words: &[], read: feed_plaintext },
 ];
 
 const WORDS: &[&str] = &[
@@ -151,6 +152,21 @@ fn duration(input: &[u8]) -> String {
         assert_eq!(parse_duration(&format_duration(*duration)).as_ref(), Ok(duration));
     }
     said(parsed)
+}
+
+/// What probes send, one after the other, between other things that happen.
+fn some_plaintext() -> Vec<Vec<u8>> {
+    let events = kuberewind_fuzz::TARGETS.iter().find(|target| target.name == "plaintext");
+    let events = (events.expect("a target").seeds)();
+    let join = |orders: &[u8]| {
+        let both = events.iter().zip(orders.iter().cycle());
+        let parts = both.map(|(event, order)| {
+            let len = u8::try_from(event.len()).expect("a short event");
+            [&[b'd', len], &event[..], &[*order, 0]].concat()
+        });
+        parts.collect::<Vec<_>>().concat()
+    };
+    [&b"p"[..], b"pe", b"h", b"kpps", b"bs"].map(join).to_vec()
 }
 
 #[test]

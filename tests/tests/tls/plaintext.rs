@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kuberewind_tests::judges::tshark;
-use kuberewind_tests::{Netns, Program, Recorder, data_dir, python, self_signed, wait_until};
+use kuberewind_tests::{
+    Netns, Program, Recorder, data_dir, pcapdump, python, self_signed, wait_until,
+};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::openssl::Talk;
@@ -20,7 +23,7 @@ struct Older {
     recorder: Recorder,
     dir: TempDir,
     _netns: Netns,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Older {
@@ -35,7 +38,7 @@ impl Older {
         let settings = format!("tap.tls=true,pcapdump.minFree=0B{settings}");
         let recorder = Recorder::start(data.path(), &[&netns], &["--set", &settings]);
         let told = OpenOptions::new().write(true).open(&pipe).expect("the client's pipe");
-        Self { program, told, recorder, dir, _netns: netns, _data: data }
+        Self { program, told, recorder, dir, _netns: netns, data }
     }
 
     fn get(&mut self, connection: &str, path: &str) {
@@ -88,6 +91,27 @@ fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_
     expected.sort();
     assert_eq!(found, expected);
     assert_eq!(http(&older.export(&["--tls", "none"])), [""; 0]);
+}
+
+/// First words wait for two seconds.
+#[test]
+fn what_was_said_just_before_the_recorder_stops_is_written() {
+    let mut older = Older::recorded_with(",tap.tlsPlaintext[0].regex=older");
+    older.wait_for_probes();
+    older.get("old", "/not-yet");
+    older.get("old", "/last");
+    older.get("new", "/not-twice");
+    let Older { recorder, dir, data, program: _program, .. } = older;
+    assert!(recorder.stop_by(Signal::TERM).success());
+    let file = dir.path().join("after.pcap");
+    let done = pcapdump(data.path(), &["--dest", &file.display().to_string()]);
+    assert!(done.status.success(), "{done:?}");
+    let found = http(&file);
+    for path in ["/last", "/not-twice"] {
+        let count = |line: &str| found.iter().filter(|found| *found == line).count();
+        assert_eq!(count(&format!("{path}\t")), 1, "{path}: {found:?}");
+        assert_eq!(count(&format!("\t{}", path.len() * 3000)), 1, "{path}: {found:?}");
+    }
 }
 
 #[test]

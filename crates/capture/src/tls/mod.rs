@@ -19,12 +19,13 @@ mod processes;
 mod rustls;
 mod share;
 mod status;
+mod threads;
 mod watch;
 
 pub use error::TlsError;
-#[doc(hidden)]
-pub use plain::read_plaintext;
 pub use plain::{Plaintext, PlaintextEvent, PlaintextProbes, PlaintextStatus, PlaintextTold};
+#[doc(hidden)]
+pub use plain::{plaintext_event, read_plaintext};
 pub use status::LibraryStatus;
 pub use status::TlsNamespaceStatus;
 pub use status::TlsStatus;
@@ -32,9 +33,8 @@ pub use status::UnsupportedStatus;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -48,6 +48,7 @@ use event::{Clock, Repeats, decode, hinted};
 use kernel::{Maps, Programs};
 use processes::Processes;
 pub(crate) use processes::own;
+use threads::{Names, Threads};
 use watch::{Order, Shown, Watch};
 
 /// How long the reader of the rings may sleep when it is told to end.
@@ -72,8 +73,7 @@ pub struct TlsProbes {
     shown: Shown,
     /// How often [`TlsProbes::set_targets`] was called.
     ordered: AtomicU64,
-    ended: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
     _executed: Link,
 }
 
@@ -109,15 +109,13 @@ impl TlsProbes {
         let (orders, ordered) = crossbeam_channel::bounded(MAX_HINTS);
         let namespaces = Namespaces::default();
         let ring = rings(&maps, Arc::clone(&namespaces), orders.clone(), on_secret)?;
-        let (shown, ended) = (Shown::default(), Arc::new(AtomicBool::new(false)));
+        let shown = Shown::default();
         let watch = Watch::new(processes, programs, Arc::clone(&shown));
-        let stop = Arc::clone(&ended);
-        let threads = vec![
-            spawn("tls-secrets", move || read(&ring, &stop))?,
-            spawn("tls-watch", move || watch.run(&ordered))?,
-        ];
+        let names = Names { reader: "tls-secrets", watch: "tls-watch" };
+        let watch = move || watch.run(&ordered);
+        let threads = Threads::start(&names, ring, NAP, || {}, watch)?;
         let ordered = AtomicU64::new(0);
-        Ok(Self { maps, orders, namespaces, shown, ordered, ended, threads, _executed: executed })
+        Ok(Self { maps, orders, namespaces, shown, ordered, threads, _executed: executed })
     }
 
     /// Records these namespaces and no others. Returns once the kernel lets secrets of these out, and
@@ -170,7 +168,7 @@ impl TlsProbes {
         let sight = lock(&self.shown).clone();
         let counts = self.maps.counts();
         let mut problems = sight.problems;
-        if self.threads.iter().any(JoinHandle::is_finished) {
+        if self.threads.is_broken() {
             problems.push("a thread of the TLS probes has ended: restart the recorder".to_owned());
         }
         let namespaces = lock(&self.namespaces);
@@ -197,15 +195,10 @@ impl TlsProbes {
         }
     }
 
-    /// Takes the probes away. The callback is not called again.
+    /// Takes the probes away, and tells what they sent until then. The callback is not called again.
     pub fn stop(self) {
-        self.ended.store(true, Ordering::Relaxed);
         let _ = self.orders.send(Order::Stop);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the TLS probes panicked");
-            }
-        }
+        self.threads.stop();
     }
 }
 
@@ -228,11 +221,6 @@ pub fn try_tls() -> Result<(), TlsError> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, TlsError> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
-    thread.map_err(|source| TlsError::Thread { source })
 }
 
 /// The rings, with what is to be done with what stands in them.
@@ -267,15 +255,4 @@ fn rings(
         builder.add(&maps.secrets, secret).and_then(|builder| builder.add(&maps.hints, hint));
     ring.map_err(|source| TlsError::Ring { source })?;
     builder.build().map_err(|source| TlsError::Ring { source })
-}
-
-fn read(ring: &RingBuffer<'_>, ended: &AtomicBool) {
-    while !ended.load(Ordering::Relaxed) {
-        if let Err(error) = ring.poll(NAP)
-            && error.kind() != libbpf_rs::ErrorKind::Interrupted
-        {
-            tracing::error!("read the rings of the TLS probes: {error}");
-            thread::sleep(NAP);
-        }
-    }
 }

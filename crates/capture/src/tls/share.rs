@@ -1,5 +1,6 @@
-//! How much of the watch's time the files of one namespace may take: who runs a new big program every
-//! moment must not keep it from those of others.
+//! How much of the watch's time the files of one namespace may take, and how many of its files may have
+//! probes: who runs a new big program every moment, or a thousand libraries, must not keep it from those of
+//! others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -50,6 +51,40 @@ impl Shares {
     }
 }
 
+/// How many files may have probes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) of_all: usize,
+    /// Of these, files that processes of one namespace were the first to run.
+    pub(crate) of_one: usize,
+}
+
+/// Why another file would be too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// So many have probes already.
+    All(usize),
+    /// So many of its namespace have.
+    One(usize),
+}
+
+impl Room {
+    /// Whether a file of this namespace is too much beside those that are probed, which are told by their
+    /// namespaces.
+    pub(crate) fn check(
+        self,
+        probed: impl Iterator<Item = NetnsId>,
+        netns: NetnsId,
+    ) -> Result<(), Full> {
+        let count = |(all, its), other| (all + 1, its + usize::from(other == netns));
+        let (all, its) = probed.fold((0, 0), count);
+        if all >= self.of_all {
+            return Err(Full::All(self.of_all));
+        }
+        if its >= self.of_one { Err(Full::One(self.of_one)) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +102,16 @@ mod tests {
         assert_eq!(shares.exhausted(later).count(), 0);
         shares.add(busy, later, SHARE / 2);
         assert!(shares.allow(busy, later));
+    }
+
+    #[test]
+    fn whoever_runs_many_files_leaves_room_for_those_of_others() {
+        let room = Room { of_all: 6, of_one: 4 };
+        let (busy, quiet) = (NetnsId(1), NetnsId(2));
+        let probed = |its, others| [vec![busy; its], vec![quiet; others]].concat().into_iter();
+        assert_eq!(room.check(probed(3, 1), busy), Ok(()));
+        assert_eq!(room.check(probed(4, 1), busy), Err(Full::One(4)));
+        assert_eq!(room.check(probed(4, 1), quiet), Ok(()));
+        assert_eq!(room.check(probed(4, 2), quiet), Err(Full::All(6)));
     }
 }

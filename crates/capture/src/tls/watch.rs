@@ -21,7 +21,7 @@ use super::detach::Detacher;
 use super::find::{Finding, Hook, Place, inspect};
 use super::kernel::{Programs, Told};
 use super::processes::{FileId, Mapping, Processes};
-use super::share::{SHARE as OF_ONE_NAMESPACE, Shares};
+use super::share::{Full, Room, SHARE as OF_ONE_NAMESPACE, Shares};
 use super::status::{LibraryStatus, UnsupportedStatus};
 
 /// How often everything is looked at, when that costs little.
@@ -40,9 +40,7 @@ const KEPT: Duration = Duration::from_mins(1);
 /// After what time a file in which something failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 /// Files with probes. Each costs the kernel some memory, and each process that runs it a page.
-const MAX_PROBED: usize = 1024;
-/// Of these, files that processes of one namespace were the first to run.
-const MAX_PROBED_OF_ONE: usize = 256;
+const ROOM: Room = Room { of_all: 1024, of_one: 256 };
 /// Files that are remembered.
 const MAX_FILES: usize = 16_384;
 
@@ -332,14 +330,13 @@ impl Watch {
     /// Why another file with probes would be too much.
     fn is_too_many(&self, netns: NetnsId) -> Option<String> {
         let probed = self.files.values().filter(|known| !known.links.is_empty());
-        let (all, its) = probed
-            .fold((0, 0), |(all, its), known| (all + 1, its + usize::from(known.netns == netns)));
-        if all >= MAX_PROBED {
-            return Some(format!("{MAX_PROBED} files are watched already"));
-        }
-        let owner = self.targets.get(&netns).map(Owner::to_string).unwrap_or_default();
-        (its >= MAX_PROBED_OF_ONE)
-            .then(|| format!("{MAX_PROBED_OF_ONE} files of {owner} are watched already"))
+        Some(match ROOM.check(probed.map(|known| known.netns), netns).err()? {
+            Full::All(most) => format!("{most} files are watched already"),
+            Full::One(most) => {
+                let owner = self.targets.get(&netns).map(Owner::to_string).unwrap_or_default();
+                format!("{most} files of {owner} are watched already")
+            }
+        })
     }
 
     fn next_number(&mut self) -> u32 {

@@ -112,6 +112,20 @@ fn register(registry: &mut Registry, status: &Status) {
         for (name, help, value) in counts {
             count(registry, name, help, value);
         }
+        if let Some(plaintext) = &tls.plaintext {
+            let counts = [
+                ("tls_plaintext", "Plaintext that probes saw", plaintext.bytes),
+                ("tls_plaintext_lost", "Of it, lost on the way from the kernel", plaintext.lost),
+                ("tls_plaintext_unplaced", "Of no known connection", plaintext.unplaced),
+                ("tls_plaintext_unwritten", "Of it, not written in time", plaintext.unwritten),
+            ];
+            for (name, help, value) in counts {
+                bytes_counter(registry, name, help, value);
+            }
+            let files = plaintext.files_left_out as u64;
+            let help = "Files without plaintext probes, for there are too many";
+            gauge(registry, "tls_plaintext_files_left_out", help, None, files);
+        }
     }
     gauge(registry, "problems", "What status names as wrong", None, status.problems.len() as u64);
 }

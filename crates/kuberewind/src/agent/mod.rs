@@ -42,6 +42,8 @@ pub(crate) use switch::Switch;
 pub(crate) use tls::ControlPlane;
 pub(crate) use tls::TlsReport;
 pub(crate) use tls::TlsSource;
+#[cfg(test)]
+pub(crate) use tls::feed_plaintext;
 pub(crate) use tls::leave::is_allowed as may_leave;
 pub(crate) use tls::left_behind;
 pub(crate) use undecided::Shared;

@@ -145,9 +145,14 @@ fn plaintext(reports: &[&TlsReport], line: &mut String) {
     let losses = [
         ("lost", all.iter().map(|of| of.lost).sum::<u64>()),
         ("of no known connection", all.iter().map(|of| of.unplaced).sum()),
+        ("not written", all.iter().map(|of| of.unwritten).sum()),
     ];
     for (what, bytes) in losses.into_iter().filter(|(_, bytes)| *bytes > 0) {
         let _ = write!(line, ", {} {what}", figures::bytes(bytes));
+    }
+    let files: usize = all.iter().map(|of| of.files_left_out).sum();
+    if files > 0 {
+        let _ = write!(line, ", {files} files without probes: there are too many");
     }
 }
 

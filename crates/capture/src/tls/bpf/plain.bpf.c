@@ -4,12 +4,7 @@
  * Only processes in the network namespaces of the map `chosen` are looked at. What a call carries is
  * told only together with the connection that it belongs to: the one TCP socket on which the same
  * thread, inside that call, sent or got a TLS record. Linux 6.6 (links of many probes) with BTF. */
-#include "kernel.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-
-char LICENSE[] SEC("license") = "Dual MIT/GPL";
+#include "probe.h"
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_READ 0
@@ -95,7 +90,6 @@ enum counter {
 	LOST,      /* bytes that found no room in the ring, or could not be read */
 	UNPLACED,  /* bytes of which it is not known which connection they belong to */
 	ELSEWHERE, /* calls in a namespace that is not chosen */
-	COUNTERS,
 };
 
 struct {
@@ -104,13 +98,6 @@ struct {
 	__type(key, u32);
 	__type(value, u32);
 } chosen SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
 
 /* By thread. One that is killed inside a call leaves its entry: the oldest give way. */
 struct {
@@ -133,25 +120,10 @@ struct {
 	__uint(max_entries, 16 << 20);
 } pieces SEC(".maps");
 
-static __always_inline void add(u32 which, u64 number)
-{
-	u64 *value = bpf_map_lookup_elem(&counters, &which);
-	if (value)
-		__sync_fetch_and_add(value, number);
-}
-
-/* In a way that the verifier of old kernels follows. */
-static __always_inline u64 at_most(u64 len, u64 most)
-{
-	barrier_var(len);
-	return len > most ? most : len;
-}
-
 /* The network namespace of the current thread if it is chosen, else 0. */
 static __always_inline u32 netns_if_chosen(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	u32 netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	u32 netns = netns_of_current();
 	return bpf_map_lookup_elem(&chosen, &netns) ? netns : 0;
 }
 

@@ -2,13 +2,7 @@
  *
  * Only processes in the network namespaces of the map `targets` are looked at; of others nothing is
  * read and nothing leaves the kernel. Linux 5.8 (ring buffer) with BTF. */
-#include "kernel.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-
-/* bpf_probe_read_user and others are for GPL-compatible programs only. */
-char LICENSE[] SEC("license") = "Dual MIT/GPL";
+#include "probe.h"
 
 #ifdef MULTI
 #define UPROBE SEC("uprobe.multi.s")
@@ -75,7 +69,6 @@ enum counter {
 	UNREADABLE, /* calls whose arguments could not be read */
 	HINTS_LOST, /* hints that found no room; a regular look makes up for them */
 	REFUSED,    /* secrets beyond what one namespace may send in a moment */
-	COUNTERS,
 };
 
 /* A moment of so many nanoseconds, and what a namespace may send in it: a fifth of the ring's room; 4,000
@@ -97,13 +90,6 @@ struct {
 	__type(value, struct target);
 } targets SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
-
 /* probes --secrets--> reader; when full: counted as LOST. 20,000 secrets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -118,15 +104,7 @@ struct {
 
 static __always_inline void count(u32 which)
 {
-	u64 *value = bpf_map_lookup_elem(&counters, &which);
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
-
-static __always_inline u32 netns_of_current(void)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	return BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	add(which, 1);
 }
 
 /* The network namespace of the current thread if it is recorded, else 0. */
@@ -161,13 +139,6 @@ static __always_inline u64 read_word(u64 from)
 #endif
 	}
 	return word;
-}
-
-/* In a way that the verifier of old kernels follows. */
-static __always_inline u64 at_most(u64 len, u64 most)
-{
-	barrier_var(len);
-	return len > most ? most : len;
 }
 
 static __always_inline u64 eight(const u8 *bytes)

@@ -97,10 +97,16 @@ fn end(header: &[u8; HEADER], address: usize, port: usize, family: u32) -> Optio
     Some(SocketAddr::new(ip, port))
 }
 
+/// Reads any bytes as an event.
+#[doc(hidden)]
+pub fn plaintext_event(bytes: &[u8]) -> Option<PlaintextEvent> {
+    decode(bytes, Clock::now())
+}
+
 /// Reads any bytes as an event, and says in a few words what it tells.
 #[doc(hidden)]
 pub fn read_plaintext(bytes: &[u8]) -> String {
-    match decode(bytes, Clock::now()).map(|event| event.happened) {
+    match plaintext_event(bytes).map(|event| event.happened) {
         Some(Plaintext::Data { local, sent, bytes, .. }) => {
             format!("{sent} {} {:?}", local.is_ipv4(), bytes.len().checked_ilog2())
         }

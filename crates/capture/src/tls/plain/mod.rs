@@ -10,12 +10,11 @@ mod watch;
 pub use event::Plaintext;
 pub use event::PlaintextEvent;
 #[doc(hidden)]
-pub use event::read_plaintext;
+pub use event::{plaintext_event, read_plaintext};
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -24,12 +23,13 @@ use libbpf_rs::{RingBuffer, RingBufferBuilder};
 
 use super::error::TlsError;
 use super::event::Clock;
+use super::lock;
 use super::processes::Processes;
-use super::spawn;
+use super::threads::{Names, Threads};
 use crate::namespaces::Target;
 use crate::opener::Opener;
 use event::decode;
-use programs::{Maps, Programs};
+use programs::{Counts, Maps, Programs};
 use watch::{Order, Sight, Watch};
 
 /// How long the reader of the ring may sleep.
@@ -51,6 +51,8 @@ pub enum PlaintextTold {
 pub struct PlaintextStatus {
     /// Files with probes, as a process that uses them sees them.
     pub files: Vec<String>,
+    /// Files that would have probes if there were not as many already.
+    pub left_out: usize,
     /// Pieces that left the kernel.
     pub pieces: u64,
     /// Bytes in them.
@@ -71,8 +73,7 @@ pub struct PlaintextProbes {
     chosen: Mutex<BTreeMap<NetnsId, Owner>>,
     ordered: AtomicU64,
     shown: Arc<Mutex<Sight>>,
-    ended: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
 }
 
 impl PlaintextProbes {
@@ -87,28 +88,15 @@ impl PlaintextProbes {
         let maps = Arc::new(maps);
         // recorder --what is chosen--> watch; when full: the recorder waits.
         let (orders, ordered) = bounded(MAX_ORDERS);
-        let (shown, ended) = (Arc::<Mutex<Sight>>::default(), Arc::new(AtomicBool::new(false)));
+        let shown = Arc::<Mutex<Sight>>::default();
         let tell = Arc::new(Mutex::new(tell));
         let ring = ring(&maps, Arc::clone(&tell))?;
         let watch = Watch::new(Processes::new(opener), programs, Arc::clone(&shown));
-        let stop = Arc::clone(&ended);
-        let read = move || {
-            while !stop.load(Ordering::Relaxed) {
-                if let Err(error) = ring.poll(NAP)
-                    && error.kind() != libbpf_rs::ErrorKind::Interrupted
-                {
-                    tracing::error!("read the ring of the plaintext probes: {error}");
-                    std::thread::sleep(NAP);
-                }
-                lock(&tell)(PlaintextTold::Pause);
-            }
-        };
-        let threads = vec![
-            spawn("tls-plaintext", read)?,
-            spawn("tls-plain-watch", move || watch.run(&ordered))?,
-        ];
+        let names = Names { reader: "tls-plaintext", watch: "tls-plain-watch" };
+        let pause = move || lock(&tell)(PlaintextTold::Pause);
+        let threads = Threads::start(&names, ring, NAP, pause, move || watch.run(&ordered))?;
         let (chosen, ordered) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { maps, orders, chosen, ordered, shown, ended, threads })
+        Ok(Self { maps, orders, chosen, ordered, shown, threads })
     }
 
     /// Probes these namespaces and no others. Returns once the kernel lets plaintext of these out, and of
@@ -140,28 +128,28 @@ impl PlaintextProbes {
 
     /// What is seen, and what is not.
     pub fn status(&self) -> PlaintextStatus {
-        let Sight { files, problems, .. } = lock(&self.shown).clone();
-        let counts = self.maps.counts();
-        PlaintextStatus {
-            files,
-            pieces: counts.pieces,
-            bytes: counts.bytes,
-            lost: counts.lost,
-            unplaced: counts.unplaced,
-            problems,
+        let mut status = status(&self.maps, &self.shown);
+        if self.threads.is_broken() {
+            let broken = "a thread of the plaintext probes has ended: restart the recorder";
+            status.problems.push(broken.to_owned());
         }
+        status
     }
 
-    /// Takes the probes away. The callback is not called again.
-    pub fn stop(self) {
-        self.ended.store(true, Ordering::Relaxed);
-        let _ = self.orders.send(Order::Stop);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the plaintext probes panicked");
-            }
-        }
+    /// Takes the probes away, and tells what they saw until then; returns what they counted. The callback
+    /// is not called again.
+    pub fn stop(self) -> PlaintextStatus {
+        let Self { maps, orders, shown, threads, .. } = self;
+        let _ = orders.send(Order::Stop);
+        threads.stop();
+        status(&maps, &shown)
     }
+}
+
+fn status(maps: &Maps, shown: &Mutex<Sight>) -> PlaintextStatus {
+    let Sight { files, left_out, problems, .. } = lock(shown).clone();
+    let Counts { pieces, bytes, lost, unplaced } = maps.counts();
+    PlaintextStatus { files, left_out, pieces, bytes, lost, unplaced, problems }
 }
 
 fn ring(
@@ -177,8 +165,4 @@ fn ring(
     let mut builder = RingBufferBuilder::new();
     builder.add(&maps.pieces, piece).map_err(|source| TlsError::Ring { source })?;
     builder.build().map_err(|source| TlsError::Ring { source })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

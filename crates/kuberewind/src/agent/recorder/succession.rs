@@ -146,6 +146,7 @@ impl Recorder {
                 owners(&undecided)
             );
         }
+        self.second_net.iter().for_each(|net| net.hand_over(cut.at));
         let Some(store) = self.change(|sides| sides.store.take())? else { return Ok(()) };
         for rest in self.with_tls(Tls::rest).unwrap_or_default() {
             if let Err(error) = store.note(Timestamp::now(), rest) {

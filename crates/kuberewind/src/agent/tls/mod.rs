@@ -23,6 +23,8 @@ mod work;
 pub(crate) use keep::ControlPlane;
 pub(crate) use pins::Sent;
 pub(crate) use plaintext::PLAINTEXT;
+#[cfg(test)]
+pub(crate) use plaintext::tests::feed as feed_plaintext;
 pub(crate) use recall::{MOST_SECRETS, left_behind, noted};
 pub(crate) use second_net::{PlaintextReport, SecondNet};
 pub(crate) use status::TlsReport;

@@ -51,6 +51,11 @@ impl Opened {
         self.recalled = true;
     }
 
+    /// Whether it is known of which connections secrets came.
+    fn is_complete(&self) -> bool {
+        self.recalled
+    }
+
     pub(super) fn insert(&mut self, pair: Pair) {
         if self.pairs.insert(pair) {
             self.order.push_back(pair);
@@ -73,6 +78,8 @@ pub(super) struct Counts {
     pub(super) left_out: u64,
     /// Bytes missing in those that are shown.
     pub(super) missing: u64,
+    /// Bytes that were to wait when there was no time left, or that came too late to be written.
+    pub(super) unwritten: u64,
     /// Programs that use no sockets within calls of the library.
     pub(super) nowhere: HashSet<String>,
     /// How often the ring was found empty.
@@ -90,6 +97,10 @@ pub(super) struct Stream {
     control_plane: ControlPlane,
     pub(super) keeps_control_plane: bool,
     owners: BTreeMap<NetnsId, Owner>,
+    /// Those that are chosen no more, and after how many pauses nothing of theirs stands in the ring.
+    leaving: BTreeMap<NetnsId, u64>,
+    /// What was said before is somebody else's to write.
+    handed_over: Timestamp,
     slots: BTreeMap<NetnsId, Slot>,
     talks: HashMap<Key, Talk>,
     /// Who shows a connection.
@@ -138,6 +149,8 @@ impl Stream {
             control_plane,
             keeps_control_plane: false,
             owners: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            handed_over: Timestamp::MIN,
             slots: BTreeMap::new(),
             talks: HashMap::new(),
             shown: HashMap::new(),
@@ -147,20 +160,101 @@ impl Stream {
         }
     }
 
-    /// Only what comes from these is shown.
-    pub(super) fn set_owners(&mut self, owners: BTreeMap<NetnsId, Owner>) {
-        let changed = |netns: &NetnsId| owners.get(netns) != self.owners.get(netns);
-        let gone: Vec<_> = self.slots.keys().copied().filter(changed).collect();
-        for netns in gone {
-            let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
-            for key in keys {
-                self.forget(key);
+    /// What comes from these is shown, too.
+    pub(super) fn welcome(&mut self, owners: &BTreeMap<NetnsId, Owner>) {
+        for (netns, owner) in owners {
+            self.leaving.remove(netns);
+            if self.owners.get(netns).is_some_and(|other| other != owner) {
+                self.dismiss(*netns);
             }
-            if let Some(slot) = self.slots.remove(&netns) {
-                self.sink.close_interface(slot);
+            self.owners.insert(*netns, owner.clone());
+        }
+    }
+
+    /// Only what comes from these is shown, once what the others said before was read.
+    pub(super) fn keep_only(&mut self, owners: &BTreeMap<NetnsId, Owner>) {
+        // The ring may have been found empty just before they were left out.
+        let empty = self.counts.pauses + 2;
+        let gone = self.owners.keys().filter(|netns| !owners.contains_key(netns));
+        for netns in gone {
+            self.leaving.entry(*netns).or_insert(empty);
+        }
+    }
+
+    /// Nothing more of this one comes.
+    fn dismiss(&mut self, netns: NetnsId) {
+        let keys: Vec<_> = self.talks.keys().filter(|key| key.0 == netns).copied().collect();
+        self.decide_now(|key, _| key.0 == netns);
+        for key in keys {
+            self.forget(key);
+        }
+        if let Some(slot) = self.slots.remove(&netns) {
+            self.sink.close_interface(slot);
+        }
+        self.owners.remove(&netns);
+    }
+
+    fn dismiss_leaving(&mut self, pauses: u64) {
+        let gone = self.leaving.extract_if(.., |_, empty| *empty <= pauses);
+        for (netns, _) in gone.collect::<Vec<_>>() {
+            self.dismiss(netns);
+        }
+    }
+
+    /// The probes are gone, and what they sent was read.
+    pub(super) fn end_of_probes(&mut self) {
+        self.dismiss_leaving(u64::MAX);
+    }
+
+    /// Writes what waits, as far as it may be shown: there is no time left to wait.
+    pub(super) fn end_waiting(&mut self) {
+        self.decide_now(|_, _| true);
+        self.sink.flush();
+    }
+
+    /// Writes what waits and was said before this moment; what of it comes later is counted.
+    pub(super) fn hand_over(&mut self, at: Timestamp) {
+        self.decide_now(|_, said| said.first().is_some_and(|said| said.time < at));
+        self.handed_over = at;
+        self.sink.flush();
+    }
+
+    /// When the last of those that wait began to.
+    pub(super) fn youngest(&self) -> Option<Instant> {
+        let since = self.talks.values().filter_map(|talk| match &talk.stage {
+            Stage::Held { since, .. } => Some(*since),
+            _ => None,
+        });
+        since.max()
+    }
+
+    /// Decides about some of those that wait. Where it is not known which connections an earlier
+    /// recorder's notes open, they are left out, and counted.
+    fn decide_now(&mut self, which: impl Fn(&Key, &[Said]) -> bool) {
+        let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
+            Stage::Held { since, said } if which(key, said) => Some((*since, *key)),
+            _ => None,
+        };
+        let mut due: Vec<_> = self.talks.iter().filter_map(due).collect();
+        due.sort_unstable();
+        let is_known = lock(&self.opened).is_complete();
+        for (_, key) in due {
+            if is_known {
+                self.decide(key);
+            } else {
+                self.give_up(key);
             }
         }
-        self.owners = owners;
+    }
+
+    /// Leaves out what waits, and counts it.
+    fn give_up(&mut self, key: Key) {
+        let Some(talk) = self.talks.get_mut(&key) else { return };
+        let Stage::Held { said, .. } = &talk.stage else { return };
+        let held = said.iter().map(|said| said.bytes.len()).sum::<usize>();
+        self.held -= held;
+        self.counts.unwritten += held as u64;
+        talk.stage = Stage::LeftOut;
     }
 
     pub(super) fn hear(&mut self, told: PlaintextTold, name: impl FnOnce(u32) -> String) {
@@ -169,6 +263,9 @@ impl Stream {
             PlaintextTold::Pause => return self.pause(),
         };
         if !self.owners.contains_key(&netns) {
+            if let Plaintext::Data { bytes, .. } = happened {
+                self.counts.unwritten += bytes.len() as u64;
+            }
             return;
         }
         let key = (netns, pid, connection);
@@ -258,7 +355,8 @@ impl Stream {
     /// Nothing more stands in the ring: time to look at what waits.
     fn pause(&mut self) {
         self.counts.pauses += 1;
-        let hold = if lock(&self.opened).recalled { HOLD } else { RECALLED_BY };
+        self.dismiss_leaving(self.counts.pauses);
+        let hold = if lock(&self.opened).is_complete() { HOLD } else { RECALLED_BY };
         let due = |(key, talk): (&Key, &Talk)| match &talk.stage {
             Stage::Held { since, .. } if since.elapsed() >= hold => Some((*since, *key)),
             _ => None,
@@ -287,6 +385,7 @@ impl Stream {
         })
     }
 
+    /// Hands on what was written.
     pub(super) fn flush(&mut self) {
         self.sink.flush();
     }
@@ -340,6 +439,9 @@ impl Stream {
     }
 
     fn show(&mut self, key: Key, said: &Said) {
+        if said.time < self.handed_over {
+            self.counts.unwritten += said.bytes.len() as u64;
+        }
         let slot = self.slot(key.0);
         let Self { talks, sink, counts, .. } = self;
         let Some(talk) = talks.get_mut(&key) else { return };
@@ -347,7 +449,7 @@ impl Stream {
         let next = &mut talk.next[usize::from(said.sent)];
         let lost = said.position.saturating_sub(*next);
         counts.missing += lost;
-        *next = said.position + said.bytes.len() as u64;
+        *next = said.position.saturating_add(said.bytes.len() as u64);
         let by_client = said.sent == (talk.local == conversation.client);
         let from = if by_client { Sender::Client } else { Sender::Server };
         let content = Content { lost, bytes: &said.bytes };
@@ -379,7 +481,7 @@ fn put(sink: &mut dyn PacketSink, slot: Slot, time: Timestamp, frame: &[u8]) {
 /// Notes that these words are missing.
 fn leave_gap(earlier: &mut Vec<Said>, said: &Said) {
     let Said { time, sent, position, bytes } = said;
-    let position = position + bytes.len() as u64;
+    let position = position.saturating_add(bytes.len() as u64);
     let gap = Said { time: *time, sent: *sent, position, bytes: Vec::new() };
     let last = earlier.iter_mut().rev().find(|earlier| earlier.sent == gap.sent);
     match last.filter(|last| last.bytes.is_empty()) {
@@ -400,4 +502,181 @@ fn is_client(said: &[Said], local: SocketAddr, remote: SocketAddr) -> bool {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use kuberewind_packet::Loss;
+
+    use super::*;
+
+    const NETNS: NetnsId = NetnsId(77);
+
+    /// What was written: whose, and how many frames.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<BTreeMap<String, usize>>>);
+
+    /// Slots are places in the list of those whose they are.
+    struct Sink(Written, Vec<String>);
+
+    impl PacketSink for Sink {
+        fn open_interface(&mut self, interface: Interface) -> Slot {
+            self.1.push(interface.owner.to_string());
+            Slot(u32::try_from(self.1.len() - 1).unwrap())
+        }
+
+        fn close_interface(&mut self, _: Slot) {}
+
+        fn reserve(&mut self, _: usize) -> bool {
+            true
+        }
+
+        fn packet(&mut self, slot: Slot, _: &Frame<'_>) {
+            *lock(&self.0.0).entry(self.1[slot.0 as usize].clone()).or_default() += 1;
+        }
+
+        fn loss(&mut self, _: Slot, _: Loss) {}
+
+        fn tick(&mut self) {}
+
+        fn flush(&mut self) {}
+    }
+
+    fn owner(name: &str) -> Owner {
+        Owner::Netns(name.to_owned())
+    }
+
+    /// One of whose owners is `shop`.
+    fn stream(is_recalled: bool) -> (Stream, Written) {
+        let (opened, written) = (Arc::<Mutex<Opened>>::default(), Written::default());
+        if is_recalled {
+            lock(&opened).set_recalled();
+        }
+        let sink = Box::new(Sink(written.clone(), Vec::new()));
+        let mut stream = Stream::new(sink, "n1".to_owned(), opened, ControlPlane::default());
+        stream.welcome(&BTreeMap::from([(NETNS, owner("shop"))]));
+        (stream, written)
+    }
+
+    fn say(stream: &mut Stream, at: u64, port: u16, bytes: &[u8]) {
+        let happened = Plaintext::Data {
+            local: ([10, 0, 0, 1], port).into(),
+            remote: ([10, 0, 0, 2], 443).into(),
+            sent: true,
+            position: 0,
+            bytes: bytes.to_vec(),
+        };
+        let (time, connection) = (Timestamp::from_nanos(at), u64::from(port));
+        let event = PlaintextEvent { time, netns: NETNS, pid: 1, connection, happened };
+        stream.hear(PlaintextTold::Event(event), |_| String::new());
+    }
+
+    /// A list of things that happen, each with its length before it, from a fuzzer.
+    pub(crate) fn feed(input: &[u8]) -> String {
+        let (mut stream, written) = stream(true);
+        let owners = |name| BTreeMap::from([(NETNS, owner(name))]);
+        let mut rest = input;
+        while let Some(([what, len], behind)) = rest.split_first_chunk() {
+            let (bytes, behind) = behind.split_at(behind.len().min(usize::from(*len)));
+            rest = behind;
+            match what {
+                b'p' => stream.hear(PlaintextTold::Pause, |_| String::new()),
+                b'e' => stream.end_waiting(),
+                b'h' => stream.hand_over(Timestamp::now()),
+                b'k' => stream.keep_only(&BTreeMap::new()),
+                b's' => stream.welcome(&owners("shop")),
+                b'b' => stream.welcome(&owners("bank")),
+                _ => {
+                    let Some(event) = kuberewind_capture::fuzz::plaintext_event(bytes) else {
+                        continue;
+                    };
+                    if let (b'o', Plaintext::Data { local, remote, .. }) = (what, &event.happened) {
+                        lock(&stream.opened).insert(pair(event.netns, *local, *remote));
+                    }
+                    stream.hear(PlaintextTold::Event(event), |pid| pid.to_string());
+                }
+            }
+            check(&stream);
+        }
+        stream.end_of_probes();
+        stream.end_waiting();
+        assert_eq!(stream.held, 0, "nothing waits for ever");
+        let owners: Vec<_> = lock(&written.0).keys().cloned().collect();
+        let Counts { conversations, left_out, missing, unwritten, nowhere, .. } = &stream.counts;
+        let more = [missing, unwritten].map(|bytes| bytes.checked_ilog2());
+        format!("{owners:?} {conversations} {left_out} {more:?} {}", nowhere.len())
+    }
+
+    /// What always holds.
+    fn check(stream: &Stream) {
+        let held = stream.talks.values().map(|talk| match &talk.stage {
+            Stage::Held { said, .. } => said.iter().map(|said| said.bytes.len()).sum(),
+            _ => 0,
+        });
+        assert_eq!(held.sum::<usize>(), stream.held);
+        assert!(stream.shown.values().all(|key| stream.talks.contains_key(key)));
+        assert!(stream.talks.keys().all(|key| stream.owners.contains_key(&key.0)));
+        assert!(stream.slots.keys().all(|netns| stream.owners.contains_key(netns)));
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_written() {
+        let (mut stream, written) = stream(true);
+        say(&mut stream, 1, 40_000, b"GET /");
+        stream.hear(PlaintextTold::Pause, |_| String::new());
+        assert_eq!(lock(&written.0).len(), 0);
+        stream.end_waiting();
+        assert!(lock(&written.0)["shop"] > 0);
+        assert_eq!((stream.counts.conversations, stream.counts.unwritten), (1, 0));
+        assert_eq!(stream.held, 0);
+    }
+
+    #[test]
+    fn what_an_earlier_recorders_notes_may_open_is_counted_at_the_end() {
+        let (mut stream, written) = stream(false);
+        say(&mut stream, 1, 40_000, b"GET /");
+        stream.end_waiting();
+        assert_eq!(lock(&written.0).len(), 0);
+        assert_eq!((stream.counts.unwritten, stream.held), (5, 0));
+    }
+
+    #[test]
+    fn whoever_hands_over_writes_what_was_said_before_and_counts_what_comes_late() {
+        let (mut stream, written) = stream(true);
+        let cut = Timestamp::from_nanos(10);
+        say(&mut stream, 9, 40_000, b"GET /");
+        say(&mut stream, 11, 40_001, b"GET /");
+        stream.hand_over(cut);
+        assert!(lock(&written.0)["shop"] > 0);
+        assert_eq!((stream.counts.conversations, stream.counts.unwritten), (1, 0));
+        say(&mut stream, 9, 40_000, b"late");
+        say(&mut stream, 12, 40_000, b"and later");
+        assert_eq!(stream.counts.unwritten, 4);
+    }
+
+    #[test]
+    fn the_last_words_of_one_who_is_gone_are_still_its_own() {
+        let (mut stream, written) = stream(true);
+        say(&mut stream, 1, 40_000, b"GET /");
+        stream.keep_only(&BTreeMap::new());
+        // It stood in the ring.
+        say(&mut stream, 2, 40_001, b"GET /");
+        for _ in 0..3 {
+            stream.hear(PlaintextTold::Pause, |_| String::new());
+        }
+        assert_eq!(lock(&written.0).keys().collect::<Vec<_>>(), ["shop"]);
+        assert_eq!((stream.counts.conversations, stream.counts.unwritten), (2, 0));
+        say(&mut stream, 3, 40_002, b"nobody's");
+        assert_eq!(stream.counts.unwritten, 8);
+    }
+
+    #[test]
+    fn who_takes_a_namespace_over_does_not_take_the_words_of_who_was_there() {
+        let (mut stream, written) = stream(true);
+        say(&mut stream, 1, 40_000, b"GET /");
+        stream.welcome(&BTreeMap::from([(NETNS, owner("bank"))]));
+        say(&mut stream, 2, 40_001, b"GET /");
+        stream.end_waiting();
+        assert_eq!(lock(&written.0).keys().collect::<Vec<_>>(), ["bank", "shop"]);
+    }
 }
