@@ -8,9 +8,7 @@ use std::time::Duration;
 use kuberewind_tests::cluster::{Cluster, Pod};
 use kuberewind_tests::judges::{capinfos, tshark};
 use kuberewind_tests::traffic::{HttpServer, Iperf};
-use kuberewind_tests::{
-    CaptureFile, Recorder, Tcpdump, VethPair, data_dir, succeed, wait_until,
-};
+use kuberewind_tests::{CaptureFile, Recorder, Tcpdump, VethPair, data_dir, succeed, wait_until};
 use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(30);

@@ -97,7 +97,7 @@ fn a_connection_older_than_the_recorder_is_shown_where_that_is_asked_for_and_no_
 #[test]
 fn what_was_said_just_before_the_recorder_stops_is_written() {
     let mut older = Older::recorded_with(",tap.tlsPlaintext[0].regex=older");
-    older.wait_for_probes();
+    wait_for_probes(&older.recorder);
     older.get("old", "/not-yet");
     older.get("old", "/last");
     older.get("new", "/not-twice");

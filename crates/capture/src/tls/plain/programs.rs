@@ -13,8 +13,8 @@ use super::super::processes::own;
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plain.bpf.o"));
 
-/// OpenSSL's and GnuTLS's functions that carry data, and the programs at their beginnings. GnuTLS's take and
-/// give what OpenSSL's do.
+/// The functions of OpenSSL and `GnuTLS` that carry data, and the programs at their beginnings. Those of `GnuTLS` take
+/// and give what those of OpenSSL do.
 const CARRIERS: [(&str, &str); 6] = [
     ("SSL_read", "ssl_read"),
     ("SSL_write", "ssl_write"),
