@@ -448,7 +448,7 @@ impl Stream {
         let Stage::Shown { conversation, twins } = &mut talk.stage else { return };
         let next = &mut talk.next[usize::from(said.sent)];
         let lost = said.position.saturating_sub(*next);
-        counts.missing += lost;
+        counts.missing = counts.missing.saturating_add(lost);
         *next = said.position.saturating_add(said.bytes.len() as u64);
         let by_client = said.sent == (talk.local == conversation.client);
         let from = if by_client { Sender::Client } else { Sender::Server };
@@ -559,11 +559,15 @@ pub(crate) mod tests {
     }
 
     fn say(stream: &mut Stream, at: u64, port: u16, bytes: &[u8]) {
+        say_at(stream, at, port, 0, bytes);
+    }
+
+    fn say_at(stream: &mut Stream, at: u64, port: u16, position: u64, bytes: &[u8]) {
         let happened = Plaintext::Data {
             local: ([10, 0, 0, 1], port).into(),
             remote: ([10, 0, 0, 2], 443).into(),
             sent: true,
-            position: 0,
+            position,
             bytes: bytes.to_vec(),
         };
         let (time, connection) = (Timestamp::from_nanos(at), u64::from(port));
@@ -629,6 +633,16 @@ pub(crate) mod tests {
         assert!(lock(&written.0)["shop"] > 0);
         assert_eq!((stream.counts.conversations, stream.counts.unwritten), (1, 0));
         assert_eq!(stream.held, 0);
+    }
+
+    #[test]
+    fn positions_that_no_connection_reaches_are_gaps() {
+        let (mut stream, _) = stream(true);
+        say_at(&mut stream, 1, 40_000, u64::MAX - 2, b"GET /");
+        say_at(&mut stream, 2, 40_001, u64::MAX - 2, b"GET /");
+        stream.end_waiting();
+        say_at(&mut stream, 3, 40_001, u64::MAX, b"GET /");
+        assert_eq!(stream.counts.missing, u64::MAX);
     }
 
     #[test]
