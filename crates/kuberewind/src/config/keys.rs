@@ -116,7 +116,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "tap.tlsPlaintext",
         form: "list of entries with `namespace`, `regex` or both",
-        about: "Of these recorded pods TLS that began before the recorder is read, too: probes at each call of OpenSSL. An empty list is none. Needs `tap.tls`.",
+        about: "Of these recorded pods TLS that began before the recorder is read, too: probes at each call of OpenSSL and GnuTLS. An empty list is none. Needs `tap.tls`.",
         live: true,
         place: |config| &mut config.tap.tls_plaintext,
     },

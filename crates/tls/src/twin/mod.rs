@@ -126,6 +126,8 @@ pub struct Twins {
     by_number: HashMap<u64, Twin>,
     counts: TwinCounts,
     frame: Vec<u8>,
+    /// What waited is told with its own time.
+    may_go_back: bool,
 }
 
 /// One conversation.
@@ -141,6 +143,7 @@ enum Twin {
 #[derive(Debug)]
 struct Piece {
     from: Sender,
+    time: Timestamp,
     lost: u64,
     bytes: Vec<u8>,
 }
@@ -162,6 +165,13 @@ impl Twins {
     /// No twins yet; none will use what is taken.
     pub fn new(taken: PortsTaken) -> Self {
         Self { taken, ..Self::default() }
+    }
+
+    /// What waits until it is known what is spoken is told with the time at which it was said, so times may
+    /// go back.
+    #[must_use]
+    pub fn with_own_times(self) -> Self {
+        Self { may_go_back: true, ..self }
     }
 
     /// What was made so far.
@@ -198,7 +208,7 @@ impl Twins {
                 let twin = twin.or_insert_with(|| Twin::Waiting(Vec::new()));
                 if let Twin::Waiting(pieces) = twin {
                     let bytes = content.bytes.to_vec();
-                    pieces.push(Piece { from: *from, lost: content.lost, bytes });
+                    pieces.push(Piece { from: *from, time: *time, lost: content.lost, bytes });
                     self.decide(conversation, false, *time, sink);
                 } else {
                     self.show(conversation, *time, sink, |shown, out| {
@@ -217,6 +227,21 @@ impl Twins {
                 }
             }
         }
+    }
+
+    /// Whether words wait until it is known what is spoken.
+    pub fn is_waiting(&self, conversation: &Conversation) -> bool {
+        matches!(self.by_number.get(&conversation.number), Some(Twin::Waiting(_)))
+    }
+
+    /// Waits no longer for words by which it is known what is spoken.
+    pub fn settle(
+        &mut self,
+        conversation: &Conversation,
+        time: Timestamp,
+        sink: &mut dyn FnMut(Timestamp, &[u8]),
+    ) {
+        self.decide(conversation, true, time, sink);
     }
 
     /// Chooses the port once enough was said, or when no more will be.
@@ -272,7 +297,10 @@ impl Twins {
         let mut shown = Shown::new([client, server], conversation.number);
         shown.http2 = http2.map(Box::new);
         self.by_number.insert(conversation.number, Twin::Shown(shown));
-        self.show(conversation, time, sink, |shown, out| {
+        let may_go_back = self.may_go_back;
+        let time_of = |piece: &Piece| if may_go_back { piece.time } else { time };
+        let begins = pieces.iter().map(time_of).min().unwrap_or(time);
+        self.show(conversation, begins, sink, |shown, out| {
             shown.begin(out);
             if known == Known::Http2 {
                 for (from, opening) in
@@ -281,10 +309,12 @@ impl Twins {
                     shown.data(from, 0, &opening, out);
                 }
             }
-            for piece in pieces {
-                shown.say(piece.from, piece.lost, &piece.bytes, out);
-            }
         });
+        for piece in pieces {
+            self.show(conversation, time_of(&piece), sink, |shown, out| {
+                shown.say(piece.from, piece.lost, &piece.bytes, out);
+            });
+        }
     }
 
     /// Lets a twin make frames.

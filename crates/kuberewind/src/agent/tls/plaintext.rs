@@ -21,6 +21,8 @@ pub(crate) const PLAINTEXT: &str = "tls-plaintext";
 const HOLD: Duration = Duration::from_secs(2);
 /// How long at most after that what an earlier recorder noted may take to be read.
 const RECALLED_BY: Duration = Duration::from_secs(30);
+/// How long after its first words it may become known what a connection speaks.
+const RECOGNISED_BY: Duration = Duration::from_secs(3);
 /// Bytes that wait so; what is beyond that is lost.
 const MOST_HELD: usize = 32 << 20;
 /// Conversations at a time; beyond that those are forgotten that have been silent for longest.
@@ -123,9 +125,17 @@ struct Talk {
 }
 
 enum Stage {
-    Held { since: Instant, said: Vec<Said> },
+    Held {
+        since: Instant,
+        said: Vec<Said>,
+    },
     LeftOut,
-    Shown { conversation: Conversation, twins: Box<Twins> },
+    /// `waits`: when its first words came, while they may wait in the twin until it is known what is spoken.
+    Shown {
+        conversation: Conversation,
+        twins: Box<Twins>,
+        waits: Option<Instant>,
+    },
 }
 
 struct Said {
@@ -209,12 +219,14 @@ impl Stream {
     /// Writes what waits, as far as it may be shown: there is no time left to wait.
     pub(super) fn end_waiting(&mut self) {
         self.decide_now(|_, _| true);
+        self.settle(|_, _| true);
         self.sink.flush();
     }
 
     /// Writes what waits and was said before this moment; what of it comes later is counted.
     pub(super) fn hand_over(&mut self, at: Timestamp) {
         self.decide_now(|_, said| said.first().is_some_and(|said| said.time < at));
+        self.settle(|_, _| true);
         self.handed_over = at;
         self.sink.flush();
     }
@@ -322,7 +334,8 @@ impl Stream {
     fn close(&mut self, key: Key, time: Timestamp) {
         let slot = self.slot(key.0);
         let Self { talks, sink, .. } = self;
-        let Some(Talk { stage: Stage::Shown { conversation, twins }, .. }) = talks.get_mut(&key)
+        let Some(Talk { stage: Stage::Shown { conversation, twins, .. }, .. }) =
+            talks.get_mut(&key)
         else {
             return;
         };
@@ -332,7 +345,31 @@ impl Stream {
         }
     }
 
+    /// Shows what waits in twins until it is known what is spoken: it is not to be known in time.
+    fn settle(&mut self, which: impl Fn(&Key, &Instant) -> bool) {
+        let waits = |(key, talk): (&Key, &Talk)| match &talk.stage {
+            Stage::Shown { waits: Some(since), .. } if which(key, since) => Some(*key),
+            _ => None,
+        };
+        let keys: Vec<_> = self.talks.iter().filter_map(waits).collect();
+        for key in keys {
+            let slot = self.slot(key.0);
+            let Self { talks, sink, .. } = self;
+            let Some(Talk { stage: Stage::Shown { conversation, twins, waits }, .. }) =
+                talks.get_mut(&key)
+            else {
+                continue;
+            };
+            *waits = None;
+            let now = Timestamp::now();
+            twins.settle(conversation, now, &mut |time, frame| {
+                put(&mut **sink, slot, time, frame);
+            });
+        }
+    }
+
     fn forget(&mut self, key: Key) {
+        self.settle(|other, _| *other == key);
         let Some(talk) = self.talks.remove(&key) else { return };
         if let Stage::Held { said, .. } = &talk.stage {
             self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
@@ -368,6 +405,7 @@ impl Stream {
         for (_, key) in due {
             self.decide(key);
         }
+        self.settle(|_, since| since.elapsed() >= RECOGNISED_BY);
         let is_past = |talk: &Talk| talk.over.is_some_and(|(_, at)| at.elapsed() >= 3 * HOLD);
         let past = self.talks.iter().filter(|(_, talk)| is_past(talk)).map(|(key, _)| *key);
         let past: Vec<_> = past.collect();
@@ -381,7 +419,10 @@ impl Stream {
     pub(super) fn holds_before(&self, to: Timestamp) -> bool {
         self.talks.values().any(|talk| match &talk.stage {
             Stage::Held { said, .. } => said.first().is_some_and(|said| said.time < to),
-            _ => false,
+            Stage::Shown { conversation, twins, waits } => {
+                waits.is_some() && twins.is_waiting(conversation)
+            }
+            Stage::LeftOut => false,
         })
     }
 
@@ -393,8 +434,8 @@ impl Stream {
     /// Shows a conversation that waited, or leaves it out.
     fn decide(&mut self, key: Key) {
         let Some(talk) = self.talks.get_mut(&key) else { return };
-        let Stage::Held { said, .. } = &mut talk.stage else { return };
-        let said = std::mem::take(said);
+        let Stage::Held { since, said } = &mut talk.stage else { return };
+        let (since, said) = (*since, std::mem::take(said));
         self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
         let (local, remote) = (talk.local, talk.remote);
         if self.is_left_out(key, local, remote) {
@@ -417,8 +458,8 @@ impl Stream {
             resumed: true,
         };
         if let Some(talk) = self.talks.get_mut(&key) {
-            let twins = Box::new(Twins::new(PortsTaken::default()));
-            talk.stage = Stage::Shown { conversation, twins };
+            let twins = Box::new(Twins::new(PortsTaken::default()).with_own_times());
+            talk.stage = Stage::Shown { conversation, twins, waits: Some(since) };
         }
         for said in &said {
             self.show(key, said);
@@ -445,7 +486,7 @@ impl Stream {
         let slot = self.slot(key.0);
         let Self { talks, sink, counts, .. } = self;
         let Some(talk) = talks.get_mut(&key) else { return };
-        let Stage::Shown { conversation, twins } = &mut talk.stage else { return };
+        let Stage::Shown { conversation, twins, .. } = &mut talk.stage else { return };
         let next = &mut talk.next[usize::from(said.sent)];
         let lost = said.position.saturating_sub(*next);
         counts.missing = counts.missing.saturating_add(lost);
