@@ -30,7 +30,7 @@ usage: cargo xtask COMMAND
                   [--recorders limit,tcpdump,tcpdump64,dumpcap,kuberewind,kuberewind-tls]
   bench overhead  what recording costs the workload [--rounds N] [--seconds N]
                   [--workloads udp,tcp,http,https,handshakes]
-                  [--recorders none,kuberewind,kuberewind-tls,tcpdump,heads]
+                  [--recorders none,kuberewind,kuberewind-tls,kuberewind-probes,tcpdump,heads]
   bench export    windows, exports and merges beside cp and mergecap [--rounds N] [--megabytes N]
   bench cluster   an agent of many idle pods, an export of three nodes [--pods N] [--rounds N]
                   [--megabytes N]

@@ -33,10 +33,11 @@ const WORKLOADS: [(&str, Workload); 5] = [
     ("https", Workload::Https),
     ("handshakes", Workload::Handshakes),
 ];
-const RECORDERS: [(&str, Option<Peer>); 5] = [
+const RECORDERS: [(&str, Option<Peer>); 6] = [
     ("none", None),
     ("kuberewind", Some(Peer::Kuberewind)),
     ("kuberewind-tls", Some(Peer::KuberewindTls)),
+    ("kuberewind-probes", Some(Peer::KuberewindProbes)),
     ("tcpdump", Some(Peer::Tcpdump64)),
     ("heads", Some(Peer::TcpdumpHeads)),
 ];

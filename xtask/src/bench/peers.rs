@@ -28,6 +28,8 @@ pub(super) enum Peer {
     Kuberewind,
     /// Ours, TLS secrets included.
     KuberewindTls,
+    /// Ours, with every probe: secrets, and plaintext of all that is recorded.
+    KuberewindProbes,
 }
 
 /// What a recorder has.
@@ -55,6 +57,7 @@ impl Peer {
             Self::Dumpcap => "dumpcap",
             Self::Kuberewind => "kuberewind",
             Self::KuberewindTls => "kuberewind, tap.tls=true",
+            Self::KuberewindProbes => "kuberewind, tap.tls=true, tap.tlsPlaintext",
         }
     }
 
@@ -71,6 +74,9 @@ impl Peer {
             Self::Dumpcap => Recording::dumpcap(netns),
             Self::Kuberewind => Recording::kuberewind(netns, "tap.tls=false"),
             Self::KuberewindTls => Recording::kuberewind(netns, "tap.tls=true"),
+            Self::KuberewindProbes => {
+                Recording::kuberewind(netns, "tap.tls=true,tap.tlsPlaintext[0].regex=.")
+            }
         }
     }
 }
