@@ -8,7 +8,8 @@ use crate::judge::Exchange;
 use crate::lab::{End, Lab, NGINX, NGINX_HTTP2, NGINX_OLD, VERSIONS, curl_arguments, other_end};
 use crate::lab::{source, text};
 
-const PORT: u16 = 10443;
+/// The one that gRPC's examples use.
+pub(crate) const PORT: u16 = 50051;
 
 /// A message as gRPC sends it: not compressed, with its length.
 pub(crate) fn message(content: &[u8]) -> Vec<u8> {

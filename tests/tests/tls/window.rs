@@ -9,7 +9,7 @@ use kuberewind_packet::Timestamp;
 use kuberewind_tests::Program;
 use kuberewind_tests::judges::tshark;
 
-use crate::boringssl::{message, serve_grpc};
+use crate::boringssl::{self, message, serve_grpc};
 use crate::judge::{self, Exchange, attribute, unhex};
 use crate::lab::{End, Lab, NGINX, WITHIN, other_end, text};
 
@@ -131,7 +131,7 @@ fn grpc_in_the_window_is_readable_and_never_wrong_though_its_connection_is_older
     let program = serve_grpc(&mut lab);
     let go = lab.files.path("go");
     let mut client = lab.exec(End::Peer, &program[0]);
-    client.args([&program[1], "keep", other_end(End::Peer), "10443"]);
+    client.args([&program[1], "keep", other_end(End::Peer), &boringssl::PORT.to_string()]);
     let mut client = Program::start(client.arg(lab.files.certificate("server")).arg(&go));
     client.wait_to_say("early", WITHIN);
     lab.wait_for_connections(1);
