@@ -458,7 +458,13 @@ pub(super) fn key_log(input: &[u8]) -> String {
 /// begins with something else.
 pub(super) fn records(input: &[u8]) -> String {
     let (large, small) = (read_records(input, 1_400), read_records(input, 97));
-    let is_tls = matches!(input, [low, high, 22, 3, _, _, _, 1, ..] if *high > 0 || *low > 5);
+    let is_tls = match input {
+        [low, high, 22, 3, 0..=4, upper, lower, 1, ..] => {
+            let body = u16::from_be_bytes([*upper, *lower]);
+            u16::from_le_bytes([*low, *high]) > 5 && (1..=(1 << 14) + 2048).contains(&body)
+        }
+        _ => false,
+    };
     assert!(!is_tls || large.0 == small.0, "segments make a difference: {} {}", large.0, small.0);
     format!("{} {}", large.0, large.1)
 }

@@ -41,6 +41,8 @@ pub(super) struct Connection {
 enum Kind {
     Unknown {
         looks: u32,
+        /// It began with something else; TLS may follow.
+        plain: bool,
     },
     Tls,
     /// TLS that cannot be read.
@@ -77,7 +79,7 @@ impl Connection {
         };
         Self {
             conversation: Conversation { number, place, client, server, resumed: false },
-            kind: Kind::Unknown { looks: 0 },
+            kind: Kind::Unknown { looks: 0, plain: false },
             from_syn: segment.syn,
             pinned: if segment.syn { Vec::new() } else { pinned },
             session: Session::default(),
@@ -146,6 +148,10 @@ impl Connection {
             side.half.push(sequence, &[], segment.wire_len, segment.fin, context.now);
             return;
         }
+        if matches!(self.kind, Kind::Unknown { plain: true, .. }) {
+            // What is missing of other words is not waited for.
+            side.half.begin_at(sequence, context.now);
+        }
         side.half.push(sequence, segment.payload, segment.wire_len, segment.fin, context.now);
         if side.half.waiting() > context.limits.direction && !side.skip_hole(context.now) {
             side.end(Over::Trouble(Reason::PacketsMissing));
@@ -154,7 +160,7 @@ impl Connection {
 
     /// Finds out what the connection carries.
     fn recognise(&mut self, segment: &Segment<'_>, log: &KeyLog) {
-        let Kind::Unknown { looks } = &mut self.kind else { return };
+        let Kind::Unknown { looks, .. } = &mut self.kind else { return };
         if !self.pinned.is_empty() && !segment.payload.is_empty() {
             let begins = opening(segment.payload)
                 .is_some_and(|(header, first)| (header[0], first) == (22, CLIENT_HELLO));
@@ -246,6 +252,8 @@ impl Connection {
             self.close(Kind::Closed(reason));
         } else if looks > MAX_LOOKS {
             self.close(Kind::Ignored);
+        } else {
+            self.kind = Kind::Unknown { looks, plain: true };
         }
     }
 
