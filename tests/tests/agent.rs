@@ -103,7 +103,7 @@ fn without_an_api_server_a_new_agent_goes_on_with_what_the_last_one_knew() {
     assert!(has(&export(&cluster, 0), &cart, &before));
 
     cluster.control(Command::Serve { serving: false });
-    cluster.signal_agent("n1", Signal::KILL);
+    cluster.kill_agent("n1", WITHIN);
     wait_until("the next agent to say what is wrong", WITHIN, || {
         status(&cluster.data("n1")).is_some_and(|status| {
             let told = |what| status.problems.iter().any(|problem| problem.contains(what));

@@ -13,7 +13,6 @@ use kuberewind_tests::traffic::{
     DnsServer, HttpServer, Iperf, Mixed, Rate, sctp_init, send, udp_super_packets, write_pcap,
 };
 use kuberewind_tests::{CaptureFile, Packet, Program, succeed, wait_until};
-use rustix::process::Signal;
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -227,7 +226,7 @@ fn stop_and_start_hold_on_every_node() {
     cluster.expect(3, &["status"]);
     send(&between);
     // A restart does not begin it again, nor does `tap`.
-    cluster.signal_agent("n1", Signal::KILL);
+    cluster.kill_agent("n1", WITHIN);
     cluster.wait_for_agents(WITHIN);
     cluster.expect(0, &["tap", "--set", "headless=true"]);
     cluster.expect(3, &["status"]);

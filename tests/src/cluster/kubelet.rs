@@ -205,6 +205,11 @@ impl AgentPod {
         self.container.ready
     }
 
+    /// How often it was started again.
+    pub(super) fn restarts(&self) -> u32 {
+        self.container.restarts
+    }
+
     fn notice_the_end(&mut self) {
         let Some(ended) = self.agent.as_mut().and_then(Program::has_ended) else { return };
         let said = self.agent.take().map(|agent| agent.said()).unwrap_or_default();

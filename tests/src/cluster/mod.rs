@@ -297,6 +297,19 @@ impl Cluster {
         program.unwrap_or_else(|| panic!("no agent runs on {node}")).signal(signal);
     }
 
+    /// Kills a node's agent, and waits until its kubelet knows: what counts as ready then is the
+    /// next one.
+    pub fn kill_agent(&self, node: &str, within: Duration) {
+        let restarts = || {
+            let agents = self.kubelets.agents();
+            let agent = agents.iter().find(|agent| agent.node.name == node);
+            agent.unwrap_or_else(|| panic!("no agent is on {node}")).restarts()
+        };
+        let before = restarts();
+        self.signal_agent(node, Signal::KILL);
+        wait_until("the kubelet to see the agent's end", within, || restarts() > before);
+    }
+
     /// How many bytes port-forwards have taken from a node's agent to clients so far.
     pub fn forwarded(&self, node: &str) -> u64 {
         let agents = self.kubelets.agents();

@@ -96,18 +96,15 @@ impl Fleet {
         mut agent: Agent,
         question: &impl AsyncFn(Session, &Agent) -> anyhow::Result<T>,
     ) -> (Agent, anyhow::Result<T>) {
+        // One that is not ready may hold what is asked for although it cannot record now.
+        let tries = if agent.health == Health::Ready { self.tries } else { 1 };
         let mut pause = PAUSE;
         let mut asked = 0;
         loop {
-            let tries = match agent.health {
-                Health::Ready => self.tries,
-                // It runs, and may hold what is asked for although it cannot record now.
-                Health::NotReady => 1,
-                _ => {
-                    let health = anyhow!("{}", agent.health);
-                    return (agent, Err(health));
-                }
-            };
+            if !matches!(agent.health, Health::Ready | Health::NotReady) {
+                let health = anyhow!("{}", agent.health);
+                return (agent, Err(health));
+            }
             asked += 1;
             match self.try_one(&agent, question).await {
                 Err(error) if asked < tries && is_broken(&error) => {

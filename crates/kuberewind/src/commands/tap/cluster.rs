@@ -50,7 +50,7 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     for line in report::rollout(&rollout, &cluster.namespace) {
         anstream::eprintln!("{line}");
     }
-    let told = ask(&cluster, &settings_version, deadline)?;
+    let told = ask(&cluster, &settings_version, &rollout, deadline)?;
     let missing = report::show(&told, &rollout);
     for note in [planned.stopped().map(str::to_owned), planned.overridden()].into_iter().flatten() {
         anstream::eprintln!("{note}");
@@ -174,7 +174,12 @@ fn wait(cluster: &Cluster, deadline: Instant) -> anyhow::Result<Rollout> {
 }
 
 /// Asks the agents what they record until all of them follow the settings, or the time is over.
-fn ask(cluster: &Cluster, version: &str, deadline: Instant) -> anyhow::Result<Told> {
+fn ask(
+    cluster: &Cluster,
+    version: &str,
+    rollout: &Rollout,
+    deadline: Instant,
+) -> anyhow::Result<Told> {
     let Cluster { runtime, access, namespace } = cluster;
     runtime.block_on(async {
         match portforward::review(access, namespace).await {
@@ -182,15 +187,17 @@ fn ask(cluster: &Cluster, version: &str, deadline: Instant) -> anyhow::Result<To
             reviewed => reviewed?,
         }
         let deadline = deadline.max(Instant::now() + AT_LEAST);
-        Ok(Told::Agents(follow(access, namespace, version, deadline).await?))
+        Ok(Told::Agents(follow(access, namespace, version, &rollout.ready, deadline).await?))
     })
 }
 
-/// What every agent answers, once it follows; else why it does not.
+/// What every agent answers, once it follows; else why it does not. One that began to record
+/// (`started`, by node) and is not ready any more is restarting, and waited for like the ready ones.
 async fn follow(
     access: &Access,
     namespace: &str,
     version: &str,
+    started: &[String],
     deadline: Instant,
 ) -> anyhow::Result<Vec<(Agent, anyhow::Result<Status>)>> {
     let mut settled: BTreeMap<String, Status> = BTreeMap::new();
@@ -213,8 +220,12 @@ async fn follow(
             };
             lagging.insert(agent.pod, why);
         }
-        let waited_for =
-            |agent: &Agent| agent.health == Health::Ready && !settled.contains_key(&agent.pod);
+        let comes = |agent: &Agent| match agent.health {
+            Health::Ready => true,
+            Health::NotReady | Health::Starting { .. } => started.contains(&agent.node),
+            _ => false,
+        };
+        let waited_for = |agent: &Agent| comes(agent) && !settled.contains_key(&agent.pod);
         if !all.iter().any(waited_for) || again >= deadline {
             let answer = |agent: Agent| {
                 let late = || anyhow::anyhow!("did not answer in time");
