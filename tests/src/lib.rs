@@ -53,6 +53,7 @@ pub use recorder::Recorder;
 pub use recorder::Status;
 pub use recorder::Tls;
 pub use recorder::Undecided;
+pub use recorder::crashes;
 pub use recorder::data_dir;
 pub use recorder::pcapdump;
 pub use recorder::status;

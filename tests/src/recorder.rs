@@ -1,6 +1,7 @@
 //! The recorder under test, and what it answers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use kuberewind_packet::{Owner, Timestamp};
 use rustix::process::Signal;
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{CaptureFile, Netns, Program, kuberewind, output, wait_for};
@@ -111,6 +113,14 @@ pub fn window(data_dir: &Path, code: i32, arguments: &[&str]) -> CaptureFile {
     let answer = String::from_utf8_lossy(&done.stdout);
     assert_eq!(done.status.code(), Some(code), "pcapdump {arguments:?}\n{said}\n{answer}");
     CaptureFile::read(&file)
+}
+
+/// The stretches of the first node that a report of an export names as missing since a recorder was killed.
+pub fn crashes(report: &Value) -> Vec<Range<Timestamp>> {
+    let gaps = report["nodes"][0]["gaps"].as_array().expect("gaps");
+    let crashes = gaps.iter().filter(|gap| gap["cause"] == "crash");
+    let time = |gap: &Value, key: &str| gap[key].as_str().expect("a time").parse().expect("a time");
+    crashes.map(|gap| time(gap, "from")..time(gap, "to")).collect()
 }
 
 /// `kuberewind status --local --json`; none when no recorder answers.

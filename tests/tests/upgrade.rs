@@ -12,7 +12,7 @@ use kuberewind_packet::Timestamp;
 use kuberewind_tests::cluster::{Beside, Cluster, Pod, Seen};
 use kuberewind_tests::judges::tshark;
 use kuberewind_tests::traffic::{Rate, number_of, numbered, start_sending, write_pcap};
-use kuberewind_tests::{CaptureFile, Program, wait_for, wait_until};
+use kuberewind_tests::{CaptureFile, Program, crashes, wait_for, wait_until};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -271,21 +271,12 @@ fn compare(seen: &[Seen], ours: &CaptureFile) -> (Vec<Timestamp>, usize) {
 fn assert_missing_is_named(seen: &[Seen], ours: &CaptureFile, report: &Value) -> Duration {
     let (missing, doubled) = compare(seen, ours);
     assert_eq!(doubled, 0, "packets came twice");
-    let gaps: Vec<(Timestamp, Timestamp)> = report["nodes"][0]["gaps"]
-        .as_array()
-        .expect("gaps")
-        .iter()
-        .filter(|gap| gap["cause"] == "crash")
-        .map(|gap| {
-            let time = |key: &str| gap[key].as_str().unwrap().parse().unwrap();
-            (time("from"), time("to"))
-        })
-        .collect();
-    let named = |time: &&Timestamp| gaps.iter().any(|(from, to)| (from..to).contains(time));
+    let gaps = crashes(report);
+    let named = |time: &&Timestamp| gaps.iter().any(|gap| gap.contains(time));
     let unnamed: Vec<_> = missing.iter().filter(|time| !named(time)).collect();
     eprintln!("{} packets are missing, within {gaps:?}", missing.len());
     assert!(unnamed.is_empty(), "{} of {}: {:?}", unnamed.len(), missing.len(), &unnamed[..1]);
-    gaps.iter().map(|(from, to)| to.since(*from)).sum()
+    gaps.iter().map(|gap| gap.end.since(gap.start)).sum()
 }
 
 #[test]

@@ -33,7 +33,8 @@ use crate::writer::{Command, Pulse, Reply, Writer};
 /// A recorder that was silent for so long has crashed; it gives a sign of life every second.
 const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// What a recorder that is killed has not written yet is not older than this.
+/// What a recorder that is killed has not written yet is not older than this, counted back from the last that
+/// is known of it: of one ring all may be written up to now, while another one's packets still wait.
 const UNWRITTEN: Duration = Duration::from_millis(500);
 
 /// Where and how to record.
@@ -101,13 +102,14 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_over(
+        machine: &Machine,
         lock: Lock,
         config: StoreConfig,
         inlet: Inlet,
         from: Option<Timestamp>,
     ) -> Result<Self, StoreError> {
         config.limits.check()?;
-        Self::over(&Machine::default(), lock, config, inlet, from)
+        Self::over(machine, lock, config, inlet, from)
     }
 
     fn over(
@@ -323,13 +325,16 @@ fn recall(
     if state.history.is_on() {
         let newest = state.held().map(|held| held.to);
         let alive = newest.into_iter().chain(touched).max().unwrap_or(now).min(now);
-        // What it had not written ends where the next packets begin: it would not be seen.
-        let alive = from.map_or(alive, |from| alive.min(from).saturating_sub(UNWRITTEN));
-        let crashed = Event::Crashed { at: alive };
+        let crashed = crashed(from.map_or(alive, |from| alive.min(from)));
         state.history.apply(crashed);
         journal.note(crashed, &state.history)?;
     }
     Ok((journal, state))
+}
+
+/// The end of a recorder of which the last is known from `alive`.
+fn crashed(alive: Timestamp) -> Event {
+    Event::Crashed { at: alive.saturating_sub(UNWRITTEN) }
 }
 
 fn remove(dir: &Path, segment: &Segment) -> Result<(), StoreError> {
@@ -371,7 +376,7 @@ impl Recording {
         let touched = journal::touched(dir).filter(|touched| now.since(*touched) > NO_SIGN_OF_LIFE);
         if let Some(touched) = touched.filter(|_| state.history.is_on()) {
             let newest = state.held().map_or(touched, |held| held.to);
-            state.history.apply(Event::Crashed { at: touched.max(newest).min(now) });
+            state.history.apply(crashed(touched.max(newest).min(now)));
         }
         let node = node_of(dir, &state).unwrap_or_default();
         Ok(Self { catalog: Arc::new(Catalog::new(dir.to_owned(), node, false, clock, state)) })

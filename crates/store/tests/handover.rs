@@ -3,7 +3,7 @@
 mod support;
 
 use kuberewind_packet::{GapCause, PacketSink, Span, Timestamp};
-use kuberewind_store::{Appender, Choice, Inlet, Lock, Store, StoreError};
+use kuberewind_store::{Appender, Choice, Inlet, Lock, Machine, Store, StoreError};
 
 use support::{config, interface, open, put, read};
 
@@ -47,7 +47,9 @@ fn what_waited_for_the_directory_follows_without_a_gap() {
     old.hand_over(at(1000)).unwrap();
 
     let lock = Lock::take(dir.path()).unwrap();
-    let new = Store::open_over(lock, config(dir.path()), inlet, Some(at(1000))).unwrap();
+    let new =
+        Store::open_over(&Machine::default(), lock, config(dir.path()), inlet, Some(at(1000)))
+            .unwrap();
     new.sync().unwrap();
     assert_eq!(held(&new).1, [GapCause::Crash], "nobody has said yet that it goes on");
     new.set_recording_since(at(1000)).unwrap();
@@ -91,7 +93,8 @@ fn an_owner_that_is_killed_before_it_handed_over_leaves_a_gap_up_to_the_cut() {
     drop((old, appender));
     let (inlet, _heir) = waiting(&[]);
     let lock = Lock::take(killed.path()).unwrap();
-    let new = Store::open_over(lock, config(killed.path()), inlet, Some(cut)).unwrap();
+    let new = Store::open_over(&Machine::default(), lock, config(killed.path()), inlet, Some(cut))
+        .unwrap();
     new.set_recording_since(cut).unwrap();
     let all = Span::new(Timestamp::MIN, Timestamp::MAX);
     let (_, account) = read(new.window(all, Choice::default()));

@@ -105,7 +105,9 @@ fn a_killed_recorder_costs_what_was_not_written_and_the_gap_is_named() {
             assert_eq!(got.len() as u64, i + 1);
             let missing: Vec<GapCause> = account.gaps.iter().map(|gap| gap.cause).collect();
             assert_eq!(missing, [GapCause::NotStarted, GapCause::Crash], "{account:?}");
-            assert!(account.gaps[1].span.from.as_nanos() > got.last().unwrap().time);
+            // Others' packets of that moment may not have been written.
+            let last = Timestamp::from_nanos(got.last().unwrap().time);
+            assert!(account.gaps[1].span.contains(last), "{account:?}");
         }
     }
 }

@@ -94,6 +94,8 @@ struct Waiting {
     entries: [Option<Entry>; 2],
     /// It was heard to speak HTTP/1.
     http1: bool,
+    /// Each end's first words are no beginning of a message of HTTP/1; none before any.
+    within: [Option<bool>; 2],
 }
 
 impl Entrances {
@@ -137,7 +139,8 @@ impl Entrances {
                 return Some(begun);
             }
             let (starts, entries) = ([None; 2], [None, None]);
-            let waiting = Waiting { place, began: time, starts, entries, http1: false };
+            let (http1, within) = (false, [None; 2]);
+            let waiting = Waiting { place, began: time, starts, entries, http1, within };
             flow.state = State::Waiting(Box::new(waiting));
             self.waiting.push(key);
         }
@@ -158,7 +161,9 @@ impl Entrances {
     pub fn hear(&mut self, conversation: &Conversation, from: Sender, bytes: &[u8]) {
         let flow = self.flows.get_mut(&between(conversation));
         if let Some(Flow { state: State::Waiting(waiting), .. }) = flow {
-            waiting.http1 |= begins_http1(from, bytes);
+            let begins = begins_http1(from, bytes);
+            waiting.http1 |= begins;
+            waiting.within[from.index()].get_or_insert(!begins);
         }
     }
 
@@ -225,6 +230,7 @@ impl Waiting {
         if !fits
             || entries[1].origin != entries[0].origin
             || speaks_http2(&pin.client_hello, &pin.server_hello) && !self.http1
+            || self.is_within_a_message()
         {
             return None;
         }
@@ -248,6 +254,12 @@ impl Waiting {
             way.fill(entry, &rest);
         }
         Some(way.frames)
+    }
+
+    /// Whether it begins within a message of HTTP/1. If that has no line's end, Wireshark takes the next one's
+    /// head for a part of it, and so on: a twin helps there.
+    fn is_within_a_message(&self) -> bool {
+        self.http1 && self.within.contains(&Some(true))
     }
 
     /// The header of a record of which the packets begin in the middle, as far as it is there.

@@ -159,6 +159,16 @@ struct Shown {
     acknowledged: [u32; 2],
     ended: [bool; 2],
     http2: Option<Box<Http2>>,
+    /// Of each end, in HTTP/1: what it says belongs to a message whose beginning is missing.
+    tails: [Option<Tail>; 2],
+}
+
+/// The rest of a message of HTTP/1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tail {
+    /// Its last segment is no end of a line: Wireshark waits for it, and would take the head of the next
+    /// message for a part of this one, and so each next one.
+    is_open: bool,
 }
 
 impl Twins {
@@ -264,7 +274,8 @@ impl Twins {
         };
         let has_preface = said(Sender::Client).starts_with(HTTP2_PREFACE);
         let server_is_whole = !conversation.resumed && begins(Sender::Server);
-        let known = if server_is_whole && begins(Sender::Client) {
+        let is_whole = server_is_whole && begins(Sender::Client);
+        let known = if is_whole {
             recognise(&said(Sender::Client), &said(Sender::Server))
         } else if has_preface && !begins(Sender::Client) {
             Known::Http2
@@ -295,6 +306,9 @@ impl Twins {
         };
         self.counts.conversations += 1;
         let mut shown = Shown::new([client, server], conversation.number);
+        if known == Known::Port(80) && http2.is_none() && (conversation.resumed || !is_whole) {
+            shown.tails = [Some(Tail::default()); 2];
+        }
         shown.http2 = http2.map(Box::new);
         self.by_number.insert(conversation.number, Twin::Shown(shown));
         let may_go_back = self.may_go_back;
@@ -348,6 +362,7 @@ impl Shown {
             acknowledged: [0; 2],
             ended: [false; 2],
             http2: None,
+            tails: [None; 2],
         }
     }
 
@@ -359,10 +374,30 @@ impl Shown {
 
     /// Shows the content of a record, or what can be understood of it.
     fn say(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {
-        let Some(http2) = &mut self.http2 else { return self.data(from, lost, bytes, out) };
+        let Some(http2) = &mut self.http2 else {
+            if self.ends_tail(from, lost, bytes) {
+                self.data(from, 0, b"\r\n", out);
+            }
+            return self.data(from, lost, bytes, out);
+        };
         if let Some(piece) = http2.take(from, lost, bytes) {
             self.data(from, piece.lost, &piece.bytes, out);
         }
+    }
+
+    /// Whether these are the first words behind a tail that wants the end of a line. Looks for the end of the
+    /// tail meanwhile.
+    fn ends_tail(&mut self, from: Sender, lost: u64, bytes: &[u8]) -> bool {
+        let tail = &mut self.tails[from.index()];
+        let Some(Tail { is_open }) = *tail else { return false };
+        if begins_http1(from, bytes) {
+            *tail = None;
+            return is_open && lost == 0;
+        }
+        let end = bytes.chunks(MAX_PAYLOAD).next_back();
+        let is_open = end.map_or(is_open, |segment| !segment.contains(&b'\n'));
+        *tail = Some(Tail { is_open });
+        false
     }
 
     fn data(&mut self, from: Sender, lost: u64, bytes: &[u8], out: &mut dyn FnMut(&Header, &[u8])) {

@@ -368,3 +368,40 @@ fn a_server_whose_first_words_are_lost_is_not_shown_with_fields_of_others() {
     assert!(has(b"unknown-hpack-1"));
     assert!(!has(answer));
 }
+
+#[test]
+fn wherever_http1_is_cut_what_follows_the_cut_message_is_dissected() {
+    let piece = |number: u32, from, bytes: Vec<u8>| Said {
+        conversation: conversation(),
+        from,
+        time: Timestamp::from_parts(number, 0),
+        bytes,
+    };
+    // Head and body in records of their own; the body has no line's end, or has some.
+    for body in [&[b'.'; 3_000][..], &[&[b'\n'; 100][..], &[b'.'; 2_900]].concat()] {
+        let half = body.len() / 2;
+        let all: Vec<_> = (0..4)
+            .flat_map(|number| {
+                let head = format!("Content-Length: {}\r\n\r\n", body.len());
+                let request = format!("POST /{number} HTTP/1.1\r\nHost: a\r\n{head}");
+                let answer = format!("HTTP/1.1 200 OK\r\nX-Number: {number}\r\n{head}");
+                let message = |from, head: String| {
+                    [head.as_bytes(), &body[..half], &body[half..]]
+                        .map(|part| (from, part.to_vec()))
+                };
+                [message(Sender::Client, request), message(Sender::Server, answer)].concat()
+            })
+            .enumerate()
+            .map(|(number, (from, bytes))| piece(number as u32, from, bytes))
+            .collect();
+        for cut in 1..all.len() - 6 {
+            let file = twin_of_the_rest(&all, cut, usize::MAX);
+            let (requests, answers) = (all.len() / 6 - cut.div_ceil(6), (all.len() - cut + 3) / 6);
+            let kinds = ["http.request.method", "http.response.code"];
+            let lines = fields(file.path(), "http.request or http.response", &kinds);
+            let asked = lines.iter().filter(|line| line.starts_with("POST")).count();
+            assert_eq!((asked, lines.len() - asked), (requests, answers), "cut {cut}: {lines:?}");
+            assert_eq!(alarms(file.path()), Vec::<String>::new(), "cut {cut}");
+        }
+    }
+}

@@ -23,7 +23,7 @@ use kuberewind_cluster::settings::{SettingsSnapshot, SettingsWatch};
 use kuberewind_cluster::{Access, AccessOptions, names, supervise};
 use kuberewind_filter::TargetRules;
 use kuberewind_packet::Timestamp;
-use kuberewind_store::{Lock, StoreError};
+use kuberewind_store::{Lock, Machine, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
@@ -388,7 +388,8 @@ impl Node {
         let tls = settings.config().tap.tls.then(|| self.config.tls_source());
         let (node, undecided) = (self.config.node.clone(), self.undecided.clone());
         let opener = self.config.opener.clone();
-        let identity = Identity { node, interfaces: Vec::new(), tls, undecided, opener };
+        let machine = Machine::default();
+        let identity = Identity { node, interfaces: Vec::new(), tls, undecided, opener, machine };
         let recorder = Recorder::stand_by(settings.clone(), *recording, identity)?;
         *lock(&self.catching) = Arc::downgrade(&recorder);
         Ok(recorder)

@@ -7,6 +7,8 @@ mod report;
 mod settings;
 mod succession;
 mod targets;
+#[cfg(test)]
+mod tests;
 mod tls_state;
 
 use std::path::PathBuf;
@@ -14,9 +16,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 
-use kuberewind_capture::{Capture, CaptureConfig, NetnsWatch, Opener};
+use kuberewind_capture::{Capture, CaptureConfig, NetnsSpec, NetnsWatch, Opener};
 use kuberewind_packet::Timestamp;
-use kuberewind_store::{Appender, Inlet, Lock, Store};
+use kuberewind_store::{Appender, Inlet, Lock, Machine, Store};
 
 pub(crate) use self::error::RecorderError;
 pub(crate) use self::plan::Assignment;
@@ -60,6 +62,8 @@ pub(crate) struct Identity {
     pub(crate) undecided: Shared,
     /// Who opens network namespaces.
     pub(crate) opener: Opener,
+    /// The clocks and the disk that the store goes by.
+    pub(crate) machine: Machine,
 }
 
 /// A running recorder.
@@ -96,17 +100,21 @@ struct Sides {
 }
 
 impl Recorder {
-    /// Opens the store and starts the capture threads. Records nothing before [`Self::assign`] or
-    /// [`Self::follow_namespaces`].
+    /// Opens the store, and records these namespaces whenever they are there. Returns once those that are
+    /// there now are recorded, or known not to be recordable.
     pub(crate) fn start(
         settings: Effective,
         recording: bool,
         identity: Identity,
+        namespaces: Vec<NetnsSpec>,
     ) -> Result<Arc<Self>, RecorderError> {
         limits(settings.config()).check()?;
         compile(settings.config())?;
         let held = Lock::take(&settings.config().tap.data_dir)?;
         let recorder = Self::stand_by(settings, recording, identity)?;
+        recorder.keep_from(Timestamp::MIN)?;
+        recorder.follow_namespaces(namespaces)?;
+        // Only then nothing is missing any more.
         recorder.record(held, None)?;
         Ok(recorder)
     }

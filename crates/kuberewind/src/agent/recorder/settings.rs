@@ -87,11 +87,12 @@ impl Recorder {
     /// Records from now on, or no more, as is planned.
     fn begin_or_end(&self, plan: &mut Plan) -> Result<(), RecorderError> {
         if plan.recording {
-            self.with_store(|store| store.set_recording(true))??;
             self.with(|stages| {
                 self.pursue(stages, plan);
                 stages.capture.settled_targets();
             })?;
+            // Only now nothing is missing any more.
+            self.with_store(|store| store.set_recording(true))??;
         } else {
             self.with(|stages| {
                 self.pursue(stages, plan);

@@ -73,7 +73,7 @@ impl Recorder {
             };
             (config, plan.recording)
         };
-        let store = Store::open_over(held, config, inlet, from)?;
+        let store = Store::open_over(&self.identity.machine, held, config, inlet, from)?;
         if recording {
             match from {
                 Some(from) => {

@@ -27,7 +27,7 @@ impl Recorder {
 
     /// Namespaces come and go; whatever is there is recorded. Returns once every namespace that is there
     /// is recorded, or known not to be recordable.
-    pub(crate) fn follow_namespaces(
+    pub(super) fn follow_namespaces(
         self: &Arc<Self>,
         specs: Vec<NetnsSpec>,
     ) -> Result<(), RecorderError> {

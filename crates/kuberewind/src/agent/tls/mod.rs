@@ -267,6 +267,12 @@ impl Tls {
         self.probes.has_looked()
     }
 
+    /// Whether nothing that older connections need is about to go.
+    #[cfg(test)]
+    pub(crate) fn keeps_pins(&self, reach: &kuberewind_store::Reach) -> bool {
+        self.pinned.pins().due(reach).is_empty()
+    }
+
     /// What was joined and is not written yet, sealed; the caller writes it.
     pub(crate) fn rest(&self) -> Vec<Vec<u8>> {
         let (answer, rest) = bounded(1);

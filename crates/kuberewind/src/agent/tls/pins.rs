@@ -254,9 +254,8 @@ impl Pins {
 
     /// What has to be written now.
     pub(super) fn due(&self, reach: &Reach) -> Vec<Due> {
-        let is_due = |entry: &&(&Key, &Entry)| is_due(entry.1.noted, entry.1.seen, reach);
         let mut notes: Vec<Due> = Vec::new();
-        for (key, entry) in self.entries.iter().filter(|entry| is_due(&entry)) {
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| entry.is_due(reach)) {
             let text = entry.text(&key.0);
             match notes.last_mut() {
                 Some(note) if note.text.len() + text.len() <= NOTE => {
@@ -332,6 +331,26 @@ impl Entry {
         self.closed.is_some() && self.seen.since(began) <= SHORT
     }
 
+    /// Whether its note must be written anew: it goes before packets that need it. Who was not closed may
+    /// speak after any silence, to a recorder that knows of it by the note alone.
+    fn is_due(&self, reach: &Reach) -> bool {
+        let Some(noted) = self.noted else { return true };
+        if noted >= reach.lasting {
+            return false;
+        }
+        if self.closed.is_none() {
+            return true;
+        }
+        match reach.fading.binary_search_by_key(&noted, |(number, _)| *number) {
+            Ok(place) => {
+                let newest = reach.fading[place].1;
+                newest.is_none_or(|newest| self.seen.saturating_add(DISORDER) >= newest)
+            }
+            // It is gone.
+            Err(_) => reach.oldest.is_some_and(|oldest| self.seen >= oldest),
+        }
+    }
+
     /// As it is noted. The first time its secrets have notes of their own.
     fn text(&self, owner: &str) -> Vec<u8> {
         let pins = self.views.iter().map(|pin| KeptPin {
@@ -356,23 +375,6 @@ impl Entry {
         self.views.iter().for_each(|pin| writeln!(text, "{pin}").expect("memory"));
         self.lines.iter().for_each(|line| writeln!(text, "{line}").expect("memory"));
         text
-    }
-}
-
-/// Whether something noted in this segment must be written anew: the segment goes before packets that
-/// need it.
-fn is_due(noted: Option<SegmentNumber>, seen: Timestamp, reach: &Reach) -> bool {
-    let Some(noted) = noted else { return true };
-    if noted >= reach.lasting {
-        return false;
-    }
-    match reach.fading.binary_search_by_key(&noted, |(number, _)| *number) {
-        Ok(place) => {
-            let newest = reach.fading[place].1;
-            newest.is_none_or(|newest| seen.saturating_add(DISORDER) >= newest)
-        }
-        // It is gone.
-        Err(_) => reach.oldest.is_some_and(|oldest| seen >= oldest),
     }
 }
 

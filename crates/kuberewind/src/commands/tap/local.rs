@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, select, tick};
 use kuberewind_capture::{Doors, NetnsSpec, Opener, missing_rights};
 use kuberewind_export::figures;
+use kuberewind_store::Machine;
 
 use crate::agent::{
     ControlPlane, Duty, Health, Identity, Recorder, Server, Shared, Status, Switch, TlsSource,
@@ -37,8 +38,7 @@ pub(super) fn tap(args: &TapArgs) -> anyhow::Result<Exit> {
     let dir = settings.config().tap.data_dir.clone();
     let recording = Switch::read(&dir)?.unwrap_or(settings.config().pcapdump.enabled);
     let tls = reads_tls(&settings);
-    let recorder = Recorder::start(settings, recording, identity(args, tls, opener))?;
-    recorder.follow_namespaces(namespaces)?;
+    let recorder = Recorder::start(settings, recording, identity(args, tls, opener), namespaces)?;
     let server = Server::start(&dir, Duty::of(Arc::clone(&recorder)))
         .with_context(|| format!("listen on {}", dir.join(crate::agent::SOCKET_NAME).display()))?;
     let mut screen = Screen::new();
@@ -69,7 +69,8 @@ fn identity(args: &TapArgs, tls: bool, opener: Opener) -> Identity {
     let source = || TlsSource { opener: opener.clone(), control_plane: ControlPlane::default() };
     let (undecided, _) = Shared::new();
     let tls = tls.then(source);
-    Identity { node, interfaces: args.interface.clone(), tls, undecided, opener }
+    let machine = Machine::default();
+    Identity { node, interfaces: args.interface.clone(), tls, undecided, opener, machine }
 }
 
 fn check_rights(namespaces: &[NetnsSpec]) -> anyhow::Result<()> {

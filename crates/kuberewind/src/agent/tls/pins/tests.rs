@@ -42,7 +42,15 @@ fn a_note_is_written_anew_only_when_it_goes_before_packets_that_need_it() {
         fading: vec![(number(3), Some(at(110))), (number(4), None)],
         lasting: number(5),
     };
-    let is_due = |noted: Option<u64>, seen| is_due(noted.map(SegmentNumber), at(seen), &reach);
+    let is_due = |noted: Option<u64>, seen| {
+        let (seen, noted) = (at(seen), noted.map(SegmentNumber));
+        let entry =
+            Entry { views: vec![], lines: vec![], bytes: 0, seen, closed: Some(seen), noted };
+        let open = Entry { views: vec![], lines: vec![], closed: None, ..entry };
+        let is_fading = noted.is_none_or(|noted| noted < reach.lasting);
+        assert_eq!(open.is_due(&reach), is_fading, "who was not closed may speak again");
+        entry.is_due(&reach)
+    };
     assert!(is_due(None, 0), "it was never written");
     assert!(!is_due(Some(5), 999), "it stays for long enough");
     assert!(!is_due(Some(3), 107), "all its packets lie in earlier segments or in the same");
@@ -205,12 +213,13 @@ impl Recorded {
 proptest! {
     /// As long as less than half of what is held is written between two looks.
     #[test]
-    fn a_connection_with_packets_held_has_its_hellos_held_at_every_moment(
+    fn a_connection_that_is_open_or_has_packets_held_has_its_hellos_held_at_every_moment(
         steps in prop::collection::vec((1usize..HELD / 2, any::<u8>()), 1..60),
     ) {
         let mut recorded = Recorded { segments: VecDeque::new(), next: 0 };
         let mut pins = Pins::default();
         let mut last = [Timestamp::MIN; 8];
+        let closes = |place: u64| place.is_multiple_of(2);
         let mut now = 100;
         for (segments, speakers) in steps {
             for _ in 0..segments {
@@ -219,15 +228,23 @@ proptest! {
                 for (entry, last) in (0..8).zip(&last) {
                     let noted = pins.entries.get(&key("host", entry)).and_then(|entry| entry.noted);
                     let is_held = noted.is_some_and(|noted| recorded.holds(noted));
-                    prop_assert!(is_held || *last < recorded.oldest(), "{entry} at {now}");
+                    let is_over = if closes(entry) {
+                        *last < recorded.oldest()
+                    } else {
+                        *last == Timestamp::MIN
+                    };
+                    prop_assert!(is_held || is_over, "{entry} at {now}");
                 }
             }
             now += 10;
             recorded.write(at(now));
-            for place in (0..8).filter(|place| speakers & (1 << place) != 0) {
+            for place in (0..8u8).filter(|place| speakers & (1 << place) != 0) {
                 // The hello is its first packet, later ones are seen by their marks.
-                pins.add("host", pin(place as u64, at(now)), at(now));
-                last[place] = at(now);
+                pins.add("host", pin(place.into(), at(now)), at(now));
+                if closes(place.into()) {
+                    pins.entries.get_mut(&key("host", place.into())).unwrap().hear(true, at(now));
+                }
+                last[usize::from(place)] = at(now);
             }
             for due in pins.due(&recorded.reach()) {
                 pins.note(&due, number(recorded.next - 1));
