@@ -30,7 +30,8 @@ use crate::status::StoreStatus;
 use crate::window::{Choice, Window};
 use crate::writer::{Command, Pulse, Reply, Writer};
 
-/// A recorder that was silent for so long has crashed; it gives a sign of life every second.
+/// A recorder that was silent for so long writes no more, even if it lives; it gives a sign of life every
+/// second.
 const NO_SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// What a recorder that is killed has not written yet is not older than this, counted back from the last that
@@ -373,8 +374,11 @@ impl Recording {
                 Err(error) => state.sealed.push_back(unreadable(name, open, &error, &clock)),
             }
         }
-        let touched = journal::touched(dir).filter(|touched| now.since(*touched) > NO_SIGN_OF_LIFE);
-        if let Some(touched) = touched.filter(|_| state.history.is_on()) {
+        let touched = journal::touched(dir).filter(|_| state.history.is_on());
+        let is_over = |touched: &Timestamp| {
+            now.since(*touched) > NO_SIGN_OF_LIFE || !lock::is_locked(dir)
+        };
+        if let Some(touched) = touched.filter(is_over) {
             let newest = state.held().map_or(touched, |held| held.to);
             state.history.apply(crashed(touched.max(newest).min(now)));
         }

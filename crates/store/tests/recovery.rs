@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kuberewind_packet::pcapng::{Block, Blocks};
 use kuberewind_packet::{GapCause, Loss, LossCause, PacketSink, Span, Timestamp};
-use kuberewind_store::{Choice, Recording, Store};
+use kuberewind_store::{Choice, Lock, Recording, Store};
 use support::{config, files, interface, judge, open, put, read, read_all};
 
 /// A directory as a killed recorder leaves it: copied while it was being written.
@@ -178,7 +178,7 @@ fn losses_are_in_the_windows_that_they_touch_also_after_a_restart_or_a_kill() {
 }
 
 #[test]
-fn without_a_sign_of_life_a_reader_calls_it_a_crash() {
+fn without_a_recorder_or_a_sign_of_life_a_reader_calls_it_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut appender) = open(config(dir.path()));
     let slot = appender.open_interface(interface("eth0"));
@@ -193,6 +193,8 @@ fn without_a_sign_of_life_a_reader_calls_it_a_crash() {
             read(recording.window(Span::new(minute_ago, Timestamp::now()), Choice::default())).1;
         account.gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>()
     };
+    assert_eq!(causes(), [GapCause::Crash], "nobody records there");
+    let _lock = Lock::take(copy.path()).unwrap();
     assert_eq!(causes(), []);
     let journal = fs::File::options().append(true).open(copy.path().join("journal")).unwrap();
     journal.set_modified(std::time::SystemTime::now() - Duration::from_secs(30)).unwrap();
