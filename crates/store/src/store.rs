@@ -375,9 +375,8 @@ impl Recording {
             }
         }
         let touched = journal::touched(dir).filter(|_| state.history.is_on());
-        let is_over = |touched: &Timestamp| {
-            now.since(*touched) > NO_SIGN_OF_LIFE || !lock::is_locked(dir)
-        };
+        let is_over =
+            |touched: &Timestamp| now.since(*touched) > NO_SIGN_OF_LIFE || !lock::is_locked(dir);
         if let Some(touched) = touched.filter(is_over) {
             let newest = state.held().map_or(touched, |held| held.to);
             state.history.apply(crashed(touched.max(newest).min(now)));
