@@ -209,3 +209,78 @@ fn the_token_of_a_pod_leaves_its_node_only_if_that_is_asked_for() {
         assert_eq!(paths(&shop.file(name)), ["/api/v1/namespaces/shop/pods?second"], "{name}");
     }
 }
+
+/// A server of HTTP over TLS and its client, which keeps its connection: request after request, numbered, until the
+/// file STOP is there. `KEY CERTIFICATE STOP`
+const TALK: &str = "\
+import http.client, http.server, os, ssl, sys, threading, time
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        body = self.path.encode() * 300
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+key, certificate, stop = sys.argv[1:]
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 8443), Answer)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+client = http.client.HTTPSConnection('127.0.0.1', 8443, context=ssl._create_unverified_context())
+number = 0
+while not os.path.exists(stop):
+    number += 1
+    path = '/%d' % number
+    client.request('GET', path)
+    assert client.getresponse().read() == path.encode() * 300
+    if number == 1: print('ready', flush=True)
+    time.sleep(0.01)
+print('last %d.' % number, flush=True)
+";
+
+#[test]
+fn over_upgrades_plaintext_of_older_connections_is_whole_and_not_doubled() {
+    let cluster = Cluster::start(1);
+    let mut pod = cluster.pod("n1", "shop", "older-1");
+    let (key, certificate) = cluster.certificate();
+    let stop = cluster.dir().join("stop");
+    let mut talk = Command::new("python3");
+    let mut talk = pod.start(talk.args(["-c", TALK]).args([key, certificate]).arg(&stop));
+    talk.wait_to_say("ready", WITHIN);
+    let set = |round: u32| {
+        let set = "headless=true,pcapdump.minFree=0B,tap.tlsPlaintext[0].regex=older";
+        cluster.expect(0, &["tap", "--set", &format!("{set},tap.annotations.round=r{round}")]);
+    };
+    set(0);
+    pod.wait_to_carry();
+    let plaintext = || {
+        let status = kuberewind_tests::status(&cluster.data("n1"))?;
+        status.tls?.plaintext.filter(|plaintext| !plaintext.files.is_empty())
+    };
+    let requests = || {
+        let _ = fs::remove_file(cluster.dir().join("talk.pcap"));
+        cluster.expect(0, &["pcapdump", "--dest", "talk.pcap"]);
+        let shown = ["-Y", "http.request", "-T", "fields", "-e", "http.request.uri"];
+        tshark(&cluster.dir().join("talk.pcap"), &shown)
+    };
+    for round in 1..4 {
+        wait_until("probes of plaintext", WITHIN, || plaintext().is_some());
+        let before = (cluster.agent("n1"), requests().len());
+        wait_until("some talk", WITHIN, || requests().len() > before.1 + 20);
+        set(round);
+        wait_until("another agent", WITHIN, || cluster.agent("n1") != before.0);
+        cluster.wait_for_agents(WITHIN);
+    }
+    let before = requests().len();
+    wait_until("some talk", WITHIN, || requests().len() > before + 20);
+    fs::write(&stop, "").unwrap();
+    assert!(talk.ended(WITHIN).success(), "{}", talk.said());
+    let said = talk.said();
+    let last = said.split("last ").nth(1).and_then(|rest| rest.split('.').next());
+    let last: u32 = last.and_then(|last| last.parse().ok()).expect("the last request's number");
+    let numbers: Vec<u32> = requests().iter().map(|path| path[1..].parse().unwrap()).collect();
+    assert_eq!(numbers, (numbers[0]..=last).collect::<Vec<_>>(), "not each request once");
+}

@@ -128,6 +128,8 @@ pub struct Twins {
     frame: Vec<u8>,
     /// What waited is told with its own time.
     may_go_back: bool,
+    /// Where sequence numbers begin.
+    sequence: u32,
 }
 
 /// One conversation.
@@ -182,6 +184,13 @@ impl Twins {
     #[must_use]
     pub fn with_own_times(self) -> Self {
         Self { may_go_back: true, ..self }
+    }
+
+    /// Sequence numbers begin here. Readers know a conversation from an earlier one between the same ends, of
+    /// other twins, by that alone.
+    #[must_use]
+    pub fn beginning_at(self, sequence: u32) -> Self {
+        Self { sequence, ..self }
     }
 
     /// What was made so far.
@@ -254,6 +263,49 @@ impl Twins {
         self.decide(conversation, true, time, sink);
     }
 
+    /// What is said from now on is shown as a conversation of its own between the same ends, from this sequence
+    /// number on: what was shown so far is for another file.
+    pub fn begin_anew(
+        &mut self,
+        conversation: &Conversation,
+        sequence: u32,
+        time: Timestamp,
+        sink: &mut dyn FnMut(Timestamp, &[u8]),
+    ) {
+        self.settle(conversation, time, sink);
+        let Some(Twin::Shown(shown)) = self.by_number.get_mut(&conversation.number) else { return };
+        let speaks_http2 = shown.http2.is_some();
+        self.counts.add(shown.http2.as_deref());
+        let (ends, ended) = (shown.ends, shown.ended);
+        *shown = Shown { ended, ..Shown::new(ends, conversation.number, sequence) };
+        if speaks_http2 {
+            shown.http2 = Some(Box::new(Http2::in_midstream()));
+        } else {
+            shown.tails = [Some(Tail::default()); 2];
+        }
+        self.open(conversation, time, speaks_http2, sink);
+    }
+
+    /// Makes the frames that stand before any words.
+    fn open(
+        &mut self,
+        conversation: &Conversation,
+        time: Timestamp,
+        http2_began_before: bool,
+        sink: &mut dyn FnMut(Timestamp, &[u8]),
+    ) {
+        self.show(conversation, time, sink, |shown, out| {
+            shown.begin(out);
+            if http2_began_before {
+                for (from, opening) in
+                    [Sender::Client, Sender::Server].into_iter().zip(Http2::opening())
+                {
+                    shown.data(from, 0, &opening, out);
+                }
+            }
+        });
+    }
+
     /// Chooses the port once enough was said, or when no more will be.
     fn decide(
         &mut self,
@@ -294,9 +346,15 @@ impl Twins {
         }
         let mut pieces = std::mem::take(pieces);
         let port = plain_port(known, conversation.server.port());
-        if known == Known::Port(80) {
+        if has_preface {
             // A server of HTTP/2 may speak before the client's preface, by which it is recognised.
             pieces.sort_by_key(|piece| piece.from);
+        }
+        // What acknowledges others' words must not be told with a time of before them.
+        let mut latest = Timestamp::MIN;
+        for piece in &mut pieces {
+            latest = latest.max(if self.may_go_back { piece.time } else { time });
+            piece.time = latest;
         }
         let server = SocketAddr::new(conversation.server.ip(), port);
         let Some(client) = self.taken.free(conversation.client, server) else {
@@ -305,27 +363,16 @@ impl Twins {
             return;
         };
         self.counts.conversations += 1;
-        let mut shown = Shown::new([client, server], conversation.number);
+        let mut shown = Shown::new([client, server], conversation.number, self.sequence);
         if known == Known::Port(80) && http2.is_none() && (conversation.resumed || !is_whole) {
             shown.tails = [Some(Tail::default()); 2];
         }
         shown.http2 = http2.map(Box::new);
         self.by_number.insert(conversation.number, Twin::Shown(shown));
-        let may_go_back = self.may_go_back;
-        let time_of = |piece: &Piece| if may_go_back { piece.time } else { time };
-        let begins = pieces.iter().map(time_of).min().unwrap_or(time);
-        self.show(conversation, begins, sink, |shown, out| {
-            shown.begin(out);
-            if known == Known::Http2 {
-                for (from, opening) in
-                    [Sender::Client, Sender::Server].into_iter().zip(Http2::opening())
-                {
-                    shown.data(from, 0, &opening, out);
-                }
-            }
-        });
+        let begins = pieces.first().map_or(time, |piece| piece.time);
+        self.open(conversation, begins, known == Known::Http2, sink);
         for piece in pieces {
-            self.show(conversation, time_of(&piece), sink, |shown, out| {
+            self.show(conversation, piece.time, sink, |shown, out| {
                 shown.say(piece.from, piece.lost, &piece.bytes, out);
             });
         }
@@ -353,13 +400,13 @@ impl Twins {
 
 impl Shown {
     #[expect(clippy::cast_possible_truncation, reason = "tags may come again")]
-    fn new(ends: [SocketAddr; 2], number: u64) -> Self {
+    fn new(ends: [SocketAddr; 2], number: u64, sequence: u32) -> Self {
         let tag = (number as u16).wrapping_mul(2);
         Self {
             ends,
             tags: [tag, tag + 1],
-            next: [0; 2],
-            acknowledged: [0; 2],
+            next: [sequence; 2],
+            acknowledged: [sequence; 2],
             ended: [false; 2],
             http2: None,
             tails: [None; 2],

@@ -405,3 +405,42 @@ fn wherever_http1_is_cut_what_follows_the_cut_message_is_dissected() {
         }
     }
 }
+
+#[test]
+fn a_twin_that_begins_anew_is_dissected_without_what_was_told_before() {
+    let conversation = Conversation { resumed: true, ..conversation() };
+    let mut twins = Twins::new(PortsTaken::default()).beginning_at(7_000);
+    let (mut before, mut since) = (Vec::new(), Vec::new());
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n".to_vec();
+    let said = [
+        (Sender::Client, request("/before")),
+        (Sender::Server, head.clone()),
+        (Sender::Server, vec![b'.'; 1_000]),
+        (Sender::Server, vec![b'.'; 2_000]),
+        (Sender::Client, request("/since")),
+        (Sender::Server, head),
+        (Sender::Server, vec![b'.'; 3_000]),
+    ];
+    for (number, (from, bytes)) in said.iter().enumerate() {
+        let time = Timestamp::from_parts(u32::try_from(number).unwrap(), 0);
+        let made = if number < 3 { &mut before } else { &mut since };
+        let mut sink = |time, frame: &[u8]| made.push(made_up(time, frame));
+        if number == 3 {
+            twins.begin_anew(&conversation, 5_000, time, &mut sink);
+        }
+        let content = Content { lost: 0, bytes };
+        let event = Event::Data { conversation: &conversation, from: *from, time, content };
+        twins.hear(&event, &mut sink);
+    }
+    let seen = |packets: &[Packet]| {
+        let file = write(packets);
+        let shown = ["http.request.uri", "http.response.code", "tcp.stream"];
+        (fields(file.path(), "http.request or http.response", &shown), alarms(file.path()).len())
+    };
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(seen(&since), (words(&["/since  0", " 200 0"]), 0));
+    // Both recorders' in one file: the lower numbers are no retransmissions, but ports used again.
+    let both = seen(&[before, since].concat());
+    assert_eq!(both, (words(&["/before  0", "/since  1", " 200 1"]), 1));
+}

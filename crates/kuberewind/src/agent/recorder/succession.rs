@@ -47,6 +47,7 @@ impl Recorder {
     pub(crate) fn keep_from(&self, at: Timestamp) -> Result<(), RecorderError> {
         let limits = self.config(limits);
         let (inlet, appenders) = Inlet::new(sinks_of(&self.identity), &limits);
+        self.second_net.iter().for_each(|net| net.cut(at));
         self.with(|stages| stages.cutter.cut(at, appenders))?;
         self.change(|sides| (sides.inlet, sides.cut) = (Some(inlet), Some(Moment::of(at))))
     }
@@ -57,6 +58,9 @@ impl Recorder {
         let is_kept = self.with_sides(|sides| sides.inlet.is_some())?;
         if !is_kept {
             self.keep_from(Timestamp::MIN)?;
+        }
+        if let (Some(from), Some(net)) = (from, &self.second_net) {
+            net.begin(from);
         }
         let inlet = self.change(|sides| sides.inlet.take())?.ok_or(RecorderError::Stopping)?;
         let (config, recording) = {

@@ -3,6 +3,7 @@
 //! Only of connections that nothing else opens: those whose secrets were joined are left out. So each
 //! conversation's first words wait until its secrets would be there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,10 +104,16 @@ pub(super) struct Stream {
     leaving: BTreeMap<NetnsId, u64>,
     /// What was said before is somebody else's to write.
     handed_over: Timestamp,
+    /// What was said before was written by another recorder.
+    begins: Timestamp,
+    /// Packets are cut here: what was said before and what is said since may be written by two recorders.
+    cut: Timestamp,
     slots: BTreeMap<NetnsId, Slot>,
     talks: HashMap<Key, Talk>,
     /// Who shows a connection.
     shown: HashMap<Pair, Key>,
+    /// How many talk at an end, from it to another.
+    ends: HashMap<(NetnsId, SocketAddr, SocketAddr), usize>,
     held: usize,
     numbered: u64,
     pub(super) counts: Counts,
@@ -131,10 +138,12 @@ enum Stage {
     },
     LeftOut,
     /// `waits`: when its first words came, while they may wait in the twin until it is known what is spoken.
+    /// `cut`: what is shown began behind it.
     Shown {
         conversation: Conversation,
         twins: Box<Twins>,
         waits: Option<Instant>,
+        cut: Timestamp,
     },
 }
 
@@ -161,9 +170,12 @@ impl Stream {
             owners: BTreeMap::new(),
             leaving: BTreeMap::new(),
             handed_over: Timestamp::MIN,
+            begins: Timestamp::MIN,
+            cut: Timestamp::MIN,
             slots: BTreeMap::new(),
             talks: HashMap::new(),
             shown: HashMap::new(),
+            ends: HashMap::new(),
             held: 0,
             numbered: 0,
             counts: Counts::default(),
@@ -221,6 +233,17 @@ impl Stream {
         self.decide_now(|_, _| true);
         self.settle(|_, _| true);
         self.sink.flush();
+    }
+
+    /// Conversations begin anew with what is said at this moment or later: whoever reads what one recorder
+    /// writes must not need what the other one wrote.
+    pub(super) fn cut(&mut self, at: Timestamp) {
+        self.cut = at;
+    }
+
+    /// What was said before this moment was written by another recorder.
+    pub(super) fn begin(&mut self, from: Timestamp) {
+        self.begins = from;
     }
 
     /// Writes what waits and was said before this moment; what of it comes later is counted.
@@ -299,13 +322,16 @@ impl Stream {
         if self.talks.len() >= MOST && !self.talks.contains_key(&key) {
             self.forget_silent();
         }
-        let talk = self.talks.entry(key).or_insert_with(|| Talk {
-            heard: now,
-            local,
-            remote,
-            next: [0; 2],
-            over: None,
-            stage: Stage::Held { since: now, said: Vec::new() },
+        let talk = self.talks.entry(key).or_insert_with(|| {
+            *self.ends.entry((key.0, local, remote)).or_default() += 1;
+            Talk {
+                heard: now,
+                local,
+                remote,
+                next: [0; 2],
+                over: None,
+                stage: Stage::Held { since: now, said: Vec::new() },
+            }
         });
         talk.heard = now;
         match &mut talk.stage {
@@ -355,7 +381,7 @@ impl Stream {
         for key in keys {
             let slot = self.slot(key.0);
             let Self { talks, sink, .. } = self;
-            let Some(Talk { stage: Stage::Shown { conversation, twins, waits }, .. }) =
+            let Some(Talk { stage: Stage::Shown { conversation, twins, waits, .. }, .. }) =
                 talks.get_mut(&key)
             else {
                 continue;
@@ -373,6 +399,12 @@ impl Stream {
         let Some(talk) = self.talks.remove(&key) else { return };
         if let Stage::Held { said, .. } = &talk.stage {
             self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
+        }
+        if let Entry::Occupied(mut end) = self.ends.entry((key.0, talk.local, talk.remote)) {
+            *end.get_mut() -= 1;
+            if *end.get() == 0 {
+                end.remove();
+            }
         }
         let pair = pair(key.0, talk.local, talk.remote);
         if self.shown.get(&pair) == Some(&key) {
@@ -399,8 +431,6 @@ impl Stream {
             _ => None,
         };
         let mut due: Vec<_> = self.talks.iter().filter_map(due).collect();
-        // Of two ends in one namespace the first to speak is shown: a read that the other was in
-        // when the probes came is not known.
         due.sort_unstable();
         for (_, key) in due {
             self.decide(key);
@@ -419,7 +449,7 @@ impl Stream {
     pub(super) fn holds_before(&self, to: Timestamp) -> bool {
         self.talks.values().any(|talk| match &talk.stage {
             Stage::Held { said, .. } => said.first().is_some_and(|said| said.time < to),
-            Stage::Shown { conversation, twins, waits } => {
+            Stage::Shown { conversation, twins, waits, .. } => {
                 waits.is_some() && twins.is_waiting(conversation)
             }
             Stage::LeftOut => false,
@@ -458,8 +488,10 @@ impl Stream {
             resumed: true,
         };
         if let Some(talk) = self.talks.get_mut(&key) {
-            let twins = Box::new(Twins::new(PortsTaken::default()).with_own_times());
-            talk.stage = Stage::Shown { conversation, twins, waits: Some(since) };
+            let sequence = said.first().map_or(0, |first| sequence(first.time));
+            let twins = Twins::new(PortsTaken::default()).with_own_times().beginning_at(sequence);
+            let (twins, cut) = (Box::new(twins), Timestamp::MIN);
+            talk.stage = Stage::Shown { conversation, twins, waits: Some(since), cut };
         }
         for said in &said {
             self.show(key, said);
@@ -471,9 +503,11 @@ impl Stream {
 
     fn is_left_out(&self, key: Key, local: SocketAddr, remote: SocketAddr) -> bool {
         let pair = pair(key.0, local, remote);
-        // The process at the other end of a connection within one namespace.
+        // The process at the other end of a connection within one namespace. The client's is shown, so that of two
+        // recorders one goes on with what the other began: what is written here is read there a moment later.
         let other = self.shown.get(&pair).and_then(|other| self.talks.get(other));
         other.is_some_and(|other| other.local == remote)
+            || (local.port() < remote.port() && self.ends.contains_key(&(key.0, remote, local)))
             || lock(&self.opened).pairs.contains(&pair)
             || (!self.keeps_control_plane
                 && [local, remote].iter().any(|end| self.control_plane.is_at(end)))
@@ -486,11 +520,21 @@ impl Stream {
         let slot = self.slot(key.0);
         let Self { talks, sink, counts, .. } = self;
         let Some(talk) = talks.get_mut(&key) else { return };
-        let Stage::Shown { conversation, twins, .. } = &mut talk.stage else { return };
+        let Stage::Shown { conversation, twins, cut, .. } = &mut talk.stage else { return };
         let next = &mut talk.next[usize::from(said.sent)];
         let lost = said.position.saturating_sub(*next);
-        counts.missing = counts.missing.saturating_add(lost);
         *next = said.position.saturating_add(said.bytes.len() as u64);
+        if said.time < self.begins {
+            return;
+        }
+        counts.missing = counts.missing.saturating_add(lost);
+        if *cut < self.cut && said.time >= self.cut {
+            *cut = self.cut;
+            let sequence = sequence(said.time);
+            twins.begin_anew(conversation, sequence, said.time, &mut |time, frame| {
+                put(&mut **sink, slot, time, frame);
+            });
+        }
         let by_client = said.sent == (talk.local == conversation.client);
         let from = if by_client { Sender::Client } else { Sender::Server };
         let content = Content { lost, bytes: &said.bytes };
@@ -506,6 +550,13 @@ impl Stream {
             sink.open_interface(Interface { node, owner, netns, name })
         })
     }
+}
+
+/// Where the sequence numbers of a conversation begin whose first words are of this time: elsewhere than those of
+/// an earlier one between the same ends, whichever recorder wrote it.
+#[expect(clippy::cast_possible_truncation, reason = "the part that changes")]
+const fn sequence(time: Timestamp) -> u32 {
+    time.as_nanos() as u32
 }
 
 fn put(sink: &mut dyn PacketSink, slot: Slot, time: Timestamp, frame: &[u8]) {
@@ -628,6 +679,7 @@ pub(crate) mod tests {
                 b'p' => stream.hear(PlaintextTold::Pause, |_| String::new()),
                 b'e' => stream.end_waiting(),
                 b'h' => stream.hand_over(Timestamp::now()),
+                b'c' => stream.cut(Timestamp::from_nanos(u64::from(*len) << 56)),
                 b'k' => stream.keep_only(&BTreeMap::new()),
                 b's' => stream.welcome(&owners("shop")),
                 b'b' => stream.welcome(&owners("bank")),
@@ -660,6 +712,7 @@ pub(crate) mod tests {
         });
         assert_eq!(held.sum::<usize>(), stream.held);
         assert!(stream.shown.values().all(|key| stream.talks.contains_key(key)));
+        assert_eq!(stream.ends.values().sum::<usize>(), stream.talks.len());
         assert!(stream.talks.keys().all(|key| stream.owners.contains_key(&key.0)));
         assert!(stream.slots.keys().all(|netns| stream.owners.contains_key(netns)));
     }
@@ -707,6 +760,45 @@ pub(crate) mod tests {
         say(&mut stream, 9, 40_000, b"late");
         say(&mut stream, 12, 40_000, b"and later");
         assert_eq!(stream.counts.unwritten, 4);
+    }
+
+    #[test]
+    fn whoever_takes_over_writes_what_was_said_since_also_of_what_waited() {
+        let (mut stream, written) = stream(true);
+        say(&mut stream, 8, 40_000, b"GET /");
+        say_at(&mut stream, 9, 40_000, 5, b"before");
+        stream.begin(Timestamp::from_nanos(10));
+        stream.end_waiting();
+        assert_eq!(lock(&written.0).len(), 0);
+        say_at(&mut stream, 11, 40_000, 11, b"GET /since");
+        stream.end_waiting();
+        assert!(lock(&written.0)["shop"] > 0);
+        assert_eq!((stream.counts.missing, stream.counts.unwritten), (0, 0));
+    }
+
+    #[test]
+    fn of_two_ends_in_one_namespace_the_clients_is_shown_whoever_spoke_first() {
+        let (mut stream, _) = stream(true);
+        let said = |local: u16, remote: u16, time| PlaintextEvent {
+            time: Timestamp::from_nanos(time),
+            netns: NETNS,
+            pid: u32::from(local),
+            connection: 1,
+            happened: Plaintext::Data {
+                local: ([127, 0, 0, 1], local).into(),
+                remote: ([127, 0, 0, 1], remote).into(),
+                sent: local == 443,
+                position: 0,
+                bytes: b"HTTP/1.1 200 OK".to_vec(),
+            },
+        };
+        for (local, remote, time) in [(443, 40_000, 1), (40_000, 443, 2)] {
+            let event = PlaintextTold::Event(said(local, remote, time));
+            stream.hear(event, |_| String::new());
+        }
+        stream.end_waiting();
+        let shown: Vec<_> = stream.shown.values().map(|key| key.1).collect();
+        assert_eq!((shown, stream.counts.left_out), (vec![40_000], 1));
     }
 
     #[test]

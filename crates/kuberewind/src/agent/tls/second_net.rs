@@ -191,6 +191,16 @@ impl SecondNet {
         }
     }
 
+    /// Another recorder wrote what was said before `from`.
+    pub(crate) fn begin(&self, from: Timestamp) {
+        lock(&self.stream).begin(from);
+    }
+
+    /// Packets are cut at `at`.
+    pub(crate) fn cut(&self, at: Timestamp) {
+        lock(&self.stream).cut(at);
+    }
+
     /// Writes what was said before `at`, for another recorder writes what comes then.
     pub(crate) fn hand_over(&self, at: Timestamp) {
         self.await_ring(JOINED_BY, |_| true);
