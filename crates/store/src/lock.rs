@@ -4,6 +4,8 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -11,6 +13,11 @@ use rustix::io::Errno;
 use crate::StoreError;
 
 pub(crate) const NAME: &str = "lock";
+
+/// Who only looks whether it is held ([`is_locked`]) holds it for less than this,
+const LOOK: Duration = Duration::from_millis(2);
+/// and so many may look in a row.
+const LOOKS: u32 = 5;
 
 /// A data directory that is ours to write: held for as long as it lives. The kernel lets go of it when
 /// the process ends, however it ends.
@@ -50,7 +57,15 @@ impl Lock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(StoreError::io("open lock", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let mut taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        for _ in 0..LOOKS {
+            if taken != Err(Errno::WOULDBLOCK) {
+                break;
+            }
+            thread::sleep(LOOK);
+            taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        }
+        match taken {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(StoreError::Locked { dir: dir.to_owned(), pid: read_pid(&mut file) });

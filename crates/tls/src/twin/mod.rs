@@ -25,7 +25,9 @@ use crate::frame::{self, ACK, FIN, Header, PSH, RST, SYN};
 use crate::segment::Segment;
 
 use crate::twin::http2::Http2;
-use crate::twin::protocol::{HTTP2_PREFACE, Known, plain_port, recognise, recognise_in_midstream};
+use crate::twin::protocol::{
+    HTTP2_PREFACE, Known, is_http, plain_port, recognise, recognise_in_midstream,
+};
 
 /// The most that one segment carries.
 const MAX_PAYLOAD: usize = 1400;
@@ -280,7 +282,7 @@ impl Twins {
         *shown = Shown { ended, ..Shown::new(ends, conversation.number, sequence) };
         if speaks_http2 {
             shown.http2 = Some(Box::new(Http2::in_midstream()));
-        } else {
+        } else if is_http(ends[1].port()) {
             shown.tails = [Some(Tail::default()); 2];
         }
         self.open(conversation, time, speaks_http2, sink);

@@ -179,6 +179,11 @@ fn begins_with_settings(server: &[u8]) -> bool {
     })
 }
 
+/// Whether twins of HTTP have their server's port here.
+pub(super) const fn is_http(port: u16) -> bool {
+    matches!(port, HTTP | HTTP_ALTERNATE)
+}
+
 /// The port at which the twin of a conversation with `real` is understood.
 pub(super) fn plain_port(known: Known, real: u16) -> u16 {
     match known {

@@ -112,8 +112,8 @@ pub(super) struct Stream {
     talks: HashMap<Key, Talk>,
     /// Who shows a connection.
     shown: HashMap<Pair, Key>,
-    /// How many talk at an end, from it to another.
-    ends: HashMap<(NetnsId, SocketAddr, SocketAddr), usize>,
+    /// How many wait at an end, with another.
+    waiting: HashMap<(NetnsId, SocketAddr, SocketAddr), usize>,
     held: usize,
     numbered: u64,
     pub(super) counts: Counts,
@@ -175,7 +175,7 @@ impl Stream {
             slots: BTreeMap::new(),
             talks: HashMap::new(),
             shown: HashMap::new(),
-            ends: HashMap::new(),
+            waiting: HashMap::new(),
             held: 0,
             numbered: 0,
             counts: Counts::default(),
@@ -285,11 +285,29 @@ impl Stream {
     /// Leaves out what waits, and counts it.
     fn give_up(&mut self, key: Key) {
         let Some(talk) = self.talks.get_mut(&key) else { return };
-        let Stage::Held { said, .. } = &talk.stage else { return };
-        let held = said.iter().map(|said| said.bytes.len()).sum::<usize>();
-        self.held -= held;
-        self.counts.unwritten += held as u64;
+        let Stage::Held { said, .. } = &mut talk.stage else { return };
+        let said = std::mem::take(said);
         talk.stage = Stage::LeftOut;
+        let ends = [talk.local, talk.remote];
+        self.counts.unwritten += self.wait_no_longer(key.0, ends, &said) as u64;
+    }
+
+    /// Takes what waited out of the account; how many bytes that was.
+    fn wait_no_longer(
+        &mut self,
+        netns: NetnsId,
+        [local, remote]: [SocketAddr; 2],
+        said: &[Said],
+    ) -> usize {
+        let held = said.iter().map(|said| said.bytes.len()).sum();
+        self.held -= held;
+        if let Entry::Occupied(mut waiting) = self.waiting.entry((netns, local, remote)) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
+        held
     }
 
     pub(super) fn hear(&mut self, told: PlaintextTold, name: impl FnOnce(u32) -> String) {
@@ -323,7 +341,7 @@ impl Stream {
             self.forget_silent();
         }
         let talk = self.talks.entry(key).or_insert_with(|| {
-            *self.ends.entry((key.0, local, remote)).or_default() += 1;
+            *self.waiting.entry((key.0, local, remote)).or_default() += 1;
             Talk {
                 heard: now,
                 local,
@@ -398,13 +416,7 @@ impl Stream {
         self.settle(|other, _| *other == key);
         let Some(talk) = self.talks.remove(&key) else { return };
         if let Stage::Held { said, .. } = &talk.stage {
-            self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
-        }
-        if let Entry::Occupied(mut end) = self.ends.entry((key.0, talk.local, talk.remote)) {
-            *end.get_mut() -= 1;
-            if *end.get() == 0 {
-                end.remove();
-            }
+            self.wait_no_longer(key.0, [talk.local, talk.remote], said);
         }
         let pair = pair(key.0, talk.local, talk.remote);
         if self.shown.get(&pair) == Some(&key) {
@@ -466,8 +478,8 @@ impl Stream {
         let Some(talk) = self.talks.get_mut(&key) else { return };
         let Stage::Held { since, said } = &mut talk.stage else { return };
         let (since, said) = (*since, std::mem::take(said));
-        self.held -= said.iter().map(|said| said.bytes.len()).sum::<usize>();
         let (local, remote) = (talk.local, talk.remote);
+        self.wait_no_longer(key.0, [local, remote], &said);
         if self.is_left_out(key, local, remote) {
             self.counts.left_out += 1;
             if let Some(talk) = self.talks.get_mut(&key) {
@@ -507,7 +519,7 @@ impl Stream {
         // recorders one goes on with what the other began: what is written here is read there a moment later.
         let other = self.shown.get(&pair).and_then(|other| self.talks.get(other));
         other.is_some_and(|other| other.local == remote)
-            || (local.port() < remote.port() && self.ends.contains_key(&(key.0, remote, local)))
+            || (local.port() < remote.port() && self.waiting.contains_key(&(key.0, remote, local)))
             || lock(&self.opened).pairs.contains(&pair)
             || (!self.keeps_control_plane
                 && [local, remote].iter().any(|end| self.control_plane.is_at(end)))
@@ -667,6 +679,19 @@ pub(crate) mod tests {
         stream.hear(PlaintextTold::Event(event), |_| String::new());
     }
 
+    /// An answer, as the server (port 443) or its client hears of it.
+    fn words_on_loopback(local: u16, remote: u16, time: u64) -> PlaintextEvent {
+        let happened = Plaintext::Data {
+            local: ([127, 0, 0, 1], local).into(),
+            remote: ([127, 0, 0, 1], remote).into(),
+            sent: local == 443,
+            position: 0,
+            bytes: b"HTTP/1.1 200 OK".to_vec(),
+        };
+        let (time, pid) = (Timestamp::from_nanos(time), u32::from(local));
+        PlaintextEvent { time, netns: NETNS, pid, connection: 1, happened }
+    }
+
     /// A list of things that happen, each with its length before it, from a fuzzer.
     pub(crate) fn feed(input: &[u8]) -> String {
         let (mut stream, written) = stream(true);
@@ -712,7 +737,9 @@ pub(crate) mod tests {
         });
         assert_eq!(held.sum::<usize>(), stream.held);
         assert!(stream.shown.values().all(|key| stream.talks.contains_key(key)));
-        assert_eq!(stream.ends.values().sum::<usize>(), stream.talks.len());
+        let is_held = |talk: &&Talk| matches!(talk.stage, Stage::Held { .. });
+        let waiting = stream.talks.values().filter(is_held).count();
+        assert_eq!(stream.waiting.values().sum::<usize>(), waiting);
         assert!(stream.talks.keys().all(|key| stream.owners.contains_key(&key.0)));
         assert!(stream.slots.keys().all(|netns| stream.owners.contains_key(netns)));
     }
@@ -779,26 +806,28 @@ pub(crate) mod tests {
     #[test]
     fn of_two_ends_in_one_namespace_the_clients_is_shown_whoever_spoke_first() {
         let (mut stream, _) = stream(true);
-        let said = |local: u16, remote: u16, time| PlaintextEvent {
-            time: Timestamp::from_nanos(time),
-            netns: NETNS,
-            pid: u32::from(local),
-            connection: 1,
-            happened: Plaintext::Data {
-                local: ([127, 0, 0, 1], local).into(),
-                remote: ([127, 0, 0, 1], remote).into(),
-                sent: local == 443,
-                position: 0,
-                bytes: b"HTTP/1.1 200 OK".to_vec(),
-            },
-        };
         for (local, remote, time) in [(443, 40_000, 1), (40_000, 443, 2)] {
-            let event = PlaintextTold::Event(said(local, remote, time));
+            let event = PlaintextTold::Event(words_on_loopback(local, remote, time));
             stream.hear(event, |_| String::new());
         }
         stream.end_waiting();
         let shown: Vec<_> = stream.shown.values().map(|key| key.1).collect();
         assert_eq!((shown, stream.counts.left_out), (vec![40_000], 1));
+    }
+
+    #[test]
+    fn an_end_is_not_left_out_for_another_that_is_not_shown() {
+        let (mut stream, _) = stream(true);
+        let [client, server] = [40_000, 443].map(|port| (NETNS, port, 1));
+        stream.hear(PlaintextTold::Event(words_on_loopback(443, 40_000, 1)), |_| String::new());
+        stream.end_waiting();
+        stream.hear(PlaintextTold::Event(words_on_loopback(40_000, 443, 2)), |_| String::new());
+        stream.end_waiting();
+        assert!(stream.shown.values().eq([&server]), "it was there first");
+        stream.forget(server);
+        stream.hear(PlaintextTold::Event(words_on_loopback(443, 40_000, 3)), |_| String::new());
+        stream.end_waiting();
+        assert!(stream.talks.contains_key(&client) && stream.shown.values().eq([&server]));
     }
 
     #[test]
